@@ -1,0 +1,52 @@
+"""What all tests share: one thread per process, seeds, tiny inputs, and the flags that skip what is slow or needs more than a laptop."""
+import os
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefault(variable, "1")  # before numpy and torch are imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing downloads unasked, least of all a test
+
+from pathlib import Path
+import numpy as np, pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "rim" / "toybox" / "weights"
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
+    parser.addoption("--gpu", action="store_true", help="run the tests that need a CUDA device")
+
+def pytest_collection_modifyitems(config, items):
+    weights = all((WEIGHTS / name).is_dir() for name in ("diffusion", "sam", "dino", "clip"))
+    reasons = dict(slow=not config.getoption("--slow") and "slow: run with --slow", gpu=not config.getoption("--gpu") and "needs a GPU: run with --gpu",
+                   weights=not weights and "the toybox weights are not in rim/toybox/weights")
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason and mark in item.keywords: item.add_marker(pytest.mark.skip(reason=reason))
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory, monkeypatch):
+    "No test reads or writes the user's store, settings or models."
+    monkeypatch.setenv("RIM_STORE", str(tmp_path_factory.mktemp("store")))
+    monkeypatch.delenv("RIM_MODELS", raising=False)
+
+@pytest.fixture
+def root():
+    "Root of the repository."
+    return ROOT
+
+@pytest.fixture
+def rng():
+    "A seeded numpy generator."
+    return np.random.default_rng(0)
+
+@pytest.fixture
+def tiny_image(rng):
+    "uint8 [24, 32, 3]: a red square on noise."
+    image = rng.integers(0, 80, (24, 32, 3), dtype=np.uint8)
+    image[6:16, 8:20] = 220, 30, 30
+    return image
+
+@pytest.fixture
+def tiny_masks():
+    "bool [3, 24, 32]: everything, the square, its upper half."
+    masks = np.zeros((3, 24, 32), bool)
+    masks[0], masks[1, 6:16, 8:20], masks[2, 6:11, 8:20] = True, True, True
+    return masks
