@@ -1,0 +1,2 @@
+"Relation-aware intra-modal matching: open-vocabulary segmentation without training."
+__version__ = "0.1.0"
