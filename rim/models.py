@@ -7,10 +7,9 @@ __all__ = ['SAM_VIT_B', 'TINY_SAM', 'ROLES', 'SAM_FILES', 'SAM_URL', 'ARCHITECTU
            'models_folder', 'fetch_command', 'resolve', 'device_of', 'dtype_of', 'random_model', 'load_diffusion',
            'load_sam', 'file_sha256', 'load_dino', 'load_clip', 'weights_digest', 'weights_key', 'Finding', 'doctor']
 
-# %% ../nbs/10_models.ipynb #3ae579bc
+# %% ../nbs/10_models.ipynb #eb4e87da
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -91,12 +90,12 @@ ROLES = {
 SAM_FILES = {"sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"}
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
-# %% ../nbs/10_models.ipynb #e850a081
+# %% ../nbs/10_models.ipynb #a1b13f15
 def models_folder(
     settings,  # `rim.settings.Settings`
 ) -> Path:
-    "The local folder that is looked in first: `models_dir`, or `RIM_MODELS`, or `~/.cache/rim/models`."
-    return Path(os.environ.get("RIM_MODELS") or settings.models_dir or "~/.cache/rim/models").expanduser()
+    "The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or `~/.cache/rim/models`."
+    return Path(settings.models_dir or "~/.cache/rim/models").expanduser()
 
 # %% ../nbs/10_models.ipynb #0f26eb06
 def _role_of(name: str, settings) -> str:
@@ -222,15 +221,14 @@ def random_model(
         torch.manual_seed(seed)
         return ARCHITECTURES[name]()
 
-# %% ../nbs/10_models.ipynb #a546ba4e
+# %% ../nbs/10_models.ipynb #90672ffd
 def _frozen(model: torch.nn.Module, settings, float32: bool = False) -> torch.nn.Module:
     model, dtype = model.to(device_of(settings)).eval().requires_grad_(False), dtype_of(settings)
     return model if float32 or next(model.parameters()).dtype == dtype else model.to(dtype)
 
-def _offline(settings) -> dict:
-    return dict(local_files_only=True, use_safetensors=True, torch_dtype=dtype_of(settings))
+_OFFLINE = dict(local_files_only=True, use_safetensors=True)  # neither the network nor a pickle
 
-# %% ../nbs/10_models.ipynb #4c8631cd
+# %% ../nbs/10_models.ipynb #4688561d
 def load_diffusion(
     settings,
 ) -> StableDiffusionPipeline:
@@ -238,7 +236,7 @@ def load_diffusion(
     if settings.pretrained:
         pipeline = StableDiffusionPipeline.from_pretrained(
             resolve(settings.diffusion, settings), safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False, **_offline(settings))
+            requires_safety_checker=False, torch_dtype=dtype_of(settings), **_OFFLINE)
     else: pipeline = random_model(settings.diffusion, settings.seed)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder): _frozen(part, settings)
     pipeline.set_progress_bar_config(disable=True)
@@ -276,22 +274,23 @@ def file_sha256(
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
-# %% ../nbs/10_models.ipynb #9dc36aea
+# %% ../nbs/10_models.ipynb #ffaa77c2
 def load_dino(
     settings,
 ) -> Dinov2Model:
     "Oquab et al. 2023, without registers."
     if not settings.pretrained: return _frozen(random_model(settings.dino, settings.seed), settings)
-    return _frozen(Dinov2Model.from_pretrained(resolve(settings.dino, settings), **_offline(settings)), settings)
+    path = resolve(settings.dino, settings)
+    return _frozen(Dinov2Model.from_pretrained(path, dtype=dtype_of(settings), **_OFFLINE), settings)
 
-# %% ../nbs/10_models.ipynb #b37b33e3
+# %% ../nbs/10_models.ipynb #5e7b2560
 def load_clip(
     settings,
 ) -> tuple[CLIPModel, CLIPProcessor]:
     "Radford et al. 2021."
     if settings.pretrained:
         path = resolve(settings.clip, settings)
-        model = CLIPModel.from_pretrained(path, **_offline(settings))
+        model = CLIPModel.from_pretrained(path, dtype=dtype_of(settings), **_OFFLINE)
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     else: model, processor = random_model(settings.clip, settings.seed)
     return _frozen(model, settings), processor
