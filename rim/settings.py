@@ -107,7 +107,7 @@ class RegionSettings:
     region_side: int                # encoder's input for a test image, long side, pixels, open
     clip_side: int                  # side of a crop for CLIP, pixels
 
-# %% ../nbs/00_settings.ipynb #d74d2696
+# %% ../nbs/00_settings.ipynb #9683c854
 @dataclass(frozen=True, kw_only=True)
 class MatchingSettings:
     "How regions meet references, and how labels are painted."
@@ -117,6 +117,7 @@ class MatchingSettings:
     ranking: str                 # plackett-luce or softmax: how a cosine becomes a positive score, open
     ranking_temperature: float   # of the softmax
     score_floor: float           # a smaller cosine is clamped to it, open
+    centring: str                # none, or bank: cosines after subtracting the mean of the bank's class references, open
     painting: str                # area: small proposals on top; score: the best score on top, open
     uncovered: str               # auto, background or patches: who labels pixels without a proposal, open
 
@@ -143,10 +144,10 @@ def parse_value(
         return BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError): raise ValueError(f"setting {key} must be of type {kind.__name__}, got {value!r}") from None
 
-# %% ../nbs/00_settings.ipynb #a8004e5d
+# %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
     dtype=("float32", "float16", "bfloat16"), proposals=("stock", "dense"), agent_choice=("nearest", "random"),
-    ranking=("plackett-luce", "softmax"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
+    ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
     "reference_side", "region_side", "clip_side", "subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
