@@ -23,15 +23,14 @@ class Encoder(Protocol):
     def features(self, image: np.ndarray) -> torch.Tensor:  # [H, W, 3] uint8 RGB -> [D, h, w] float32
         "The feature grid of one image."
 
-# %% ../nbs/13_features.ipynb #0c3324fd
+# %% ../nbs/13_features.ipynb #be4124e5
 def patch_grid(
     size: tuple[int, int],  # H, W of the image
     side: int,  # long side of the encoder's input, pixels
     patch: int,  # pixels
 ) -> tuple[int, int]:  # h, w in patches
     "The feature grid of an image."
-    scale = side / max(size) / patch
-    return tuple(max(1, round(s * scale)) for s in size)
+    return tuple(max(1, round(s * side / (max(size) * patch))) for s in size)
 
 # %% ../nbs/13_features.ipynb #610c2bb2
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

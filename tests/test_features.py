@@ -1,0 +1,103 @@
+"""Keys against the library's own last layer, pooling against a naive loop, CLIP against the library's outputs."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings as hyp, strategies as st
+
+from rim.features import ClipCrops, DinoKeys, key_projection, patch_grid, pool, pool_complement, resize_masks, to_input
+from rim.models import load_clip, load_dino
+from rim.settings import Settings
+
+@pytest.fixture(scope="module")
+def settings(): return Settings.from_profile("toybox", pretrained=False, dino="tiny:dino", clip="tiny:clip", device="cpu")
+
+@pytest.fixture(scope="module")
+def dino(settings): return load_dino(settings)
+
+@pytest.fixture(scope="module")
+def clip(settings): return ClipCrops(*load_clip(settings), side=64)
+
+@pytest.fixture
+def image(rng): return rng.integers(0, 255, (48, 70, 3), dtype=np.uint8)
+
+@pytest.mark.parametrize("side", [64, 96, 128])
+def test_keys_equal_the_library_last_layer(dino, image, side):
+    kept, encoder = [], DinoKeys(dino, side)
+    hook = key_projection(dino).register_forward_hook(lambda m, i, o: kept.append(o))
+    h, w = patch_grid(image.shape[:2], side, 8)
+    with torch.no_grad(): dino(to_input(image, (h * 8, w * 8))[None])
+    hook.remove()
+    ours = encoder.features(image)
+    assert ours.shape == (encoder.dim, h, w) and ours.dtype == torch.float32 and max(h, w) == side // 8
+    assert torch.allclose(ours.flatten(1).T, kept[0][0, 1:], atol=1e-6)
+
+def test_nothing_after_the_keys_runs(dino, image):
+    def fail(*_): raise AssertionError("ran")
+    last = dino.encoder.layer[-1]
+    hooks = [m.register_forward_pre_hook(fail) for m in (last, last.attention, last.norm2, last.mlp, dino.layernorm)]
+    DinoKeys(dino, 64).features(image)
+    for h in hooks: h.remove()
+
+def test_batches_equal_single_images(dino, image):
+    encoder = DinoKeys(dino, 64)
+    both = encoder.batch([image, image[::-1]])
+    for grid, one in zip(both, (image, image[::-1])): assert torch.allclose(grid, encoder.features(one), atol=1e-5)
+    with pytest.raises(ValueError, match="one size"): encoder.batch([image, image[1:]])
+
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(14, 600), st.sampled_from([8, 14, 16]))
+def test_patch_grid_keeps_side_and_aspect(h, w, side, patch):
+    grid = patch_grid((h, w), side, patch)
+    assert max(grid) == max(1, round(side / patch)) and min(grid) >= 1
+    for cells, length in zip(grid, (h, w)): assert abs(cells - max(1, length * side / max(h, w) / patch)) <= 0.5 + 1e-9
+
+def test_input_is_imagenet_normalised(image):
+    x = to_input(image, image.shape[:2])
+    assert torch.allclose(x * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+                          torch.from_numpy(image).permute(2, 0, 1) / 255, atol=1e-6)
+
+@hyp(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.integers(0, 9))
+def test_mask_resize_equals_interpolate(H, W, h, w, seed):
+    masks = torch.rand(3, H, W, generator=torch.Generator().manual_seed(seed)) > 0.5
+    expected = F.interpolate(masks[None].float(), (h, w), mode="bilinear", align_corners=False)[0]
+    assert torch.allclose(resize_masks(masks, (h, w)), expected, atol=1e-5)
+
+def naive(features, weights):
+    total, out = 0.0, np.zeros(len(features))
+    for y in range(weights.shape[0]):
+        for x in range(weights.shape[1]):
+            total += float(weights[y, x]); out += float(weights[y, x]) * features[:, y, x].numpy().astype(np.float64)
+    return out / total
+
+def test_pooling_equals_a_naive_loop(rng):
+    features = torch.from_numpy(rng.normal(size=(5, 6, 9)).astype(np.float32))
+    masks = rng.random((4, 40, 57)) > 0.6
+    weights = F.interpolate(torch.from_numpy(masks)[None].float(), (6, 9), mode="bilinear")[0]
+    for (pooled, valid), w in ((pool(features, masks), weights), (pool_complement(features, masks), 1 - weights)):
+        assert valid.all() and pooled.dtype == torch.float32
+        assert np.allclose(pooled, [naive(features, m) for m in w], atol=1e-5)
+
+def test_empty_full_and_broken():
+    features = torch.ones(3, 4, 4)
+    masks = np.stack([np.zeros((16, 16), bool), np.ones((16, 16), bool)])
+    assert pool(features, masks)[1].tolist() == [False, True] and pool_complement(features, masks)[1].tolist() == [True, False]
+    assert (pool(features, masks)[0][0] == 0).all()
+    features[0, 0, 0] = float("nan")
+    assert not pool(features, masks)[1].any()
+    assert pool(features, np.zeros((0, 16, 16), bool))[0].shape == (0, 3)
+
+def test_clip_equals_the_library(clip, image):
+    pixels = torch.stack([to_input(image, (64, 64), clip.processor.image_processor.image_mean, clip.processor.image_processor.image_std)])
+    prompts = ["a photo of a boat", "sofa"]
+    tokens = clip.processor.tokenizer(prompts, padding=True, return_tensors="pt")
+    with torch.no_grad(): out = clip.model(pixel_values=pixels, **tokens)
+    assert torch.allclose(clip.images([image]), out.image_embeds, atol=1e-5) and torch.allclose(clip.texts(prompts), out.text_embeds, atol=1e-5)
+
+def test_clip_batches_and_lengths(clip, image):
+    crops = [image, image[:10], image[:, :3], image[:1, :1]]
+    all_ = clip.images(crops)
+    assert torch.allclose(all_.norm(dim=1), torch.ones(4), atol=1e-5)
+    clip.batch = 3
+    assert torch.allclose(clip.images(crops), all_, atol=1e-5) and clip.images([]).shape == (0, 32)
+    assert clip.texts(["x" * 500]).shape == (1, 32)

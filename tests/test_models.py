@@ -1,0 +1,124 @@
+"""Loaders: every class by the same path, from a folder or with random weights; refusals that name the rule."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from segment_anything import build_sam_vit_b
+
+from rim import models
+from rim.settings import Settings
+
+@pytest.fixture
+def tiny():
+    return Settings.from_profile("toybox", pretrained=False, device="cpu", **{role: f"tiny:{role}" for role in models.ROLES})
+
+@pytest.fixture
+def folder(tmp_path, tiny):
+    "The four tiny models as folders, half precision, as the toybox weights are."
+    models.load_diffusion(tiny).to(torch.float16).save_pretrained(tmp_path / "diffusion")
+    (tmp_path / "sam").mkdir()
+    (tmp_path / "sam/config.json").write_text(json.dumps(models.TINY_SAM))
+    save_file({k: v.half() for k, v in models.load_sam(tiny).state_dict().items()}, tmp_path / "sam/model.safetensors")
+    models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
+    clip, processor = models.load_clip(tiny)
+    clip.half().save_pretrained(tmp_path / "clip"); processor.save_pretrained(tmp_path / "clip")
+    return tmp_path
+
+@pytest.fixture
+def saved(folder):
+    return Settings.from_profile("toybox", device="cpu", models_dir=str(folder), **{role: role for role in models.ROLES})
+
+def parameters(model): return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+
+def test_default_sam_is_the_published_vit_b():
+    with torch.device("meta"): ours, theirs = models.build_sam(), build_sam_vit_b()
+    shapes = [{k: tuple(v.shape) for k, v in sam.state_dict().items()} for sam in (ours, theirs)]
+    assert shapes[0] == shapes[1] and str(ours) == str(theirs)
+    assert [b.window_size for b in ours.image_encoder.blocks] == [b.window_size for b in theirs.image_encoder.blocks]
+
+def test_sam_configuration_is_checked():
+    with pytest.raises(ValueError, match="colour"): models.build_sam({"colour": 1})
+
+def test_every_loader_reads_its_folder_as_float32(saved, tiny):
+    loaded = [models.load_diffusion(saved).unet, models.load_sam(saved), models.load_dino(saved), models.load_clip(saved)[0]]
+    fresh = [models.load_diffusion(tiny).unet, models.load_sam(tiny), models.load_dino(tiny), models.load_clip(tiny)[0]]
+    for a, b in zip(loaded, fresh):
+        assert not a.training and not any(p.requires_grad for p in a.parameters())
+        a, b = parameters(a), parameters(b)
+        assert a.keys() == b.keys() and {v.dtype for v in a.values()} == {torch.float32}
+        assert all(torch.equal(a[k], b[k].half().float()) for k in a)
+
+def test_tokenizers_survive_the_folder(saved, tiny):
+    for text in ("a photo of a sofa", "Ein Foto: Bäume, 木"):
+        assert models.load_diffusion(saved).tokenizer(text).input_ids == models.load_diffusion(tiny).tokenizer(text).input_ids
+        assert models.load_clip(saved)[1].tokenizer(text).input_ids == models.load_clip(tiny)[1].tokenizer(text).input_ids
+
+def test_random_weights_are_seeded_and_leave_the_global_generator(tiny):
+    state = torch.get_rng_state()
+    a, b, c = (models.random_model("tiny:sam", seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    key = "image_encoder.patch_embed.proj.weight"
+    assert torch.equal(a[key], b[key]) and not torch.equal(a[key], c[key])
+    with pytest.raises(ValueError, match="nobody/knows"): models.load_dino(tiny.replace(dino="nobody/knows"))
+
+@pytest.mark.parametrize("role", models.ROLES)
+def test_missing_weights_name_the_command_that_fetches_them(role, tmp_path):
+    settings = Settings.from_profile("paper", models_dir=str(tmp_path), **{role: "nobody/nothing" if role != "sam" else "sam_vit_b_01ec64.pth"})
+    with pytest.raises(FileNotFoundError, match="fetch them with: (hf download nobody/nothing|curl )") as error:
+        getattr(models, f"load_{role}")(settings)
+    assert "\n" not in str(error.value)
+
+def test_a_half_copied_folder_is_not_taken(saved, folder):
+    (folder / "dino/model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="dino"): models.load_dino(saved)
+
+def test_pickle_with_another_hash_is_refused(tmp_path, tiny):
+    torch.save({}, tmp_path / "sam_vit_b_01ec64.pth")
+    with pytest.raises(ValueError, match="sha256"):
+        models.load_sam(tiny.replace(pretrained=True, sam="sam_vit_b_01ec64.pth", models_dir=str(tmp_path)))
+
+def test_pickled_hub_weights_are_refused(saved, folder):
+    weights = folder / "dino/model.safetensors"
+    torch.save({}, folder / "dino/pytorch_model.bin"); weights.unlink()
+    with pytest.raises(FileNotFoundError): models.load_dino(saved)
+
+def test_digest_follows_the_content(saved, folder):
+    before = models.weights_key("sam", saved)
+    (folder / "sam/record.json").write_text("{}")
+    assert models.weights_key("sam", saved) == before
+    (folder / "sam/config.json").write_text(json.dumps(models.TINY_SAM | {"pixel_std": [1, 1, 1]}))
+    assert models.weights_key("sam", saved) != before
+    assert models.weights_key("sam", saved.replace(pretrained=False, sam="tiny:sam")) == dict(name="tiny:sam", random=0)
+
+def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
+    assert all(row.present and not row.command for row in models.doctor(saved) + models.doctor(tiny))
+    rows = models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
+    assert not rows[2].present and rows[2].command.startswith("hf download nobody/nothing")
+
+def test_a_cpu_computes_in_float32(tiny):
+    assert models.dtype_of(tiny.replace(dtype="float16")) == torch.float32
+
+@pytest.mark.slow
+def test_rehearsal_runs_the_paper_architectures_end_to_end():
+    "One class, one picture through models, synthesis, proposals and features at full size with random weights."
+    from rim.features import ClipCrops, DinoKeys, pool, pool_complement
+    from rim.proposals import Proposer, foreground_mask
+    from rim.synthesis import synthesise
+    settings = Settings.from_profile("rehearsal", device="cpu")
+    pipeline = models.load_diffusion(settings)
+    assert sum(p.numel() for p in pipeline.unet.parameters()) == 859_520_964
+    reference, = synthesise(pipeline, [("a photo of a dog", "dog", 0)], settings)
+    del pipeline
+    assert reference.image.shape == (512, 512, 3) and reference.attention.shape == (64, 64) and reference.attention.max() == 1
+    proposer = Proposer(models.load_sam(settings), settings)
+    mask, how = foreground_mask(proposer, reference.image, reference.attention, settings, reference.seed)
+    proposals = proposer.proposals(reference.image[:384])
+    assert mask.shape == (512, 512) and how in ("sam", "attention") and proposals.masks.shape[1:] == (384, 512)
+    dino = models.load_dino(settings)
+    grid = DinoKeys(dino, settings.reference_side).features(reference.image)
+    assert grid.shape == (768, 37, 37) and DinoKeys(dino, settings.region_side).features(reference.image[:384]).shape == (768, 28, 37)
+    for pooled, valid in (pool(grid, mask[None]), pool_complement(grid, mask[None])): assert pooled.shape == (1, 768) and valid.all()
+    clip = ClipCrops(*models.load_clip(settings), settings.clip_side)
+    assert (clip.images([reference.image]) @ clip.texts(["a photo of a dog"]).T).shape == (1, 1)
