@@ -1,0 +1,134 @@
+"""Command line: answers at once, refuses in one sentence with exit code 2, and survives damaged input and Ctrl-C."""
+import subprocess, sys, time
+import numpy as np
+import pytest
+from PIL import Image
+from rim import cli
+
+def run(capsys, *words):
+    "(exit code, standard output, standard error)"
+    try: code = cli.main([str(w) for w in words])
+    except SystemExit as end: code = end.code
+    return code, *capsys.readouterr()
+
+@pytest.fixture
+def photo(tmp_path, tiny_image):
+    path = tmp_path / "photo.png"
+    Image.fromarray(tiny_image).save(path)
+    return path
+
+@pytest.fixture
+def fake_rim(monkeypatch):
+    "A segmenter that finds the first class in the left half of every picture."
+    from rim import segmenter
+    from rim.images import read_image
+    from rim.segmentation import Region, Segmentation
+    class Fake:
+        @classmethod
+        def from_profile(cls, profile, **overrides): return cls()
+        def segment(self, image, vocabulary):
+            pixels = read_image(image)
+            labels = np.zeros(pixels.shape[:2], int)
+            labels[:, :pixels.shape[1] // 2] = 1
+            region = Region(labels == 1, (0, 0, pixels.shape[1] // 2, pixels.shape[0]), 1, vocabulary.labels[1], 0.5)
+            return Segmentation(pixels, labels, vocabulary, (region,))
+    monkeypatch.setattr(segmenter, "RIM", Fake)
+
+def test_help_is_immediate_and_loads_nothing_heavy():
+    def once():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rim.cli", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+    assert min(once() for _ in range(5)) < 0.5
+    code = "import sys, rim.cli; rim.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+@pytest.mark.parametrize("words", [[], ["segment"], ["references"], ["references", "build"], ["references", "show"], ["reproduce"], ["doctor"], ["toybox"], ["toybox", "scene"], ["toybox", "train"]])
+def test_every_command_explains_itself(capsys, words):
+    code, out, _ = run(capsys, *words, "--help")
+    assert code == 0 and "usage: rim" in out
+
+REFUSALS = [
+    (["segment", "nowhere.png", "--classes", "boat", "--out", "OUT"], "nowhere.png"),
+    (["segment", "TEXT", "--classes", "boat", "--out", "OUT"], "text.png"),
+    (["segment", "PHOTO", "PHOTO", "--classes", "boat", "--out", "OUT"], "same name"),
+    (["segment", "PHOTO", "--classes", "", "--out", "OUT"], "class name"),
+    (["segment", "PHOTO", "--classes", "boat, Boat", "--out", "OUT"], "'Boat'"),
+    (["segment", "PHOTO", "--classes", "boat, , tree", "--out", "OUT"], "blank"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "TEXT"], "--out must be a folder"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--profile", "toyboks"], "toyboks"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--set", "agent=3"], "'agents'"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--set", "agents=many"], "many"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--set", "agents"], "key=value"),
+    (["segment", "PHOTO", "--classes", "boat"], "--out"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--fast"], "--fast"),
+    (["references", "build", "--classes", "boat", "--out", "FOLDER"], "--out must be a file"),
+    (["references", "show", "nowhere.safetensors"], "nowhere.safetensors"),
+    (["references", "show", "TEXT"], "text.png"),
+    (["reproduce", "table99"], "table99"),
+    (["reproduce", "table2", "--set", "agnets=3"], "'agents'"),
+    (["toybox", "scene", "--seed", "-1", "--out", "OUT"], "-1"),
+    (["toybox", "scene", "--seed", "x", "--out", "OUT"], "'x'"),
+    (["toybox", "scene", "--seed", "7", "--size", "4", "--out", "OUT"], "4"),
+    (["toybox", "train", "cat"], "cat"),
+    (["dance"], "dance"),
+    ([], "COMMAND"),
+]
+
+@pytest.mark.parametrize("words, named", REFUSALS, ids=[" ".join(w) for w, _ in REFUSALS])
+def test_bad_input_is_one_sentence_and_exit_2(capsys, tmp_path, photo, words, named):
+    (tmp_path / "text.png").write_text("no picture")
+    places = dict(PHOTO=photo, OUT=tmp_path / "out", TEXT=tmp_path / "text.png", FOLDER=tmp_path)
+    code, out, err = run(capsys, *(places.get(w, w) for w in words))
+    assert code == 2 and named in err and err.startswith("rim") and "Traceback" not in err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    if words[:2] != ["toybox", "train"]: assert len(err.strip().splitlines()) == 1
+
+def test_segment_writes_three_files_per_picture(capsys, tmp_path, photo, fake_rim):
+    other = tmp_path / "other.jpg"
+    Image.open(photo).save(other)
+    code, out, err = run(capsys, "segment", photo, other, "--classes", "boat, tree", "--out", tmp_path / "out")
+    assert code == 0 and err == "" and "boat 50%" in out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f"{s}{e}" for s in ("photo", "other") for e in (".png", "_overlay.png", ".json"))
+    labels = Image.open(tmp_path / "out/photo.png")
+    assert labels.mode == "P" and set(np.unique(labels)) == {0, 1}
+
+def test_a_damaged_picture_is_named_and_the_others_go_on(capsys, tmp_path, photo, fake_rim):
+    half = tmp_path / "half.png"
+    half.write_bytes(photo.read_bytes()[:-400])
+    code, out, err = run(capsys, "segment", half, photo, "--classes", "boat", "--out", tmp_path / "out")
+    assert code == 2 and "half.png" in err and (tmp_path / "out/photo.png").exists() and not (tmp_path / "out/half.png").exists()
+
+def test_classes_from_a_file_and_five_thousand_names(tmp_path):
+    (tmp_path / "names.txt").write_text("boat\nsofa|couch\n")
+    assert cli.vocabulary_of(str(tmp_path / "names.txt")).names == ("boat", "sofa")
+    assert len(cli.vocabulary_of(", ".join(f"thing {i}" for i in range(5000))).names) == 5000
+
+def test_interrupted_is_130(capsys, monkeypatch):
+    def stop(args): raise KeyboardInterrupt
+    monkeypatch.setattr(cli, "doctor", stop)
+    code, _, err = run(capsys, "doctor")
+    assert code == 130 and "what is finished is kept" in err
+
+def test_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("RIM_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError): cli.main(["references", "show", "nowhere.safetensors"])
+
+def test_doctor_names_the_missing_and_the_command(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIM_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path)); monkeypatch.setenv("HF_HOME", str(tmp_path))
+    code, out, _ = run(capsys, "doctor", "--profile", "paper")
+    assert code == 1 and "missing  sam_vit_b_01ec64.pth" in out and "to fetch it" in out
+    assert run(capsys, "doctor", "--profile", "rehearsal")[0] == 0
+
+def test_scene_writes_picture_labels_and_names(capsys, tmp_path):
+    from rim.toybox.world import World
+    code, out, _ = run(capsys, "toybox", "scene", "--seed", 7, "--out", tmp_path / "scene")
+    scene, labels = World().scene(7), Image.open(tmp_path / "scene/scene-7-labels.png")
+    assert code == 0 and scene.caption in out and labels.mode == "P"
+    assert (np.asarray(labels) == scene.labels).all() and (np.asarray(Image.open(tmp_path / "scene/scene-7.png")) == scene.image).all()
+    assert (tmp_path / "scene/classes.txt").read_text().split("\n")[:-1] == list(World.names)
+
+def test_reproduce_lists(capsys):
+    code, out, _ = run(capsys, "reproduce", "--list")
+    assert code == 0 and "table2" in out
