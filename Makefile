@@ -1,0 +1,50 @@
+# Only Python 3.11 or newer, pip and make are needed; everything else is put into .venv, once.
+#   PYTHON=...  the interpreter that .venv is made with      VENV=...  another environment than .venv
+#   JOBS=...    processes of the tests                       ARGS=...  further words for pytest, bench or rim reproduce
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null | awk '{ print ($$1 < 4) ? $$1 : 4 }' || echo 2)
+ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help setup reproduce test docs bench lab clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## make .venv with everything in it
+
+reproduce: $(STAMP)  ## make the tables and figures of the toybox, in figures/toybox/
+	$(BIN)/rim reproduce $(ARGS)
+
+test: $(STAMP)  ## run the notebooks' fast cells, then the tests
+	$(ONE_THREAD) $(BIN)/nbdev-test --path nbs --skip_folder_re '^([_.].*|paper)$$' --n_workers $(JOBS) --timing
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+docs: $(STAMP)  ## build the site into _docs/
+	$(BIN)/python docs/build.py
+
+bench: $(STAMP)  ## time our code beside what one would use instead
+	$(BIN)/python -m bench $(ARGS)
+
+lab: $(STAMP)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+clean:  ## remove what was built; the environment, the store and the figures stay
+	rm -rf _docs _proc build dist .pytest_cache .hypothesis
+	find rim nbs tests bench docs -name __pycache__ -prune -exec rm -rf {} +
+	find . -name '*.partial.ipynb' -not -path './.venv/*' -delete
+
+# uv resolves and unpacks several times faster than pip; where it cannot (a mirror that only pip is set up for), pip does it.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found; name one with PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv || true
+	$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' || \
+		$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
