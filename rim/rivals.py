@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['TEMPLATE', 'masked_crop', 'ClipCrop', 'text_scores', 'classify', 'predict', 'segment', 'method']
 
-# %% ../nbs/31_rivals.ipynb #e7012504
+# %% ../nbs/31_rivals.ipynb #7fc368a1
 from functools import cached_property
 import numpy as np
+import torch
 from .features import ClipCrops
 from .images import read_image
 from .models import dtype_of, load_clip, weights_key
-from .references import libraries
+from .references import Tools
+from .regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from .segmentation import Method, Region, Segmentation
-from .segmenter import RIM, Match, Regions, box_of, paint, rank_classes
 from .settings import Settings
-from .store import Store, code_digest
+from .store import code_digest, library_versions
 from .vocabulary import Vocabulary
-import torch
 
 # %% ../nbs/31_rivals.ipynb #629293cc
 def masked_crop(
@@ -29,17 +29,17 @@ def masked_crop(
     x0, y0, x1, y1 = (int(round(v)) for v in box)
     return image[y0:y1, x0:x1] * mask[y0:y1, x0:x1, None]
 
-# %% ../nbs/31_rivals.ipynb #5acc9880
+# %% ../nbs/31_rivals.ipynb #4a64832b
 TEMPLATE = "a photo of a {}"  # as in CLIP's own zero-shot experiments
 
 class ClipCrop:
     "Image-to-text matching of masked crops with CLIP: row 1 of Table 2."
     def __init__(self,
         settings: Settings,
-        rim: RIM = None,  # whose proposals are classified; None: one of the same settings
+        analyser=None,  # whose proposals are classified: an Analyser or a RIM; None: one of the same settings
         crops: ClipCrops = None,  # None: loaded when needed
     ):
-        self.settings, self.rim = settings, rim or RIM(settings)
+        self.settings, self.analyser = settings, analyser or Analyser(settings, Tools(settings))
         if crops is not None: self.crops = crops
 
     @classmethod
@@ -97,7 +97,7 @@ def predict(
 
 ClipCrop.predict = predict
 
-# %% ../nbs/31_rivals.ipynb #5ca1f2e4
+# %% ../nbs/31_rivals.ipynb #96884376
 def segment(
     self: ClipCrop,
     image,  # path, PIL image or uint8 [H, W, 3]
@@ -105,7 +105,7 @@ def segment(
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
     image = read_image(image)
-    return self.predict(image, self.rim.analyse(image), Vocabulary.of(vocabulary))
+    return self.predict(image, self.analyser.analyse(image), Vocabulary.of(vocabulary))
 
 def method(
     self: ClipCrop,
@@ -114,8 +114,8 @@ def method(
     "Row 1 of Table 2."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     words = [[name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels]
-    key = {"method": "clip-crop", "words": words, "proposals": self.rim.analysis_key, "clip": weights_key("clip", s), "settings": s.subset("clip_side", "painting"),
-           "background": vocabulary.background, "template": TEMPLATE, "dtype": str(dtype_of(s)), "libraries": libraries(), "code": code_digest("rim.features", "rim.segmenter", "rim.rivals")}
-    return Method(lambda image, regions: self.predict(image, regions, vocabulary), self.rim.analyse, key)
+    key = {"method": "clip-crop", "words": words, "proposals": self.analyser.analysis_key, "clip": weights_key("clip", s), "settings": s.subset("clip_side", "painting"),
+           "background": vocabulary.background, "template": TEMPLATE, "dtype": str(dtype_of(s)), "libraries": library_versions(), "code": code_digest("rim.features", "rim.regions", "rim.rivals")}
+    return Method(lambda image, regions: self.predict(image, regions, vocabulary), self.analyser.analyse, key)
 
 ClipCrop.segment, ClipCrop.method = segment, method

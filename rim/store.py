@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['UMASK', 'META', 'sync_folder', 'atomic_write', 'canonical', 'address', 'checksum', 'pack', 'read_meta', 'unpack',
-           'Store', 'list_entries', 'file_digest', 'code_digest']
+           'Store', 'list_entries', 'file_digest', 'code_digest', 'library_versions']
 
-# %% ../nbs/02_store.ipynb #27eeeac6
+# %% ../nbs/02_store.ipynb #8622529a
 import ast, hashlib, importlib.util, io, json, os, re, tempfile, warnings
+from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import load as load_arrays, save as save_arrays
@@ -176,7 +177,7 @@ def list_entries(
 
 Store.list = list_entries
 
-# %% ../nbs/02_store.ipynb #9ee5dfef
+# %% ../nbs/02_store.ipynb #cbf1351b
 def file_digest(
     path,  # a file, or a folder: then of all files in it, by relative name
 ):
@@ -195,3 +196,9 @@ def code_digest(
     names = [module if isinstance(module, str) else module.__name__ for module in modules]
     sources = {name: Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8") for name in names}
     return address({name: ast.dump(ast.parse(source)) for name, source in sources.items()})
+
+def library_versions(
+    *names,  # of installed packages; by default those that compute our results
+):
+    "Version of each library."
+    return {name: version(name) for name in names or ("torch", "diffusers", "transformers", "segment-anything")}
