@@ -163,7 +163,7 @@ def boxes_of(masks, rng, jitter=0.08):
         boxes.append(np.clip(b + rng.uniform(-jitter, jitter, 4) * side, 0, m.shape[1]))
     return torch.from_numpy(np.stack(boxes).astype(np.float32))
 
-# %% ../../nbs/toybox/11_masks.ipynb #5cd0f173
+# %% ../../nbs/toybox/11_masks.ipynb #6f03d571
 @torch.no_grad()
 def mask_metrics(sam, world, n=60, automatic=24):
     "Point-prompt IoUs on `n` validation scenes and automatic recall on `automatic` of them."
@@ -189,7 +189,7 @@ def automatic_recall(sam, scenes, points=16, **thresholds):
     generator = SamAutomaticMaskGenerator(sam, points_per_side=points, points_per_batch=256, **thresholds)
     best, count = [], 0
     for scene in scenes:
-        found = np.array([m["segmentation"] for m in generator.generate(scene.image)]).reshape(-1, *scene.labels.shape)
+        found = np.array([m["segmentation"] for m in generator.generate(scene.image)], bool).reshape(-1, *scene.labels.shape)
         count += len(found)
         for k in range(1, len(scene.objects) + 1):
             inside = scene.instances == k

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'WEIGHTS', 'Task', 'load_task', 'whiten', 'sine_positions', 'fair_start', 'rate', 'save_half',
-           'save_pretrained_half', 'revision', 'Run', 'train', 'machine', 'main']
+           'save_pretrained_half', 'revision', 'Run', 'train', 'machine', 'read_record', 'plot_record', 'main']
 
 # %% ../../nbs/toybox/01_training.ipynb #488724ec
 import argparse, copy, importlib, json, os, platform, subprocess, sys, tempfile, time
@@ -143,7 +143,7 @@ class Run:
         for p, a in zip(self.parameters, self.average):
             kept = p.detach().clone(); p.data.copy_(a); a.copy_(kept)
 
-# %% ../../nbs/toybox/01_training.ipynb #4f79b7a9
+# %% ../../nbs/toybox/01_training.ipynb #21d681e1
 def train(name,
           minutes: float = 10,         # time to train, this call
           state="~/.cache/rim/training",   # folder of the checkpoint
@@ -196,8 +196,9 @@ def _report(run, smooth, out):
     with torch.no_grad(): metrics = {k: round(float(v), 4) for k, v in task.validate().items()}
     task.save(out)
     task.modules.train(); run.swap()
-    thin = run.curve[::max(1, len(run.curve) // 200)]
     if run.curve: run.curve[-1].update(metrics)
+    every = max(1, len(run.curve) // 200)
+    thin = [c for i, c in enumerate(run.curve) if i % every == 0 or set(metrics) & set(c)]
     record = dict(task=task.name, steps=run.step, train_seeds=[0, run.position], minutes=round(run.seconds / 60, 1), metrics=metrics, loss=smooth, seed=run.seed, revision=revision(),
                   date=time.strftime("%Y-%m-%d"), machine=machine(run.device), parameters=sum(p.numel() for p in run.parameters), curve=thin)
     _write(out / task.record, lambda p: p.write_text(json.dumps(record, indent=None)))
@@ -210,6 +211,23 @@ def machine(device="cpu"):
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((l.split(":")[1].strip() for l in lines if l.startswith("model name")), platform.processor() or platform.machine())
     return f"{model}, {torch.get_num_threads()} thread(s)"
+
+# %% ../../nbs/toybox/01_training.ipynb #ef350981
+def read_record(model, folder=WEIGHTS, file="record.json"):
+    "The record of a model's training."
+    path = Path(folder) / model / file
+    if not path.exists(): raise FileNotFoundError(f"no training record {path}; train it with: python -m rim.toybox.training")
+    return json.loads(path.read_text())
+
+def plot_record(record, *keys):
+    "Curves of a record over minutes of training."
+    import matplotlib.pyplot as plt
+    figure, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 2.2), squeeze=False, layout="constrained")
+    for ax, key in zip(axes[0], keys):
+        points = [(c["minutes"], c[key]) for c in record["curve"] if key in c]
+        ax.plot(*zip(*points), marker="." if len(points) < 20 else None)
+        ax.set(xlabel="minutes", title=f"{record['task']}: {key.replace('_', ' ')}")
+    return figure
 
 # %% ../../nbs/toybox/01_training.ipynb #8e654936
 def main(args=None):
