@@ -22,7 +22,7 @@ reproduce: $(STAMP)  ## make the tables and figures of the toybox, in figures/to
 	$(BIN)/rim reproduce $(ARGS)
 
 test: $(STAMP)  ## run the notebooks' fast cells, then the tests
-	$(ONE_THREAD) $(BIN)/nbdev-test --path nbs --skip_folder_re '^([_.].*|paper)$$' --n_workers $(JOBS) --timing
+	$(ONE_THREAD) $(BIN)/nbdev-test nbs --skip-folder-re '^([_.].*|paper)$$' --n-workers $(JOBS) --timing
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 docs: $(STAMP)  ## build the site into _docs/

@@ -4,7 +4,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"): 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing downloads unasked, least of all a test
 
 from pathlib import Path
-import numpy as np, pytest
+import hypothesis, numpy as np, pytest
+
+hypothesis.settings.register_profile("rim", deadline=None, derandomize="CI" in os.environ)  # a busy machine is no failure, and CI looks where it looked before
+hypothesis.settings.load_profile("rim")
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "rim" / "toybox" / "weights"

@@ -1,5 +1,5 @@
 import numpy as np, pytest, warnings
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, jaccard_score
 from rim.metrics import bootstrap, confusion, iou, mean_iou, paired_bootstrap
@@ -12,7 +12,6 @@ def label_maps(draw):
     return draw(hnp.arrays(dtype, shape, elements=labels)), draw(hnp.arrays(dtype, shape, elements=labels | st.just(255))), classes
 
 @given(label_maps())
-@settings(deadline=None)
 def test_equal_to_scikit_learn(maps):
     prediction, truth, classes = maps
     matrix = confusion(prediction, truth, classes)

@@ -51,14 +51,14 @@ def test_no_kind_leaves_the_store(store, kind):
 DATA = pack(KEY, ARRAYS, dict(redraws=1))
 
 @given(st.integers(0, len(DATA) * 8 - 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_flipped_bit_is_found(bit):
     data = bytearray(DATA)
     data[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ValueError): unpack(bytes(data), KEY)
 
 @given(st.integers(0, len(DATA) - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_truncation_is_found(length):
     with pytest.raises(ValueError): unpack(DATA[:length], KEY)
 
