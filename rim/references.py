@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PAINTING', 'MASKING', 'ENCODERS', 'THUMB', 'ARRAYS', 'Tools', 'painting_key', 'masking_key', 'thumbnail',
-           'describe_reference', 'plan', 'paint_pictures', 'describe_pictures', 'check_words', 'make_references',
-           'k_means', 'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'build', 'vectors_of',
-           'references', 'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'centre_attention',
-           'photograph_folders', 'from_photographs']
+           'describe_reference', 'plan', 'paint_pictures', 'reference_key', 'describe_pictures', 'check_words',
+           'make_references', 'k_means', 'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references',
+           'build', 'vectors_of', 'references', 'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet',
+           'centre_attention', 'photograph_folders', 'from_photographs']
 
 # %% ../nbs/20_references.ipynb #bea2df94
 import hashlib
@@ -129,14 +129,22 @@ def paint_pictures(
         if store: store.put("picture", key, arrays, record)
     return made
 
-# %% ../nbs/20_references.ipynb #2787aaba
+# %% ../nbs/20_references.ipynb #4ab23abd
+def reference_key(
+    item,  # of `plan`
+    tools: Tools,
+) -> dict:
+    "What determines a reference: its picture, and how that is described."
+    _, prompt, word, k = item
+    return {"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.masking_key}
+
 def describe_pictures(
     batch,  # of `plan`
     tools: Tools,
     store=None,
 ) -> list:  # (arrays of `describe_reference`, record) of each
     "The references of one batch; only what the store lacks is computed."
-    keys = [{"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.masking_key} for _, prompt, word, k in batch]
+    keys = [reference_key(item, tools) for item in batch]
     found = [store and store.entry("reference", key) for key in keys]
     if all(found): return found
     for i, (picture, record) in enumerate(paint_pictures(batch, tools, store)):
@@ -147,7 +155,7 @@ def describe_pictures(
         if store: store.put("reference", keys[i], *found[i])
     return found
 
-# %% ../nbs/20_references.ipynb #a8c3bd06
+# %% ../nbs/20_references.ipynb #a9819328
 def check_words(
     vocabulary: Vocabulary,
     tools: Tools,
@@ -163,12 +171,12 @@ def make_references(
     progress=True,  # whether to show a bar
 ) -> list:  # (class index from 0, word, k, arrays, record)
     "Every reference of a vocabulary, resumable."
-    batches, made, checked = plan(vocabulary, tools.settings), [], False
+    batches, made = plan(vocabulary, tools.settings), []
     total = sum(map(len, batches))
+    if not store or not all(store.path("reference", reference_key(item, tools)).exists() for batch in batches for item in batch): check_words(vocabulary, tools)
     with tqdm(total=total, desc="references", disable=not progress) as bar:
         try:
             for batch in batches:
-                if not checked and "pipeline" in vars(tools): check_words(vocabulary, tools); checked = True
                 made += [(c, word, k, *entry) for (c, _, word, k), entry in zip(batch, describe_pictures(batch, tools, store))]
                 bar.update(len(batch))
         except KeyboardInterrupt: raise KeyboardInterrupt(f"{len(made)} of {total} references are done{'; the same call goes on from there' if store else ''}") from None
