@@ -35,13 +35,14 @@ lab: $(STAMP)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 clean:  ## remove what was built; the environment, the store and the figures stay
-	rm -rf _docs _proc build dist .pytest_cache .hypothesis
+	rm -rf _docs _proc jupyter_execute build dist .pytest_cache .hypothesis
 	find rim nbs tests bench docs -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.partial.ipynb' -not -path './.venv/*' -delete
 
 # uv resolves and unpacks several times faster than pip; where it cannot (a mirror that only pip is set up for), pip does it.
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found; name one with PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed, got '$(PYTHON)'; name one with PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 		{ $(PYTHON) -m venv --without-pip --clear $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv || true
