@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from .settings import Settings
 from .store import atomic_write
 
-# %% ../nbs/41_figures.ipynb #7a6ce2fe
+# %% ../nbs/41_figures.ipynb #415c0409
 INK, FAINT, GRID = "#22272e", "#6b7280", "#e5e7eb"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")   # Okabe & Ito
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": FAINT, "axes.labelcolor": INK,
          "text.color": INK, "xtick.color": FAINT, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "grid.color": GRID, "figure.dpi": 110,
-         "savefig.dpi": 160, "figure.facecolor": "white", "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "pdf.fonttype": 42, "legend.frameon": False, "image.interpolation": "nearest"}
+         "savefig.dpi": 160, "figure.facecolor": "white", "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "pdf.fonttype": 42, "legend.frameon": False, "image.interpolation": "antialiased"}
 
 def styled(draw):
     "Draw with the house style, whatever the session's rcParams are."
@@ -65,7 +65,7 @@ def save(
         paths.append(path)
     return paths
 
-# %% ../nbs/41_figures.ipynb #2ee68493
+# %% ../nbs/41_figures.ipynb #323a28cc
 @styled
 def bars(
     names,              # one per bar, first on top
@@ -74,11 +74,13 @@ def bars(
     high=None,
     paper=None,         # the paper's values, None where it has none
     title="", unit="mIoU, %", paper_label="reported in the paper",
+    aside=(),           # names that are no methods, such as a ceiling: grey
 ):
     "Horizontal bars with intervals and the paper's values -> Figure."
     fig, ax = plt.subplots(figsize=(6.4, 0.42 * len(names) + 1.1), layout="constrained")
     at = np.arange(len(names))
-    ax.barh(at, values, 0.62, color=COLOURS[0], label="measured here")
+    ax.barh(at, values, 0.62, color=[COLOURS[7] if name in aside else COLOURS[0] for name in names])
+    ax.barh([0], [0], color=COLOURS[0], label="measured here")
     if low is not None: ax.errorbar(values, at, xerr=np.maximum([np.subtract(values, low), np.subtract(high, values)], 0), fmt="none", ecolor=INK, elinewidth=1, capsize=3)
     if paper is not None:
         marks = [(p, y) for p, y in zip(paper, at) if p is not None]
