@@ -2,7 +2,7 @@
 
 Component notebooks come through nbdev (`proc_nbs`: exported cells become signatures), results as the notebooks that papermill executed. Sphinx turns both into pages; any warning is an error, and so is a page that would
 load something from another host."""
-import ast, importlib.util, json, re, shutil, subprocess, sys, tempfile
+import ast, importlib.util, json, re, shutil, subprocess, sys, tempfile, warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +74,7 @@ def components(pages):
     from nbdev import processors
     from nbdev.serve import proc_nbs
     processors._do_eval = only_definitions(processors._do_eval)
+    warnings.filterwarnings("ignore", message="Found cells containing imports")
     proc = Path(proc_nbs(n_workers=0))
     for source in sorted(proc.rglob("*.ipynb")):
         name = source.relative_to(proc)
