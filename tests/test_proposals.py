@@ -15,11 +15,10 @@ def settings():
 
 @pytest.fixture(scope="module")
 def sam(settings):
-    "Random weights, with a louder image so that masks differ between points."
+    "Random weights, louder so that masks differ between points, and predicted IoUs spread around 0.5 so that thresholds bite."
     sam = load_sam(settings)
-    with torch.no_grad():
-        for p in sam.mask_decoder.output_hypernetworks_mlps.parameters(): p.mul_(3)
-        for p in sam.mask_decoder.iou_prediction_head.parameters(): p.mul_(2)
+    for p in sam.mask_decoder.output_hypernetworks_mlps.parameters(): p.mul_(20)
+    sam.mask_decoder.iou_prediction_head.layers[-1].bias.add_(0.5)
     return sam
 
 @pytest.fixture(scope="module")
@@ -30,28 +29,29 @@ def attention():
     y, x = np.mgrid[:16, :16]
     return np.exp(-((x - 10.)**2 + (y - 5)**2) / 8).astype(np.float32)
 
-def by_mask(masks, scores, stability): return {m.tobytes(): (round(float(s), 5), round(float(t), 5)) for m, s, t in zip(masks, scores, stability)}
+def rows(masks, scores, stability, boxes): return sorted((m.tobytes(), round(float(s), 5), round(float(t), 5), *map(float, b)) for m, s, t, b in zip(masks, scores, stability, boxes))
 
-@pytest.mark.parametrize("iou, stability", [(0, 0), (None, 0), (None, None)])
+def corners(x, y, w, h): return x, y, x + w, y + h
+
+@pytest.mark.parametrize("quantiles", [None, (0.3, 0), (0.3, 0.4)])
+@pytest.mark.parametrize("nms", [0.98, 1])
 @pytest.mark.parametrize("per_batch", [5, 256])
-def test_proposals_equal_the_stock_generator(sam, settings, image, iou, stability, per_batch):
+def test_proposals_equal_the_stock_generator(sam, settings, image, quantiles, nms, per_batch):
     everything = SamAutomaticMaskGenerator(sam, 6, pred_iou_thresh=0, stability_score_thresh=0, box_nms_thresh=1).generate(image)
-    medians = [float(np.median([m[k] for m in everything])) for k in ("predicted_iou", "stability_score")]
-    own = settings.replace(pred_iou_thresh=min(max(medians[0] if iou is None else iou, 0), 1), stability_score_thresh=medians[1] if stability is None else stability,
-                           points_per_batch=per_batch)
-    stock = SamAutomaticMaskGenerator(sam, 6, 64, **thresholds(own)).generate(image)
+    cuts = [float(np.quantile([m[k] for m in everything], q)) if q else 0 for q, k in zip(quantiles or (0, 0), ("predicted_iou", "stability_score"))]
+    own = settings.replace(pred_iou_thresh=cuts[0], stability_score_thresh=cuts[1], points_per_batch=per_batch, box_nms_thresh=nms)
+    stock = SamAutomaticMaskGenerator(sam, 6, per_batch, **thresholds(own)).generate(image)
     ours = Proposer(sam, own).proposals(image)
-    assert len(ours) == len(stock) > 0
-    assert by_mask(ours.masks, ours.scores, ours.stability) == by_mask([m["segmentation"] for m in stock], [m["predicted_iou"] for m in stock], [m["stability_score"] for m in stock])
-    theirs = {m["segmentation"].tobytes(): m["bbox"] for m in stock}
-    for mask, (x0, y0, x1, y1) in zip(ours.masks, ours.boxes): assert theirs[mask.tobytes()] == [x0, y0, x1 - x0, y1 - y0]
+    assert len(ours) == len(stock) and (nms < 1 or 20 <= len(stock) and (len(stock) < 108) == bool(quantiles))
+    theirs = zip(*[(m["segmentation"], m["predicted_iou"], m["stability_score"], corners(*m["bbox"])) for m in stock])
+    assert rows(ours.masks, ours.scores, ours.stability, ours.boxes) == rows(*theirs)
 
 def test_proposals_are_sorted_and_typed(sam, settings, image):
     p = Proposer(sam, settings).proposals(image)
     assert (np.diff(p.areas) <= 0).all() and p.masks.dtype == bool and p.masks.shape[1:] == (48, 64)
     assert {p.boxes.dtype, p.scores.dtype, p.stability.dtype} == {np.dtype("float32")} and p.boxes.shape == (len(p), 4)
     again = Proposer(sam, settings.replace(points_per_batch=7)).proposals(image)
-    assert np.array_equal(p.masks, again.masks)
+    assert len(p) == len(again) and (p.masks == again.masks).mean() > 0.999  # a logit of 0 may fall either way in another batch
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (33, 70)])
 def test_any_image_and_no_proposal(sam, settings, size):
