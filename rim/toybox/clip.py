@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VISION', 'MEAN', 'STD', 'PROCESSOR', 'to_input', 'captioned', 'caption_loss', 'ClipTask']
 
-# %% ../../nbs/toybox/13_clip.ipynb #0981eeb6
+# %% ../../nbs/toybox/13_clip.ipynb #3ae78032
 import json
 import numpy as np
 import torch
@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import nn
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from .diffusion import LENGTH, TEXT, write_tokenizer
+from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
 from .training import Task, fair_start, save_pretrained_half
 from .world import World
 
-# %% ../../nbs/toybox/13_clip.ipynb #bb4acc8f
-VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, image_size=64, patch_size=8, projection_dim=128)
+# %% ../../nbs/toybox/13_clip.ipynb #51015b16
+VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=8, image_size=32, patch_size=4, projection_dim=128)
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-PROCESSOR = dict(image_processor_type="CLIPImageProcessor", do_resize=True, size=dict(shortest_edge=64), do_center_crop=True, crop_size=dict(height=64, width=64), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+PROCESSOR = dict(image_processor_type="CLIPImageProcessor", do_resize=True, size=dict(shortest_edge=32), do_center_crop=True, crop_size=dict(height=32, width=32), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
                  image_mean=MEAN, image_std=STD, do_convert_rgb=True, resample=3)
 
 def to_input(images):
-    "uint8 [n, 64, 64, 3] -> normalised float32 [n, 3, 64, 64]."
-    x = torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    "uint8 [n, 64, 64, 3] -> normalised float32 [n, 3, 32, 32]."
+    x = F.avg_pool2d(torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float(), 2) / 255
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 # %% ../../nbs/toybox/13_clip.ipynb #e79e2712
@@ -42,7 +42,7 @@ def captioned(world, seed):
     place = world.backgrounds[rng.integers(len(world.backgrounds))]
     return world.place(place, seed), f"a photo of the {place}" if behind else f"a photo of {place} in the background"
 
-# %% ../../nbs/toybox/13_clip.ipynb #f2f880a2
+# %% ../../nbs/toybox/13_clip.ipynb #19c4ef4b
 def caption_loss(images, texts, captions, scale):
     "Contrastive loss of L2-normalised embeddings [n, D]; equal captions are positives of each other."
     same = torch.tensor([[a == b for b in captions] for a in captions], device=images.device).float()
@@ -54,14 +54,13 @@ class ClipTask(Task):
     name, record, learning_rate, weight_decay, ema, warmup = "clip", "clip/record.json", 1e-3, 0.05, 0.995, 150
 
     def __init__(self, batch=64):
-        from rim.toybox.training import WEIGHTS
-        self.batch, self.world = int(batch), World()
-        self.tokenizer = write_tokenizer(WEIGHTS / "clip")
+        self.batch, self.world, self.tokenizer = int(batch), World(), make_tokenizer()
         ends = dict(vocab_size=len(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id)
         self.modules = nn.ModuleDict(dict(clip=CLIPModel(CLIPConfig(text_config=dict(**TEXT, **ends), vision_config=VISION, projection_dim=128))))
         vision = self.modules["clip"].vision_model
         pictures = to_input(np.stack([captioned(self.world, s)[0] for s in range(128)]))
-        fair_start(vision.embeddings.patch_embedding, pictures, vision.embeddings.position_embedding.weight.data[1:], [(l.self_attn.q_proj, l.self_attn.k_proj) for l in vision.encoder.layers])
+        attentions = [l.self_attn for l in vision.encoder.layers]
+        fair_start(vision.embeddings.patch_embedding, pictures, vision.embeddings.position_embedding.weight[1:], [(a.q_proj.weight, a.q_proj.bias, a.k_proj.weight, a.k_proj.bias) for a in attentions])
 
     def images(self, pictures):
         "L2-normalised embeddings of uint8 pictures [n, 64, 64, 3]."

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WORDS', 'LENGTH', 'VAE', 'UNET', 'TEXT', 'SCHEDULER', 'LEVELS', 'merge', 'byte_alphabet', 'write_tokenizer',
-           'to_pixels', 'draw_example', 'edges', 'VaeTask', 'DiffusionTask', 'attention_on', 'attention_metrics',
-           'portrait_classifier', 'agreement']
+           'make_tokenizer', 'to_pixels', 'draw_example', 'edges', 'VaeTask', 'DiffusionTask', 'attention_on',
+           'attention_metrics', 'portrait_classifier', 'agreement']
 
-# %% ../../nbs/toybox/10_diffusion.ipynb #15c1780f
-import json
+# %% ../../nbs/toybox/10_diffusion.ipynb #0f495943
+import json, tempfile
 from pathlib import Path
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from .dino import CONFIG, Teacher, soften, to_input
 from .training import Task, save_pretrained_half
 from .world import PLACES, World, pair
 
-# %% ../../nbs/toybox/10_diffusion.ipynb #d1fe0d94
+# %% ../../nbs/toybox/10_diffusion.ipynb #aeac07cf
 WORDS = ("a", "an", "photo", "of", "and", "in", "the", "background", *World.names, *PLACES, "red", "orange", "yellow", "green", "blue", "violet", "pink", "brown", "white", "grey", "black", "picture", "on", "with", "two", "small", "large")
 LENGTH = 16   # tokens of a prompt, start and end included
 
@@ -55,6 +55,10 @@ def write_tokenizer(folder, words=WORDS):
     special = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>")
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special), indent=1))
     return CLIPTokenizer.from_pretrained(folder)
+
+def make_tokenizer(words=WORDS):
+    "The tokenizer, without leaving files behind."
+    with tempfile.TemporaryDirectory() as folder: return write_tokenizer(folder, words)
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #bf2e82f3
 VAE = dict(sample_size=64, block_out_channels=(16, 48, 96), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=8, norm_num_groups=8, mid_block_add_attention=False)
@@ -112,7 +116,7 @@ class VaeTask(Task):
     def load(self, folder):
         self.modules["vae"].load_state_dict(AutoencoderKL.from_pretrained(folder / "diffusion/vae", torch_dtype=torch.float32).state_dict())
 
-# %% ../../nbs/toybox/10_diffusion.ipynb #d2cf4b44
+# %% ../../nbs/toybox/10_diffusion.ipynb #ff886c8d
 class DiffusionTask(Task):
     "UNet and text encoder, on latents of a trained autoencoder."
     name, record, learning_rate, weight_decay, ema, warmup = "diffusion", "diffusion/record.json", 1.5e-3, 0.01, 0.998, 200
@@ -122,7 +126,7 @@ class DiffusionTask(Task):
         self.batch, self.pool, self.world, self.latents, self.captions = int(batch), int(pool), World(), [], []
         self.folder = Path(folder or WEIGHTS)
         self.vae = AutoencoderKL.from_pretrained(self.folder / "diffusion/vae", torch_dtype=torch.float32).eval().requires_grad_(False)
-        self.tokenizer = write_tokenizer(self.folder / "diffusion/tokenizer")
+        self.tokenizer = make_tokenizer()
         ends = dict(vocab_size=len(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id)
         self.modules = nn.ModuleDict(dict(unet=UNet2DConditionModel(**UNET), text=CLIPTextModel(CLIPTextConfig(**TEXT, **ends))))
         self.scheduler = DDIMScheduler(**SCHEDULER)
@@ -175,7 +179,7 @@ class DiffusionTask(Task):
         self.modules["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict())
         self.modules["text"].load_state_dict(CLIPTextModel.from_pretrained(folder / "diffusion/text_encoder", dtype=torch.float32).state_dict())
 
-# %% ../../nbs/toybox/10_diffusion.ipynb #9f3098ca
+# %% ../../nbs/toybox/10_diffusion.ipynb #d765ba24
 LEVELS = tuple(range(50, 1000, 100))   # timesteps at which attention is read
 
 @torch.no_grad()
@@ -186,7 +190,7 @@ def attention_on(pipeline, shots, words, seed=0):
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
     tokens = [class_tokens(pipeline.tokenizer, s.caption, w, LENGTH) for s, w in zip(shots, words)]
     with AttentionCapture(pipeline.unet, tokens) as capture:
-        for t in LEVELS: pipeline.unet(pipeline.scheduler.add_noise(x, noise, torch.tensor([t])), t, context)
+        for t in LEVELS: pipeline.unet(pipeline.scheduler.add_noise(x, noise, torch.tensor([t])), t, encoder_hidden_states=context)
     return F.interpolate(capture.maps()[:, None].cpu(), shots[0].image.shape[:2], mode="bilinear")[:, 0].numpy()
 
 def attention_metrics(pipeline, world, n=64, threshold=0.7):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'MEAN', 'STD', 'to_input', 'query_key', 'keys_and_tokens', 'box_weights', 'soften', 'views', 'contrast',
-           'Teacher', 'projector', 'pool_views', 'TeacherTask', 'load_teacher', 'DinoTask', 'scene_regions',
-           'portrait_regions', 'class_mean_accuracy', 'scene_accuracy']
+           'Teacher', 'projector', 'pool_views', 'TeacherTask', 'load_teacher', 'half', 'start_student', 'DinoTask',
+           'grid_features', 'scene_regions', 'portrait_regions', 'class_mean_accuracy', 'scene_accuracy']
 
 # %% ../../nbs/toybox/12_dino.ipynb #a3a8dff5
 import numpy as np
@@ -18,22 +18,21 @@ from transformers import Dinov2Config, Dinov2Model
 from .training import Task, fair_start, save_half, save_pretrained_half
 from .world import World
 
-# %% ../../nbs/toybox/12_dino.ipynb #4452d8ee
-CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=4, mlp_ratio=3, patch_size=8, image_size=128, initializer_range=0.06, layerscale_value=1.0, attn_implementation="sdpa")
+# %% ../../nbs/toybox/12_dino.ipynb #e09bc562
+CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=8, mlp_ratio=3, patch_size=4, image_size=64, initializer_range=0.06, layerscale_value=1.0, attn_implementation="sdpa")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 def to_input(images):
     "uint8 [n, H, W, 3] -> normalised float32 [n, 3, H, W]."
     return (torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
 
-# %% ../../nbs/toybox/12_dino.ipynb #04266750
+# %% ../../nbs/toybox/12_dino.ipynb #8f9eac0f
 def query_key(attention):
     "Query and key projections of a layer, whatever the library's version calls them."
     return (attention.q_proj, attention.k_proj) if hasattr(attention, "k_proj") else (attention.attention.query, attention.attention.key)
 
 def keys_and_tokens(model, pixels):
     "Keys of the last layer and final patch tokens, both [n, h w, D]."
-    if isinstance(model, Teacher): return model(pixels), None
     kept = []
     hook = query_key(model.encoder.layer[-1].attention)[1].register_forward_hook(lambda m, i, o: kept.append(o))
     tokens = model(pixels).last_hidden_state
@@ -81,7 +80,7 @@ def contrast(u, v, temperature, same=None):
     target = same.float() / same.float().sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-# %% ../../nbs/toybox/12_dino.ipynb #fa2bb54a
+# %% ../../nbs/toybox/12_dino.ipynb #a5c5b197
 class Teacher(nn.Module):
     "A small residual convnet with the patch grid of the student: [n, 3, H, W] -> [n, (H / 8)(W / 8), D], each channel standardised."
     def __init__(self, width=128, dim=CONFIG["hidden_size"]):
@@ -91,10 +90,14 @@ class Teacher(nn.Module):
         self.deep = nn.ModuleList([conv(width, width, 1, k) for k in (1, 2, 3)])
         self.out = nn.Sequential(nn.Conv2d(width, dim, 1), nn.BatchNorm2d(dim, affine=False))
 
+    def layers(self, pixels):
+        "Features after the stem, after each deep layer, and the output, each [n, (H / 8)(W / 8), channels]."
+        maps = [self.stem(pixels.contiguous(memory_format=torch.channels_last))]
+        for layer in self.deep: maps.append(maps[-1] + layer(maps[-1]))
+        return [m.flatten(2).transpose(1, 2) for m in (*maps, self.out(maps[-1]))]
+
     def forward(self, pixels):
-        h = self.stem(pixels.contiguous(memory_format=torch.channels_last))
-        for layer in self.deep: h = h + layer(h)
-        return self.out(h).flatten(2).transpose(1, 2)
+        return self.layers(pixels)[-1]
 
 def projector(d, hidden=256, out=96):
     "The head of a contrastive loss, thrown away after training."
@@ -139,34 +142,50 @@ def load_teacher(folder):
     teacher.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(Path(folder) / "dino/teacher.safetensors").items()})
     return teacher.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-# %% ../../nbs/toybox/12_dino.ipynb #9c71b379
-class DinoTask(Task):
-    "Learn the teacher's features as keys of the last layer, patch by patch, and keep the pair loss on the pooled keys."
-    name, record, learning_rate, weight_decay, ema, warmup = "dino", "dino/record.json", 1.5e-3, 0.03, 0.995, 60
+# %% ../../nbs/toybox/12_dino.ipynb #10a8568a
+def half(pixels):
+    "Pictures at half size, area-averaged."
+    return F.avg_pool2d(pixels, 2)
 
-    def __init__(self, scenes=16, folder=None):
+def start_student():
+    "A `Dinov2Model` from a fair start."
+    model = Dinov2Model(Dinov2Config(**CONFIG))
+    pictures = half(to_input(np.stack([World().scene(s).image for s in range(64)])))
+    layers = [(q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), model.encoder.layer[:-1])]
+    fair_start(model.embeddings.patch_embeddings.projection, pictures, model.embeddings.position_embeddings[0, 1:], layers)
+    return model
+
+# %% ../../nbs/toybox/12_dino.ipynb #986761e2
+class DinoTask(Task):
+    "Learn the teacher's features as keys of the last layer, patch by patch, and its layers along the way."
+    name, record, learning_rate, weight_decay, ema, warmup = "dino", "dino/record.json", 2e-3, 0.02, 0.995, 30
+
+    def __init__(self, scenes=8, folder=None):
         from rim.toybox.training import WEIGHTS
-        self.scenes, self.world = int(scenes), World()
-        model = Dinov2Model(Dinov2Config(**CONFIG))
-        pictures = to_input(np.stack([self.world.scene(s).image for s in range(64)]))
-        fair_start(model.embeddings.patch_embeddings.projection, pictures, model.embeddings.position_embeddings.data[0, 1:], [query_key(l.attention) for l in model.encoder.layer])
-        d = CONFIG["hidden_size"]
-        self.modules = nn.ModuleDict(dict(model=model, head=projector(d), tokens=nn.Linear(d, d)))
+        self.scenes, self.world, self.depth, d = int(scenes), World(), CONFIG["num_hidden_layers"] - 1, CONFIG["hidden_size"]
+        self.modules = nn.ModuleDict(dict(model=start_student(), hints=nn.ModuleList([nn.Sequential(nn.LayerNorm(d), nn.Linear(d, d)) for _ in range(self.depth + 1)])))
         self.teacher = load_teacher(folder or WEIGHTS)
+        with torch.no_grad(): layers = self.teacher.layers(to_input(np.stack([self.world.scene(s).image for s in range(64)])))
+        self.scale = [(x.mean((0, 1)), x.std((0, 1)).clamp_min(1e-3)) for x in layers[:-1]]
+
+    def distil(self, pixels):
+        "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised pictures."
+        with torch.no_grad(): *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
+        hidden, hooks = [], []
+        for layer in self.modules["model"].encoder.layer[:self.depth]: hooks.append(layer.register_forward_hook(lambda m, i, o: hidden.append(o[0] if isinstance(o, tuple) else o)))
+        keys, tokens = keys_and_tokens(self.modules["model"], half(pixels))
+        for hook in hooks: hook.remove()
+        hints = [F.mse_loss(f(h[:, 1:]), (x - m.to(self.device)) / s.to(self.device)) for f, h, x, (m, s) in zip(self.modules["hints"], hidden, layers, self.scale)]
+        return hints, F.mse_loss(keys, target) / target.var(), F.mse_loss(self.modules["hints"][-1](tokens), target) / target.var()
 
     def loss(self, seeds, generator):
-        scenes, owner, boxes, portraits, _ = views(self.world, seeds(self.scenes))
-        portraits, model, head = soften(portraits, generator), self.modules["model"], self.modules["head"]
-        total, keys, logs = 0, [], {}
-        for name, pixels in (("scene", scenes.to(self.device)), ("portrait", portraits.to(self.device))):
-            with torch.no_grad(), torch.autocast(self.device.split(":")[0], torch.bfloat16): target = self.teacher.to(self.device)(pixels).float()
-            k, tokens = keys_and_tokens(model, pixels)
-            keys.append(k)
-            logs[name] = F.mse_loss(k, target)
-            total = total + logs[name] + 0.3 * F.mse_loss(self.modules["tokens"](tokens), target)
-        u, v = pool_views(keys[0], owner, boxes, keys[1], self.world.size)
-        logs["pairs"] = contrast(u, v, 0.15) + contrast(head(u), head(v), 0.1)
-        return 2 * total + 0.3 * logs["pairs"], {k: v.detach() for k, v in logs.items()}
+        scenes, _, _, portraits, _ = views(self.world, seeds(self.scenes))
+        total, logs = 0, {}
+        for name, pixels in (("scene", scenes), ("portrait", soften(portraits, generator))):
+            hints, logs[name], tokens = self.distil(pixels.to(self.device))
+            total = total + 2 * logs[name] + 0.3 * tokens + 0.5 * sum(hints)
+            logs[name + "_first"] = hints[0]
+        return total, {k: v.detach() for k, v in logs.items()}
 
     def validate(self):
         return scene_accuracy(self.modules["model"], self.world)
@@ -177,7 +196,11 @@ class DinoTask(Task):
     def load(self, folder):
         self.modules["model"].load_state_dict(Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict())
 
-# %% ../../nbs/toybox/12_dino.ipynb #0af39f15
+# %% ../../nbs/toybox/12_dino.ipynb #486b7b21
+def grid_features(model, pixels):
+    "Teacher's features, or student's keys, of normalised pictures, [n, h w, D]."
+    return model(pixels) if isinstance(model, Teacher) else keys_and_tokens(model, half(pixels))[0]
+
 @torch.no_grad()
 def scene_regions(model, world, seeds, batch=25):
     "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
@@ -185,11 +208,11 @@ def scene_regions(model, world, seeds, batch=25):
     seeds = list(seeds)
     for at in range(0, len(seeds), batch):
         scenes = [world.scene(s) for s in seeds[at:at + batch]]
-        keys = keys_and_tokens(model, to_input(np.stack([s.image for s in scenes])).to(device))[0].cpu()
+        keys = grid_features(model, to_input(np.stack([s.image for s in scenes])).to(device)).cpu()
         for scene, k in zip(scenes, keys):
             for i, thing in enumerate(scene.objects, 1):
                 mask = torch.as_tensor(scene.instances == i).float()[None, None]
-                w = F.avg_pool2d(mask, CONFIG["patch_size"]).flatten()
+                w = F.avg_pool2d(mask, 2 * CONFIG["patch_size"]).flatten()
                 pooled.append(w @ k / w.sum()); labels.append(thing.label - 1)
     return torch.stack(pooled), torch.tensor(labels)
 
@@ -197,8 +220,8 @@ def scene_regions(model, world, seeds, batch=25):
 def portrait_regions(model, world, seeds):
     "Mask-pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
     device, portraits = next(model.parameters()).device, [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds]
-    keys = keys_and_tokens(model, to_input(np.stack([p.image for p, _ in portraits])).to(device))[0].cpu()
-    weights = F.avg_pool2d(torch.as_tensor(np.stack([p.mask for p, _ in portraits])).float()[:, None], CONFIG["patch_size"]).flatten(1)
+    keys = grid_features(model, to_input(np.stack([p.image for p, _ in portraits])).to(device)).cpu()
+    weights = F.avg_pool2d(torch.as_tensor(np.stack([p.mask for p, _ in portraits])).float()[:, None], 2 * CONFIG["patch_size"]).flatten(1)
     return torch.einsum("mt,mtd->md", weights / weights.sum(1, keepdim=True), keys), torch.tensor([c for _, c in portraits])
 
 def class_mean_accuracy(reference, reference_labels, regions, labels):

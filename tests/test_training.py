@@ -1,0 +1,74 @@
+"Training of the toybox models: resumable, seeded, never half a file."
+import json, os, signal, subprocess, sys, time
+import numpy as np
+import pytest
+import torch
+from rim.toybox import training
+from rim.toybox.training import Run, fair_start, load_task, rate, shift, train, waves
+
+
+def test_a_task_is_asked_for_by_name():
+    with pytest.raises(ValueError, match="gan"): load_task("gan")
+
+
+def test_rate_warms_up_holds_and_decays():
+    assert rate(0, 0, 100) == pytest.approx(0.01) and rate(500, 0.3, 100) == 1
+    assert 0 < rate(5000, 0.999, 100) < 0.05
+
+
+def test_training_goes_on_where_it_stopped(tmp_path):
+    first = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, batch=8)
+    second = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", batch=8)
+    assert second["steps"] > first["steps"] > 0 and second["train_seeds"][1] > first["train_seeds"][1]
+    assert second["train_seeds"][1] == 8 * second["steps"]
+    assert second["parameters"] == first["parameters"] and 0 <= second["metrics"]["zero_shot"] <= 1
+    (tmp_path / "state/clip.pt").unlink()                            # from the weights and their record alone
+    third = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", batch=8)
+    assert third["steps"] > second["steps"]
+
+
+def test_a_step_is_determined_by_its_seeds(tmp_path):
+    def losses():
+        torch.manual_seed(0)
+        run = Run(load_task("clip", batch=8), tmp_path)
+        return [training._step(run, 0.1, 0, None) for _ in range(3)]
+    assert losses() == losses()
+
+
+def test_kill_leaves_a_whole_checkpoint(tmp_path):
+    code = "import sys; from rim.toybox.training import train; train('clip', 5, sys.argv[1], sys.argv[2], 'cpu', every=0.001, batch=4, fresh=True)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for _ in range(600):
+        if (tmp_path / "clip.pt").exists(): break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL); process.wait()
+    state = torch.load(tmp_path / "clip.pt", weights_only=True)
+    assert state["step"] > 0 and all(torch.isfinite(v).all() for v in state["modules"].values() if v.is_floating_point())
+
+
+def test_heads_start_at_the_neighbours():
+    conv, positions = torch.nn.Conv2d(3, 128, 4, 4), torch.zeros(64, 128)
+    layer = [torch.zeros(128, 128), torch.zeros(128), torch.zeros(128, 128), torch.zeros(128)]
+    fair_start(conv, torch.rand(8, 3, 32, 32), positions, [layer])
+    q, k = positions @ layer[0].T, positions @ layer[2].T
+    for head, (y, x) in enumerate(training.NEIGHBOURS):
+        rows = slice(16 * head, 16 * head + 16)
+        best = (q[:, rows] @ k[:, rows].T).argmax(1).reshape(8, 8)
+        for r, c in ((3, 3), (4, 5), (2, 6)): assert best[r, c] == (r + y) * 8 + c + x
+    assert torch.allclose(waves(8)[9] @ shift(2, 1).T, waves(8)[9 + 17], atol=1e-5)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("file", ["diffusion/record.json", "diffusion/vae/record.json", "sam/record.json", "dino/record.json", "dino/teacher.json", "clip/record.json"])
+def test_records_say_how_the_weights_came_about(file):
+    record = json.loads((training.WEIGHTS / file).read_text())
+    assert {"train_seeds", "steps", "minutes", "machine", "metrics", "revision", "seed", "curve"} <= set(record)
+    assert record["train_seeds"][1] <= 1_000_000 and record["steps"] > 0 and np.isfinite(record["loss"])
+
+
+@pytest.mark.weights
+def test_weights_are_small_and_safe():
+    files = [f for f in training.WEIGHTS.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 30e6
+    assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt"}
