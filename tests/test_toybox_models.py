@@ -1,0 +1,45 @@
+"The embedded models do what their notebooks say, on validation seeds (small samples; the notebooks hold the figures)."
+import numpy as np
+import pytest
+import torch
+from rim.settings import Settings
+from rim.toybox.world import World
+
+pytestmark = pytest.mark.weights
+settings, world = Settings.from_profile("toybox"), World()
+
+
+def test_keys_name_regions_of_scenes():
+    from rim.models import load_dino
+    from rim.toybox.dino import scene_accuracy
+    assert scene_accuracy(load_dino(settings), world, n=80)["scenes"] >= 0.8
+
+
+def test_clip_names_portraits():
+    from rim.features import ClipCrops
+    from rim.models import load_clip
+    crops = ClipCrops(*load_clip(settings), settings.clip_side)
+    words = crops.texts([world.portrait(n, 0, 32).caption for n in world.names])
+    seeds = world.seeds("validation", 6, start=2000)
+    right = [(crops.images([world.portrait(n, s).image for s in seeds]) @ words.T).argmax(1) == c for c, n in enumerate(world.names)]
+    assert torch.cat(right).float().mean() >= 0.8
+
+
+def test_a_point_asks_for_the_thing_under_it():
+    from rim.models import load_sam
+    from rim.toybox.masks import mask_metrics
+    measured = mask_metrics(load_sam(settings), world, n=24, automatic=4)
+    assert measured["one_point"] >= 0.6 and measured["automatic_recall"] >= 0.5
+
+
+def test_attention_finds_the_thing():
+    from rim.models import load_diffusion
+    from rim.toybox.diffusion import attention_metrics
+    assert attention_metrics(load_diffusion(settings), world, 16)["attention_iou"] >= 0.45
+
+
+def test_words_of_the_toybox_are_single_tokens():
+    from rim.models import load_diffusion
+    tokenizer = load_diffusion(settings).tokenizer
+    assert all(len(tokenizer.tokenize(name)) == 1 for name in world.names)
+    assert len(tokenizer.tokenize("platypus")) > 1 and np.all(np.array(tokenizer("é").input_ids) >= 0)
