@@ -261,5 +261,5 @@ def main(args=None):
     options = dict(o.split("=", 1) for o in a.option)
     train(a.task, a.minutes, a.state, a.out, a.device, a.seed, report=a.report, fresh=a.fresh, **options)
 
-# %% ../../nbs/toybox/01_training.ipynb #48a86eac
-if __name__ == "__main__": main()
+# %% ../../nbs/toybox/01_training.ipynb #8cadb97f
+if __name__ == "__main__" and "__file__" in globals(): main()
