@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rim.toybox.masks.MasksTask.rounds': ('toybox/masks.html#maskstask.rounds', 'rim/toybox/masks.py'),
                                   'rim.toybox.masks.MasksTask.save': ('toybox/masks.html#maskstask.save', 'rim/toybox/masks.py'),
                                   'rim.toybox.masks.MasksTask.validate': ('toybox/masks.html#maskstask.validate', 'rim/toybox/masks.py'),
+                                  'rim.toybox.masks.aim': ('toybox/masks.html#aim', 'rim/toybox/masks.py'),
                                   'rim.toybox.masks.automatic_recall': ('toybox/masks.html#automatic_recall', 'rim/toybox/masks.py'),
                                   'rim.toybox.masks.boxes_of': ('toybox/masks.html#boxes_of', 'rim/toybox/masks.py'),
                                   'rim.toybox.masks.enlarge': ('toybox/masks.html#enlarge', 'rim/toybox/masks.py'),

@@ -103,12 +103,15 @@ def rank_classes(
     owner,  # int64 [M], class index of each reference
     cosine,  # float [P, C], regions with classes: breaks ties
     subcategories=1,  # T
+    among=None,  # int64 [P, n], the only classes that may come first; None: all
 ):  # (int64 [P, C] class indices best first, float64 [P, C] score of each class)
     "All classes of each region from best to worst (eq. 9 and 10)."
     member = torch.nn.functional.one_hot(owner, cosine.shape[1]).double()
     scores = similarity.double() @ (member / member.sum(0).clamp(min=1)) * subcategories
     rounded = scores.round(decimals=12).cpu().numpy()
-    order = np.lexsort((np.broadcast_to(np.arange(cosine.shape[1]), rounded.shape), -cosine.cpu().numpy(), -rounded), axis=1)
+    late = np.zeros(rounded.shape, bool)
+    if among is not None: late[:] = True; np.put_along_axis(late, among.cpu().numpy(), False, 1)
+    order = np.lexsort((np.broadcast_to(np.arange(cosine.shape[1]), rounded.shape), -cosine.cpu().numpy(), -rounded, late), axis=1)
     return torch.from_numpy(order), scores.cpu()
 
 # %% ../nbs/23_regions.ipynb #f1dcb2e6

@@ -73,7 +73,9 @@ def match_features(
         (own, c1), (theirs, c2) = positive_scores(own, settings), positive_scores(theirs, settings)
         similarity, clamped = pairwise_ranking_similarity(own, theirs), int(c1) + int(c2)
     else: similarity = cosine_matrix(features, references.prototypes)
-    order, scores = rank_classes(similarity, references.owner, cosine, references.subcategories)
+    if settings.candidates not in ("all", "agents"): raise ValueError(f"candidates must be all or agents: got {settings.candidates!r}")
+    among = agents if ranking and settings.candidates == "agents" else None
+    order, scores = rank_classes(similarity, references.owner, cosine, references.subcategories, among)
     labels = torch.where(finite.cpu(), order[:, 0], -1).numpy()
     return Match(labels, order.numpy(), scores.numpy(), agents.cpu().numpy(), {"unmatched": int((~finite).sum()), "clamped": clamped})
 
@@ -197,7 +199,7 @@ def matching_key(
     "What determines a match and its label map, besides bank and analysis."
     names = ["painting", "uncovered", "centring"]
     if subcategories: names += ["subcategories", "seed"]
-    if ranking: names += ["agents", "agent_choice", "ranking", "ranking_temperature" if settings.ranking == "softmax" else "score_floor"]
+    if ranking: names += ["agents", "agent_choice", "candidates", "ranking", "ranking_temperature" if settings.ranking == "softmax" else "score_floor"]
     if ranking and settings.agent_choice == "random": names += ["seed"]
     return {"references": references, "with_ranking": ranking, "with_subcategories": subcategories, **settings.subset(*names), "code": code_digest("rim.ranking", "rim.references", "rim.regions", "rim.segmenter")}
 

@@ -114,6 +114,7 @@ class MatchingSettings:
     subcategories: int           # T, clusters per class
     agents: int                  # N, the classes that a region is ranked by
     agent_choice: str            # nearest or random
+    candidates: str              # all classes, or the agents alone
     ranking: str                 # plackett-luce or softmax: how a cosine becomes a positive score, open
     ranking_temperature: float   # of the softmax
     score_floor: float           # a smaller cosine is clamped to it, open
@@ -146,7 +147,7 @@ def parse_value(
 
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
-    dtype=("float32", "float16", "bfloat16"), proposals=("stock", "dense"), agent_choice=("nearest", "random"),
+    dtype=("float32", "float16", "bfloat16"), proposals=("stock", "dense"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
     "reference_side", "region_side", "clip_side", "subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
