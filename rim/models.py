@@ -202,7 +202,7 @@ def _clip_vit_b16():
 def _tiny_clip():
     small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     text = dict(vocab_size=514, bos_token_id=512, eos_token_id=513, **small)
-    return _clip(text, dict(image_size=64, patch_size=8, **small), 32)
+    return _clip(text, dict(image_size=32, patch_size=8, **small), 32)
 
 # %% ../nbs/10_models.ipynb #f8aac89d
 ARCHITECTURES: dict[str, Callable] = {

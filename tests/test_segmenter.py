@@ -147,7 +147,7 @@ def test_uncovered_patches_without_features(space, tiny):
 def test_segment(rim, tiny_image):
     result = rim.segment(tiny_image, "boat, tree")
     assert result.labels.shape == (24, 32) and set(np.unique(result.labels)) <= {0, 1, 2} and result.record["proposals"] >= len(result.regions)
-    for region in result.regions: assert region.name == result.vocabulary.labels[region.label] and len(region.agents) == 3 and next(iter(region.ranking)) == region.name
+    for region in result.regions: assert region.name == result.vocabulary.labels[region.label] and len(region.agents) == min(3, rim.settings.agents) and next(iter(region.ranking)) == region.name
 
 def test_variants_share_one_analysis(rim, tiny_image):
     vocabulary, regions = Vocabulary.of("boat, tree"), rim.analyse(tiny_image)
@@ -195,7 +195,7 @@ def test_box_of(): assert box_of(np.float32([2, 3, 2, 3])) == (2, 3, 3, 4)
 # keys
 
 @pytest.mark.parametrize("change, variant, hit", [
-    (dict(agents=3), {}, False), (dict(agents=3), dict(ranking=False), True), (dict(score_floor=1e-3), {}, False), (dict(ranking_temperature=2), {}, True),
+    (dict(agents=3), {}, False), (dict(agents=3), dict(ranking=False), True), (dict(candidates="all"), {}, False), (dict(score_floor=1e-3), {}, False), (dict(ranking_temperature=2), {}, True),
     (dict(ranking="softmax"), {}, False), (dict(agent_choice="random"), {}, False), (dict(subcategories=5), {}, False), (dict(subcategories=5), dict(subcategories=False), True),
     (dict(seed=5), {}, False), (dict(seed=5), dict(subcategories=False), True), (dict(painting="score"), {}, False), (dict(uncovered="patches"), {}, False), (dict(centring="bank"), {}, False),
     (dict(points_per_batch=3), {}, True), (dict(bootstrap=3), {}, True)])
@@ -203,5 +203,15 @@ def test_matching_keys(tiny, change, variant, hit): assert (matching_key(tiny, *
 
 @pytest.mark.parametrize("change, hit", [
     (dict(points_per_side=5), False), (dict(pred_iou_thresh=0.1), False), (dict(proposals="dense"), False), (dict(box_nms_thresh=0.1), False), (dict(stability_score_thresh=0.1), False),
-    (dict(stability_score_offset=2), False), (dict(region_side=64), False), (dict(seed=1), False), (dict(points_per_batch=7), True), (dict(agents=2), True), (dict(clip_side=32), True)])
+    (dict(stability_score_offset=2), False), (dict(region_side=96), False), (dict(seed=1), False), (dict(points_per_batch=7), True), (dict(agents=2), True), (dict(clip_side=32), True)])
 def test_analysis_keys(tiny, change, hit): assert (RIM(tiny).analysis_key == RIM(tiny.replace(**change)).analysis_key) == hit
+
+
+def test_only_agents_may_win_where_the_setting_says_so(tiny):
+    features, classes = torch.rand(20, 6) + 0.1, torch.rand(9, 6) + 0.1
+    references = References(classes, classes, torch.arange(9))
+    free, bound = (match_features(features, references, tiny.replace(candidates=c, agents=2)) for c in ("all", "agents"))
+    assert all(label in agents for label, agents in zip(bound.labels, bound.agents))
+    assert any(label not in agents for label, agents in zip(free.labels, free.agents))
+    assert np.array_equal(free.scores, bound.scores)
+    with pytest.raises(ValueError, match="candidates"): match_features(features, references, tiny.replace(candidates="all", **{}).__class__(**{**tiny.as_dict(), "candidates": "some"}))

@@ -47,6 +47,6 @@ def test_a_named_file_must_be_there_and_be_sound(tmp_path):
     with pytest.raises(ValueError, match="'agents'"): Settings.from_profile("toybox", file=tmp_path / "typo.ini")
 
 def test_subset_refuses_what_is_no_setting():
-    settings = Settings.from_profile("toybox")
+    settings = Settings.from_profile("paper")
     assert settings.subset("agents", "seed") == dict(agents=4, seed=0)
     with pytest.raises(ValueError, match="seeds"): settings.subset("seeds")
