@@ -16,7 +16,7 @@ def settings(): return Settings.from_profile("toybox", pretrained=False, dino="t
 def dino(settings): return load_dino(settings)
 
 @pytest.fixture(scope="module")
-def clip(settings): return ClipCrops(*load_clip(settings), side=64)
+def clip(settings): return ClipCrops(*load_clip(settings), side=32)
 
 @pytest.fixture
 def image(rng): return rng.integers(0, 255, (48, 70, 3), dtype=np.uint8)
