@@ -88,7 +88,7 @@ def test_empty_full_and_broken():
     assert pool(features, np.zeros((0, 16, 16), bool))[0].shape == (0, 3)
 
 def test_clip_equals_the_library(clip, image):
-    pixels = torch.stack([to_input(image, (64, 64), clip.processor.image_processor.image_mean, clip.processor.image_processor.image_std)])
+    pixels = torch.stack([to_input(image, (32, 32), clip.processor.image_processor.image_mean, clip.processor.image_processor.image_std)])
     prompts = ["a photo of a boat", "sofa"]
     tokens = clip.processor.tokenizer(prompts, padding=True, return_tensors="pt")
     with torch.no_grad(): out = clip.model(pixel_values=pixels, **tokens)
