@@ -297,18 +297,19 @@ def vectors_of(
 # %% ../nbs/20_references.ipynb #07679b6d
 def references(
     self: ReferenceBank,
-    settings: Settings,  # subcategories, seed, centring
+    settings: Settings,  # subcategories, background_subcategories, seed, centring
     kind="foreground",  # or "whole"
     subcategories=True,  # False: each class is one vector
     background=True,  # whether label 0 is the background
 ) -> References:
     "Class vectors and the references that vote for them."
-    clusters = settings.subcategories if subcategories else 1
-    key = (kind, clusters, background, settings.seed, settings.centring)
+    clusters, behind = (settings.subcategories, settings.background_subcategories) if subcategories else (1, 1)
+    key = (kind, clusters, behind, background, settings.seed, settings.centring)
     if key in self.memory: return self.memory[key]
     groups = vectors_of(self, kind, background)
     classes = np.stack([g.mean(0, dtype=np.float64) for g in groups])
-    parts = [k_means(g, clusters, settings.seed) for g in groups] if clusters > 1 else classes[:, None]
+    wanted = [behind] * background + [clusters] * len(self)
+    parts = [k_means(g, n, settings.seed) if n > 1 else mean[None] for g, mean, n in zip(groups, classes, wanted)]
     owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(p) for p in parts]))
     centre = torch.from_numpy(classes.mean(0) * (settings.centring == "bank"))
     classes, prototypes = (torch.from_numpy(np.asarray(x, np.float64)) - centre for x in (classes, np.concatenate(parts)))

@@ -198,7 +198,7 @@ def matching_key(
 ) -> dict:
     "What determines a match and its label map, besides bank and analysis."
     names = ["painting", "uncovered", "centring"]
-    if subcategories: names += ["subcategories", "seed"]
+    if subcategories: names += ["subcategories", "background_subcategories", "seed"]
     if ranking: names += ["agents", "agent_choice", "candidates", "ranking", "ranking_temperature" if settings.ranking == "softmax" else "score_floor"]
     if ranking and settings.agent_choice == "random": names += ["seed"]
     return {"references": references, "with_ranking": ranking, "with_subcategories": subcategories, **settings.subset(*names), "code": code_digest("rim.ranking", "rim.references", "rim.regions", "rim.segmenter")}

@@ -112,6 +112,7 @@ class RegionSettings:
 class MatchingSettings:
     "How regions meet references, and how labels are painted."
     subcategories: int           # T, clusters per class
+    background_subcategories: int  # T of the background
     agents: int                  # N, the classes that a region is ranked by
     agent_choice: str            # nearest or random
     candidates: str              # all classes, or the agents alone
@@ -150,7 +151,7 @@ CHOICES = dict(
     dtype=("float32", "float16", "bfloat16"), proposals=("stock", "dense"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
-    "reference_side", "region_side", "clip_side", "subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
+    "reference_side", "region_side", "clip_side", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
     "stability_score_thresh", "box_nms_thresh")
 

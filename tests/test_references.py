@@ -77,7 +77,7 @@ def test_damaged_entry_is_made_again(bank, tiny, tools, tmp_path):
 
 MISSES = dict(seed=1, image_size=128, denoising_steps=3, guidance=2.0, degenerate_std=1.0, redraws=1, attention_resolutions="8", attention_threshold=0.6, attention_points=4, attention_top=0.1,
               mask_min_area=0.1, mask_max_area=0.9, reference_side=128)
-HITS = dict(synthesis_batch=7, images_per_class=9, subcategories=3, agents=2, region_side=64, points_per_side=9, box_nms_thresh=0.5, painting="score", bootstrap=5, points_per_batch=3, clip_side=32, centring="bank")
+HITS = dict(synthesis_batch=7, images_per_class=9, subcategories=3, background_subcategories=3, agents=2, region_side=64, points_per_side=9, box_nms_thresh=0.5, painting="score", bootstrap=5, points_per_batch=3, clip_side=32, centring="bank")
 
 @pytest.mark.parametrize("name", [*MISSES, *HITS])
 def test_keys_hold_what_matters_and_no_more(tiny, tools, name):
@@ -114,7 +114,8 @@ def test_masks_that_leave_no_background(tiny):
 
 def test_subcategories(bank, tiny):
     found = bank.references(tiny)
-    assert found.owner.tolist() == [0, 0, 1, 1, 2, 2] and found.subcategories == 2
+    assert found.owner.tolist() == [0, 1, 1, 2, 2] and found.subcategories == 2  # the toybox's background has one
+    assert bank.references(tiny.replace(background_subcategories=3)).owner.tolist() == [0, 0, 0, 1, 1, 2, 2]
     more = bank.references(tiny.replace(subcategories=8))
     assert (more.owner == 1).sum() == 3 and more.subcategories == 8  # three pictures give at most three
     one = bank.references(tiny, subcategories=False)

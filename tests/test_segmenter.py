@@ -197,6 +197,7 @@ def test_box_of(): assert box_of(np.float32([2, 3, 2, 3])) == (2, 3, 3, 4)
 @pytest.mark.parametrize("change, variant, hit", [
     (dict(agents=3), {}, False), (dict(agents=3), dict(ranking=False), True), (dict(candidates="all"), {}, False), (dict(score_floor=1e-3), {}, False), (dict(ranking_temperature=2), {}, True),
     (dict(ranking="softmax"), {}, False), (dict(agent_choice="random"), {}, False), (dict(subcategories=5), {}, False), (dict(subcategories=5), dict(subcategories=False), True),
+    (dict(background_subcategories=5), {}, False), (dict(background_subcategories=5), dict(subcategories=False), True),
     (dict(seed=5), {}, False), (dict(seed=5), dict(subcategories=False), True), (dict(painting="score"), {}, False), (dict(uncovered="patches"), {}, False), (dict(centring="bank"), {}, False),
     (dict(points_per_batch=3), {}, True), (dict(bootstrap=3), {}, True)])
 def test_matching_keys(tiny, change, variant, hit): assert (matching_key(tiny, **variant) == matching_key(tiny.replace(**change), **variant)) == hit
