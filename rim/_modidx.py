@@ -512,6 +512,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rim.toybox.training.load_task': ('toybox/training.html#load_task', 'rim/toybox/training.py'),
                                      'rim.toybox.training.machine': ('toybox/training.html#machine', 'rim/toybox/training.py'),
                                      'rim.toybox.training.main': ('toybox/training.html#main', 'rim/toybox/training.py'),
+                                     'rim.toybox.training.mixed_precision': ( 'toybox/training.html#mixed_precision',
+                                                                              'rim/toybox/training.py'),
                                      'rim.toybox.training.plot_record': ('toybox/training.html#plot_record', 'rim/toybox/training.py'),
                                      'rim.toybox.training.rate': ('toybox/training.html#rate', 'rim/toybox/training.py'),
                                      'rim.toybox.training.read_record': ('toybox/training.html#read_record', 'rim/toybox/training.py'),
