@@ -191,6 +191,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'rim.prepare.prepare_maps': ('prepare.html#prepare_maps', 'rim/prepare.py'),
                              'rim.prepare.read_details': ('prepare.html#read_details', 'rim/prepare.py'),
                              'rim.prepare.require': ('prepare.html#require', 'rim/prepare.py'),
+                             'rim.prepare.run_lengths': ('prepare.html#run_lengths', 'rim/prepare.py'),
+                             'rim.prepare.run_mask': ('prepare.html#run_mask', 'rim/prepare.py'),
                              'rim.prepare.write_all': ('prepare.html#write_all', 'rim/prepare.py'),
                              'rim.prepare.write_labels': ('prepare.html#write_labels', 'rim/prepare.py')},
             'rim.proposals': { 'rim.proposals.ArrayGenerator': ('proposals.html#arraygenerator', 'rim/proposals.py'),

@@ -138,7 +138,9 @@ def read_names(
     if not Path(path).is_file(): raise FileNotFoundError(f"a benchmark needs the list of its labels in {path}")
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
-    return Vocabulary.of(names, (bool(names) and names[0].casefold() == BACKGROUND) if background is None else background)
+    spelled = bool(names) and names[0].casefold() == BACKGROUND
+    background = spelled if background is None else background
+    return Vocabulary.of(names[1:] if spelled and background else names, background)
 
 # %% ../nbs/21_datasets.ipynb #b96dc9b7
 def names_file(

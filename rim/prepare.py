@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLYGONS', 'CONTEXT_IDS', 'PREPARATIONS', 'write_labels', 'Prepared', 'require', 'write_all', 'converted',
-           'prepare_maps', 'polygon_labels', 'detail_labels', 'read_details', 'prepare_context', 'prepare',
-           'check_benchmark', 'folder_problems']
+           'prepare_maps', 'polygon_labels', 'run_lengths', 'run_mask', 'detail_labels', 'read_details',
+           'prepare_context', 'prepare', 'check_benchmark', 'folder_problems']
 
 # %% ../nbs/24_prepare.ipynb #3e9eaf4a
 import io
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
-from pycocotools import mask as rle
 from tqdm import tqdm
 from .datasets import CITYSCAPES, CITYSCAPES_NAMES, IGNORE, SOURCES, FolderBenchmark, PublishedBenchmark, check_size, file_of, find_home, get_benchmark, image_size, keys_in, read_labels, translate
 from .settings import Settings
@@ -116,6 +115,30 @@ def polygon_labels(
     except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"polygons must be an annotation of Cityscapes: {path} isn't ({type(e).__name__}: {e})") from None
     return np.array(canvas)
 
+# %% ../nbs/24_prepare.ipynb #03dfc23d
+def run_lengths(
+    counts: str,  # compressed, as in JSON
+) -> np.ndarray:  # int64 [n], out, in, out, ...
+    "The run lengths of a compressed mask."
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63: raise ValueError("run lengths must be whole numbers in COCO's characters")
+    starts = np.r_[0, ends[:-1] + 1]
+    lengths = ends - starts + 1
+    if lengths.max() > 7: raise ValueError("run lengths must be whole numbers in COCO's characters")
+    runs = np.add.reduceat((codes & 31) << 5 * (np.arange(len(codes)) - np.repeat(starts, lengths)), starts)
+    runs -= (codes[ends] & 16 > 0) * (1 << 5 * lengths)  # the last character's highest bit is the sign
+    for first in (1, 2): runs[first::2] = np.cumsum(runs[first::2])
+    return runs
+
+def run_mask(
+    segmentation: dict,  # size (H, W), counts
+) -> np.ndarray:  # bool [H, W]
+    "The mask that run lengths describe."
+    (h, w), runs = segmentation["size"], run_lengths(segmentation["counts"])
+    if runs.min() < 0 or runs.max() > h * w or runs.sum() != h * w: raise ValueError(f"run lengths must fill a mask of {h} x {w} pixels")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
+
 # %% ../nbs/24_prepare.ipynb #64e66359
 CONTEXT_IDS = (0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296,
     308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458)
@@ -129,7 +152,8 @@ def detail_labels(
     for mask in masks:
         if mask["category_id"] not in CONTEXT_IDS: raise ValueError(f"a category must be one of Context's 59: {image['file_name']} has {mask['category_id']}")
         if tuple(mask["segmentation"]["size"]) != labels.shape: raise ValueError(f"a mask must have its image's size {labels.shape}: {image['file_name']} has one of {mask['segmentation']['size']}")
-        labels[rle.decode(mask["segmentation"]) > 0] = CONTEXT_IDS.index(mask["category_id"])
+        try: labels[run_mask(mask["segmentation"])] = CONTEXT_IDS.index(mask["category_id"])
+        except ValueError as e: raise ValueError(f"{e}: in {image['file_name']}") from None
     return labels
 
 # %% ../nbs/24_prepare.ipynb #92e80542
@@ -140,8 +164,10 @@ def read_details(
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
         images = sorted((i for i in data["images"] if i["phase"] == "val"), key=lambda i: i["file_name"])
-        masks = defaultdict(list)
-        for mask in data["annos_segmentation"]: masks[mask["image_id"]].append({k: mask[k] for k in ("category_id", "segmentation")})
+        wanted, masks = {i["image_id"] for i in images}, defaultdict(list)
+        for mask in (m for m in data["annos_segmentation"] if m["image_id"] in wanted):
+            size, counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
+            masks[mask["image_id"]].append({"category_id": mask["category_id"], "segmentation": {"size": [int(n) for n in size], "counts": str(counts)}})
         for i in images: i["file_name"], i["image_id"], int(i["height"]), int(i["width"])
     except (KeyError, TypeError, ValueError) as e: raise ValueError(f"detail annotations must have images and annos_segmentation: {file} hasn't ({type(e).__name__}: {e})") from None
     return images, masks
