@@ -12,7 +12,7 @@ __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'result_names', 'output_fold
 import argparse, os, sys
 from pathlib import Path
 from . import __version__
-from .settings import Settings
+from .settings import KINDS, Settings
 
 # %% ../nbs/51_cli.ipynb #6af878a9
 class Parser(argparse.ArgumentParser):
@@ -121,17 +121,18 @@ def benchmark_of(args, settings):
     return shard(whole, args.shard) if args.shard else whole
 
 def place_of(args):
-    "The benchmark's name for the settings: a folder in --root, or what was said."
-    inside = Path(args.root or ".", args.benchmark)
+    "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
     if args.root and not Path(args.root).is_dir(): raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
-    return str(inside) if inside.is_dir() else args.benchmark
+    inside = Path(args.root or ".", args.benchmark)
+    place = {"data_dir": args.root} if args.root and "data_dir" in KINDS else {}
+    return {**place, "benchmark": str(inside) if (inside / "names.txt").is_file() else args.benchmark}
 
 # %% ../nbs/51_cli.ipynb #0e58602d
 def evaluate(args):
     "rim evaluate: methods on a benchmark, measured image by image."
     for option in ("limit", "worst"):
         if getattr(args, option) < 0: raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")
-    overrides = {**dict(args.set), "benchmark": place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
+    overrides = {**dict(args.set), **place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
     settings = Settings.from_profile(args.profile, **overrides)
     benchmark = benchmark_of(args, settings)
     if not len(benchmark): print(f"{benchmark.name}: no image falls into this shard."); return 0
@@ -245,7 +246,7 @@ def add_evaluation(commands):
     "evaluate."
     command = with_settings(commands.add_parser("evaluate", help="measure methods on a benchmark", description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there."))
     command.add_argument("benchmark", metavar="BENCHMARK", help="a name (toybox, ...), or a folder with images/, labels/ and names.txt")
-    command.add_argument("--root", metavar="DIR", help="where the benchmark's folder lies")
+    command.add_argument("--root", metavar="DIR", help="the folder that the benchmark lies in")
     command.add_argument("--method", metavar="NAME", action="append", help='rim (default), a variant such as "+ ranking", clip-crops, oracle; may be repeated')
     command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
     command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")
@@ -284,7 +285,7 @@ def main(argv=None):
     if more and args.run is not toybox_train: parser().error(f"unrecognised: {' '.join(more)}")
     args.more = more
     try: return args.run(args)
-    except KeyboardInterrupt as stop: print(f"rim: interrupted; {stop or 'what is finished is kept, the same command goes on from there'}.", file=sys.stderr); return 130
+    except KeyboardInterrupt as stop: print(f"rim: interrupted; {str(stop) or 'what is finished is kept, the same command goes on from there'}.", file=sys.stderr); return 130
     except (ValueError, OSError) as error:
         if os.environ.get("RIM_TRACEBACK"): raise
         print(f"rim: {sentence(error)}", file=sys.stderr)

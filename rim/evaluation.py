@@ -301,7 +301,7 @@ def summary(
     shown = lambda v: "–" if v is None else f"{v:.1f}"
     for method in self.confusions:
         rows = [f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} – {shown(r['high'])} | {r['images']} |" for r in self.class_rows(method)]
-        counts = ", ".join(f"{name} {value:g}" for name, value in self.total(method).items())
+        counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())
         worst = [f"| {key} | {100 * value:.1f} |" for _, key, value in self.worst(method, 10)]
         parts += [f"## {method}", "\n".join(["| class | IoU | 95 % interval | images with it |", "|---|---|---|---|", *rows]), f"Counted over all images: {counts}." if counts else "",
                   "\n".join(["| worst images | mIoU |", "|---|---|", *worst])]
