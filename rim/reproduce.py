@@ -16,6 +16,7 @@ import ast, csv, hashlib, json, os, platform, shlex, shutil, subprocess, sys, te
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np
@@ -123,8 +124,9 @@ class Job:
     inputs: dict                                # name of an input -> sha256
     overrides: dict = field(default_factory=dict)   # what --set changed
 
-    @property
+    @cached_property
     def made_from(self):
+        "All that determines the result, as it is when first asked for: before the run."
         settings = {k: v for k, v in self.settings.as_dict().items() if k not in PLACES}
         return dict(code=code_of(self.notebook), package=package_digest(), parameters=self.parameters, settings=settings, inputs=self.inputs, versions=versions())
 
@@ -503,6 +505,7 @@ def make(job, root, force=False, say=print):
     where = job.folder.relative_to(root)
     with alone(job.folder, lambda: say(f"{name}: another run is making it; waiting for it.")):
         settle(job.folder)
+        job.made_from                           # as it is now: code that changes during the run is not what ran
         if not force and up_to_date(job, store):
             say(f"{name}: up to date in {where} (--force makes it again)."); return True
         say(f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from nothing on two cores (profile toybox).")

@@ -221,6 +221,12 @@ def test_killed_between_two_renames_nothing_is_lost(tmp_path):
     rp.settle(folder)
     assert (folder / "tiny.csv").read_text() == "old" and not list((folder.parent / rp.ASIDE).iterdir())
 
+def test_code_that_changes_during_a_run_is_not_taken_for_what_ran(project):
+    path = project / "nbs/paper/tiny.ipynb"
+    write(project, "tiny", WORKS, f"book = Path({str(path)!r}); book.write_text(book.read_text().replace('21 * factor', '22 * factor'))")
+    assert run(project)[0] == 0 and "42" in (project / "figures/toybox/tiny/tiny.csv").read_text()
+    assert "running" in run(project)[1] and "44" in (project / "figures/toybox/tiny/tiny.csv").read_text()
+
 def test_provenance_holds_what_the_kernel_counted(project):
     write(project, "tiny", WORKS, "from rim.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', method='rim', clamped=17, set_aside=0)")
     os.environ.pop("RIM_LEDGER", None)
