@@ -38,6 +38,7 @@ clean:  ## remove what was built; the environment, the store and the figures sta
 	rm -rf _docs _proc jupyter_execute build dist .pytest_cache .hypothesis
 	find rim nbs tests bench docs -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.partial.ipynb' -not -path './.venv/*' -delete
+	rm -rf figures/*/.partial
 
 # uv resolves and unpacks several times faster than pip; where it cannot (a mirror that only pip is set up for), pip does it.
 $(STAMP): pyproject.toml constraints.txt

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'result_names', 'output_folder', 'vocabulary_of', 'segment', 'settings_of',
-           'build_references', 'show_references', 'reproduce', 'doctor', 'data_settings', 'data_prepare', 'data_check',
-           'toybox_scene', 'toybox_train', 'with_settings', 'add_method', 'add_project', 'add_toybox', 'add_data',
-           'parser', 'main']
+           'build_references', 'show_references', 'benchmark_of', 'place_of', 'evaluate', 'write_evaluation',
+           'reproduce', 'doctor', 'data_settings', 'data_prepare', 'data_check', 'toybox_scene', 'toybox_train',
+           'with_settings', 'add_method', 'add_project', 'add_evaluation', 'add_toybox', 'add_data', 'parser', 'main']
 
 # %% ../nbs/51_cli.ipynb #b415ba74
 import argparse, os, sys
 from pathlib import Path
 from . import __version__
-from .settings import Settings
+from .settings import KINDS, Settings
 
 # %% ../nbs/51_cli.ipynb #6af878a9
 class Parser(argparse.ArgumentParser):
@@ -109,6 +109,60 @@ def show_references(args):
         if isinstance(value, (int, float, str)): print(f"{key}: {value}")
     print(sheet)
     return 0
+
+# %% ../nbs/51_cli.ipynb #466dc013
+def benchmark_of(args, settings):
+    "The benchmark that rim evaluate names, with the words of --classes, and of it the part that --shard names."
+    from rim.datasets import get_benchmark
+    from rim.evaluation import Part, shard
+    from rim.vocabulary import Vocabulary
+    whole = get_benchmark(settings.benchmark, settings)
+    if args.classes: whole = Part(whole, words=Vocabulary.of(Path(args.classes) if os.path.isfile(args.classes) else args.classes, whole.vocabulary.background))
+    return shard(whole, args.shard) if args.shard else whole
+
+def place_of(args):
+    "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
+    if args.root and not Path(args.root).is_dir(): raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
+    inside = Path(args.root or ".", args.benchmark)
+    place = {"data_dir": args.root} if args.root and "data_dir" in KINDS else {}
+    return {**place, "benchmark": str(inside) if (inside / "names.txt").is_file() else args.benchmark}
+
+# %% ../nbs/51_cli.ipynb #0e58602d
+def evaluate(args):
+    "rim evaluate: methods on a benchmark, measured image by image."
+    for option in ("limit", "worst"):
+        if getattr(args, option) < 0: raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")
+    overrides = {**dict(args.set), **place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
+    settings = Settings.from_profile(args.profile, **overrides)
+    benchmark = benchmark_of(args, settings)
+    if not len(benchmark): print(f"{benchmark.name}: no image falls into this shard."); return 0
+    benchmark.check()
+    from rim.evaluation import Unmeasured, evaluate, told
+    from rim.examination import named_methods
+    from rim.segmenter import RIM
+    rim = RIM.from_profile(args.profile, **overrides)
+    methods = named_methods(list(dict.fromkeys(args.method or ["rim"])), rim, benchmark)
+    try: report = evaluate(methods, benchmark, settings, rim.store, keep_going=True)
+    except Unmeasured as error: print(f"rim: {error}", file=sys.stderr); return 1
+    print(report.markdown())
+    if args.shard: print("When all shards are done, the same command without --shard writes the report of the whole.")
+    else: print(f"{write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, classes.csv, images.csv, worst images")
+    if report.aside: print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
+    return int(bool(report.aside))
+
+# %% ../nbs/51_cli.ipynb #5c8e3a42
+def write_evaluation(report, methods, benchmark, settings, args):
+    "Write the report and the sheets of the worst images; the folder they are in."
+    import re
+    from rim import figures
+    from rim.examination import worst_sheet
+    folder = output_folder(args.out or Path("out", re.sub(r"[^\w.-]+", "-", benchmark.name)))
+    settings = settings.replace(benchmark=benchmark.name)   # not the path that it was found at
+    report.write(folder, figures.profile_line(settings, len(report.items)))
+    for name, method in methods.items() if args.worst else ():
+        fig = worst_sheet(report, name, method, benchmark, settings, args.worst)
+        figures.save(fig, folder, "worst-" + re.sub(r"\W+", "-", name).strip("-"))
+    return folder
 
 # %% ../nbs/51_cli.ipynb #35d93333
 def reproduce(args):
@@ -209,6 +263,20 @@ def add_project(commands):
     command.set_defaults(run=reproduce)
     with_settings(commands.add_parser("doctor", help="which weights are there, and how to fetch the others")).set_defaults(run=doctor)
 
+# %% ../nbs/51_cli.ipynb #45a5824f
+def add_evaluation(commands):
+    "evaluate."
+    command = with_settings(commands.add_parser("evaluate", help="measure methods on a benchmark", description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there."))
+    command.add_argument("benchmark", metavar="BENCHMARK", help="a name (toybox, ...), or a folder with images/, labels/ and names.txt")
+    command.add_argument("--root", metavar="DIR", help="the folder that the benchmark lies in")
+    command.add_argument("--method", metavar="NAME", action="append", help='rim (default), a variant such as "+ ranking", clip-crops, oracle; may be repeated')
+    command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
+    command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")
+    command.add_argument("--shard", metavar="i/n", help="every n-th image from the i-th on, into the store")
+    command.add_argument("--worst", type=int, default=6, metavar="K", help="images on the sheet of the worst (6)")
+    command.add_argument("--out", metavar="DIR", help="default: out/BENCHMARK")
+    command.set_defaults(run=evaluate)
+
 # %% ../nbs/51_cli.ipynb #7990dbd6
 def add_toybox(commands):
     "toybox scene and toybox train."
@@ -241,7 +309,7 @@ def parser():
     root = Parser("rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching.")
     root.add_argument("--version", action="version", version=f"rim {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_method, add_project, add_toybox, add_data): add(commands)
+    for add in (add_method, add_evaluation, add_project, add_toybox, add_data): add(commands)
     return root
 
 # %% ../nbs/51_cli.ipynb #e7c54ee3
@@ -251,7 +319,7 @@ def main(argv=None):
     if more and args.run is not toybox_train: parser().error(f"unrecognised: {' '.join(more)}")
     args.more = more
     try: return args.run(args)
-    except KeyboardInterrupt: print("rim: interrupted; what is finished is kept, the same command goes on from there.", file=sys.stderr); return 130
+    except KeyboardInterrupt as stop: print(f"rim: interrupted; {str(stop) or 'what is finished is kept, the same command goes on from there'}.", file=sys.stderr); return 130
     except (ValueError, OSError) as error:
         if os.environ.get("RIM_TRACEBACK"): raise
         print(f"rim: {sentence(error)}", file=sys.stderr)

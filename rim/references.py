@@ -24,6 +24,7 @@ from sklearn.cluster import KMeans
 from tqdm import tqdm
 from .features import DinoKeys, pool
 from .images import open_image, read_image
+from .ledger import note
 from .models import dtype_of, load_dino, load_diffusion, load_sam, weights_key
 from .proposals import Proposer, foreground_mask
 from .settings import Settings
@@ -259,7 +260,9 @@ def bank_from_references(
     counts = {"references": len(kept), "dropped": len(made) - len(kept), "fallbacks": sum(m[4].get("mask") == "attention" for m in kept),
               "redraws": sum(m[4].get("redraws", 0) for m in made), "dropped_of": {n: c for i, n in enumerate(names) if (c := sum(m[0] == i for m in made) - int((owner == i).sum()))}}
     vectors = [np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")]
-    return ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
+    bank = ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
+    note("bank", digest=bank.digest, classes=len(names), **{k: counts[k] for k in ("references", "dropped", "fallbacks", "redraws")})
+    return bank
 
 # %% ../nbs/20_references.ipynb #36186e59
 def build(

@@ -43,7 +43,7 @@ def test_help_is_immediate_and_loads_nothing_heavy():
     code = "import sys, rim.cli; rim.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
-@pytest.mark.parametrize("words", [[], ["segment"], ["references"], ["references", "build"], ["references", "show"], ["reproduce"], ["doctor"], ["toybox"], ["toybox", "scene"], ["toybox", "train"]])
+@pytest.mark.parametrize("words", [[], ["segment"], ["references"], ["references", "build"], ["references", "show"], ["evaluate"], ["reproduce"], ["doctor"], ["toybox"], ["toybox", "scene"], ["toybox", "train"]])
 def test_every_command_explains_itself(capsys, words):
     code, out, _ = run(capsys, *words, "--help")
     assert code == 0 and "usage: rim" in out
@@ -65,6 +65,12 @@ REFUSALS = [
     (["references", "build", "--classes", "boat", "--out", "FOLDER"], "--out must be a file"),
     (["references", "show", "nowhere.safetensors"], "nowhere.safetensors"),
     (["references", "show", "TEXT"], "text.png"),
+    (["evaluate", "nowhere", "--out", "OUT"], "nowhere"),
+    (["evaluate", "toybox", "--root", "TEXT", "--out", "OUT"], "--root must be a folder"),
+    (["evaluate", "toybox", "--method", "magic", "--out", "OUT"], "'magic'"),
+    (["evaluate", "toybox", "--shard", "5/4", "--out", "OUT"], "'5/4'"),
+    (["evaluate", "toybox", "--limit", "-1", "--out", "OUT"], "-1"),
+    (["evaluate", "toybox", "--limit", "2", "--classes", "boat, tree", "--out", "OUT"], "got 2 names"),
     (["reproduce", "table99"], "table99"),
     (["reproduce", "table2", "--set", "agnets=3"], "'agents'"),
     (["toybox", "scene", "--seed", "-1", "--out", "OUT"], "-1"),
@@ -132,3 +138,70 @@ def test_scene_writes_picture_labels_and_names(capsys, tmp_path):
 def test_reproduce_lists(capsys):
     code, out, _ = run(capsys, "reproduce", "--list")
     assert code == 0 and "table2" in out
+
+@pytest.fixture
+def bright(monkeypatch):
+    "A method by name that needs no weights, and what it was called with."
+    from rim import examination
+    from rim.segmentation import Method
+    calls = []
+    def predict(image, _): calls.append(1); return (image.mean(2) > 180).astype(np.uint8)
+    monkeypatch.setitem(examination.METHODS, "bright", lambda rim, benchmark: Method(predict, key={"method": "bright"}))
+    return calls
+
+def test_evaluate_writes_its_report_and_is_resumed(capsys, tmp_path, bright):
+    words = ["evaluate", "toybox", "--method", "bright", "--limit", 5, "--worst", 2, "--out", tmp_path / "out"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and "toybox-test-128, 5 images" in out and len(bright) == 7   # five, and two for the sheet
+    files = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    assert set(files) == {"report.md", "methods.csv", "classes.csv", "images.csv", "worst-bright.png", "worst-bright.pdf"} and b"a small world of our own" in files["report.md"]
+    assert run(capsys, *words)[0] == 0 and len(bright) == 9
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == files, "the same measurement, the same bytes"
+
+def test_shards_leave_their_results_in_the_store(capsys, tmp_path, bright):
+    words = ["evaluate", "toybox", "--method", "bright", "--limit", 5, "--worst", 0, "--out", tmp_path / "out"]
+    for i in (1, 2):
+        code, out, _ = run(capsys, *words, "--shard", f"{i}/2")
+        assert code == 0 and f"shard {i} of 2" in out and not (tmp_path / "out").exists()
+    assert run(capsys, *words)[0] == 0 and len(bright) == 5 and (tmp_path / "out/report.md").exists()
+    code, out, _ = run(capsys, *words, "--shard", "6/6")
+    assert code == 0 and "no image" in out
+
+def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path, bright, monkeypatch):
+    from rim import examination
+    from rim.segmentation import Method
+    calls = []
+    def predict(image, _):
+        calls.append(1)
+        if len(calls) == 2: raise RuntimeError("too dark")
+        return image[..., 0] // 255
+    monkeypatch.setitem(examination.METHODS, "moody", lambda rim, benchmark: Method(predict, key={"method": "moody"}))
+    code, out, err = run(capsys, "evaluate", "toybox", "--method", "moody", "--limit", 3, "--worst", 0, "--out", tmp_path / "out")
+    assert code == 1 and "2 images, 1 set aside" in out and "RuntimeError: too dark" in err and "too dark" in (tmp_path / "out/set_aside.txt").read_text()
+    assert run(capsys, "evaluate", "toybox", "--method", "moody", "--limit", 3, "--worst", 0, "--out", tmp_path / "out")[0] == 0
+    assert len(calls) == 4 and not (tmp_path / "out/set_aside.txt").exists()
+
+def test_an_interrupted_evaluation_says_how_far_it_came(capsys, tmp_path, monkeypatch):
+    from rim import examination
+    from rim.segmentation import Method
+    calls = []
+    def predict(image, _):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return image[..., 0] * 0
+    monkeypatch.setitem(examination.METHODS, "stopped", lambda rim, benchmark: Method(predict, key={"method": "stopped"}))
+    words = ["evaluate", "toybox", "--method", "stopped", "--limit", 4, "--worst", 0, "--out", tmp_path / "out"]
+    code, _, err = run(capsys, *words)
+    assert code == 130 and "interrupted; 2 of 4 images are done; the same call goes on from there." in err
+    assert run(capsys, *words)[0] == 0 and len(calls) == 5
+
+def test_evaluate_finds_a_folder_in_its_root_and_names_no_path(capsys, tmp_path, bright, tiny_image):
+    home = tmp_path / "data/mine"
+    for name in ("images", "labels"): (home / name).mkdir(parents=True)
+    (home / "names.txt").write_text("background\nred\n")
+    Image.fromarray(tiny_image).save(home / "images/a.png"); Image.fromarray((tiny_image[..., 0] > 200).astype(np.uint8)).save(home / "labels/a.png")
+    code, out, _ = run(capsys, "evaluate", "mine", "--root", tmp_path / "data", "--method", "bright", "--out", tmp_path / "out", "--worst", 1)
+    assert code == 0 and "mine, 1 image " in out and str(tmp_path) not in (tmp_path / "out/report.md").read_text()
+    Image.fromarray(np.full(tiny_image.shape[:2], 7, np.uint8)).save(home / "labels/a.png")
+    code, _, err = run(capsys, "evaluate", "mine", "--root", tmp_path / "data", "--method", "bright", "--out", tmp_path / "out")
+    assert code == 2 and "labels must lie in 0..1 or be 255" in err

@@ -1,6 +1,8 @@
 """Evaluation: each method once per image, stored, resumable, checked first; the report says what the sums say."""
+import shutil, signal, subprocess, sys, time
 import numpy as np, pytest
-from rim.evaluation import Report, as_method, evaluate, item_key, pack_confusion, unpack_confusion
+from rim.evaluation import PATIENCE, Part, Report, Unmeasured, as_method, evaluate, item_key, pack_confusion, shard, unpack_confusion
+from rim.ledger import VARIABLE, read_ledger
 from rim.metrics import confusion, mean_iou
 from rim.segmentation import Method
 from rim.settings import Settings
@@ -62,13 +64,132 @@ def test_interrupted_and_resumed(settings, tmp_path):
     resumed = evaluate(methods, Blocks(), settings, store, False)
     assert counter.predicted == 11 and all((resumed.confusions[m] == whole.confusions[m]).all() for m in methods)  # ten, and the one that was interrupted
 
-def test_an_error_leaves_what_is_done(settings, tmp_path):
-    store, bad = Store(tmp_path), Blocks()
+def failing_on(numbers, error=RuntimeError("no")):
+    bad = [Blocks().images[i] for i in numbers]
     def fails(image, _):
-        if (image == bad.images[3]).all(): raise RuntimeError("no")
-        return image[..., 0]
-    with pytest.raises(RuntimeError) as error: evaluate({"fails": Method(fails, key={"m": 1})}, bad, settings, store, False)
-    assert "'fails' on 'block-3'" in error.value.__notes__[0] and len(store.list("confusion")) == 3
+        if any((image == b).all() for b in bad): raise error
+        return image[..., 1]
+    return {"guesses": Method(fails, key={"m": "guesses"})}
+
+def test_a_failing_image_is_set_aside_and_named_and_the_others_are_done(settings, tmp_path, monkeypatch):
+    store, whole = Store(tmp_path / "store"), evaluate(Counter().methods(), Blocks(), settings, progress=False)
+    with pytest.raises(Unmeasured, match=r"1 of 5 images could not be measured and was set aside \('guesses' on 'block-1': RuntimeError: no\)"): evaluate(failing_on([1]), Blocks(), settings, store, False)
+    assert len(store.list("confusion")) == 4
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "ledger"))
+    report = evaluate(failing_on([1]), Blocks(), settings, store, False, keep_going=True)
+    assert report.items == ("block-0", "block-2", "block-3", "block-4") and (report.confusions["guesses"] == whole.confusions["guesses"][[0, 2, 3, 4]]).all()
+    assert [a.index for a in report.aside] == [1] and "raise error" in report.aside[0].trace and "1 set aside" in report.markdown()
+    assert all(key == f"block-{index}" for index, key, _ in report.worst("guesses", 4)), "the index is the benchmark's"
+    assert read_ledger(tmp_path / "ledger")["evaluation"] == [dict(benchmark="blocks", method="guesses", images=4, set_aside=1)]
+    report.write(tmp_path / "out")
+    assert "block-1" in (tmp_path / "out/report.md").read_text() and "Traceback" in (tmp_path / "out/set_aside.txt").read_text()
+    assert (evaluate(failing_on([]), Blocks(), settings, store, False).confusions["guesses"] == whole.confusions["guesses"]).all(), "mended, it goes on"
+
+def test_an_unreadable_image_is_set_aside(settings):
+    class Torn(Blocks):
+        def __getitem__(self, i):
+            if i == 2: raise OSError("torn")
+            return super().__getitem__(i)
+    report = evaluate(Counter().methods(), Torn(), settings, progress=False, keep_going=True)
+    assert len(report.items) == 4 and report.aside[0].item == "reading image 2" and "OSError: torn" in report.aside[0].error
+
+def test_what_fails_on_every_image_alike_is_no_matter_of_images(settings):
+    calls = []
+    def never(image, _): calls.append(1); raise FileNotFoundError("no weights")
+    with pytest.raises(FileNotFoundError, match="no weights"): evaluate({"m": Method(never)}, Blocks(40), settings, progress=False, keep_going=True)
+    assert len(calls) == PATIENCE
+    def differently(image, _): raise RuntimeError(len(calls := [*range(len(image))]) + int(image[0, 0, 0]) + int(image[0, 1, 0]))
+    with pytest.raises(Unmeasured, match="40 of 40 images"): evaluate({"m": Method(differently)}, Blocks(40), settings, progress=False, keep_going=True)
+
+def test_a_store_that_cannot_be_written_stops_the_run(settings, tmp_path, monkeypatch):
+    store, counter = Store(tmp_path), Counter()
+    def full(*_): raise OSError(28, "cannot write: No space left on device")
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(OSError, match="No space"): evaluate(counter.methods(), Blocks(), settings, store, False, keep_going=True)
+    assert counter.predicted == 1
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from rim.datasets import ToyboxBenchmark
+from rim.evaluation import evaluate
+from rim.segmentation import Method
+from rim.settings import Settings
+from rim.store import Store
+def slowly(image, _):
+    with open(sys.argv[2], "a") as log: log.write("called\\n")
+    time.sleep(0.05)
+    return (image.mean(2) > 180).astype("uint8")
+evaluate({"slow": Method(slowly, key={"m": "slow"})}, ToyboxBenchmark(60, size=64), Settings.from_profile("toybox"), Store(sys.argv[1]), progress=False)
+"""
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_most_one_image_is_lost(settings, tmp_path, how):
+    from rim.datasets import ToyboxBenchmark
+    log, store = tmp_path / "log", Store(tmp_path / "store")
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(store.root), str(log)])
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= 12) and time.monotonic() < deadline and process.poll() is None: time.sleep(0.005)
+    process.send_signal(how); process.wait()
+    called, kept = len(log.read_text().splitlines()), len(store.list("confusion"))
+    assert process.returncode == -how and 12 <= called < 60 and called - kept <= 1
+    again = []
+    def method(note): return {"slow": Method(lambda image, _: note.append(1) or (image.mean(2) > 180).astype("uint8"), key={"m": "slow"})}
+    resumed = evaluate(method(again), ToyboxBenchmark(60, size=64), settings, store, False)
+    assert len(again) == 60 - kept
+    whole = evaluate(method([]), ToyboxBenchmark(60, size=64), settings, progress=False)
+    assert resumed.summary() == whole.summary() and (resumed.confusions["slow"] == whole.confusions["slow"]).all()
+
+@pytest.mark.parametrize("stores", ["one", "one each"])
+def test_shards_merge_to_exactly_the_whole(settings, tmp_path, stores):
+    whole, counter = evaluate(Counter().methods(), Blocks(11), settings, progress=False), Counter()
+    for i in (2, 3, 1):
+        part = evaluate(counter.methods(), shard(Blocks(11), f"{i}/3"), settings, Store(tmp_path / (f"{i}" if stores == "one each" else "all")), False)
+        assert part.items == tuple(f"block-{k}" for k in range(i - 1, 11, 3)) and part.benchmark == f"blocks, shard {i} of 3"
+        if stores == "one each": shutil.copytree(tmp_path / f"{i}", tmp_path / "all", dirs_exist_ok=True)
+    merged, used = evaluate(counter.methods(), Blocks(11), settings, Store(tmp_path / "all"), False), counter.predicted
+    assert used == 22, "merging computes nothing"
+    merged.write(tmp_path / "merged"); whole.write(tmp_path / "whole")
+    files = sorted(p.name for p in (tmp_path / "whole").iterdir())
+    assert files == ["classes.csv", "images.csv", "methods.csv", "report.md"] and all((tmp_path / "merged" / f).read_bytes() == (tmp_path / "whole" / f).read_bytes() for f in files)
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", "1/3/5"])
+def test_a_shard_is_i_of_n(text):
+    with pytest.raises(ValueError, match="i/n with i from 1 to n"): shard(Blocks(), text)
+
+def test_other_words_for_the_classes(settings):
+    words = Part(Blocks(), words=Vocabulary.of("boat, tree"))
+    report = evaluate(Counter().methods(), words, settings, progress=False)
+    assert report.labels == ("background", "boat", "tree")
+    with pytest.raises(ValueError, match="must name its 2 classes in their order: got 3 names"): Part(Blocks(), words=Vocabulary.of("a, b, c"))
+
+def test_class_rows_hold_their_value_and_know_what_they_were_measured_on(settings):
+    report = evaluate(Counter().methods(), Blocks(), settings, progress=False)
+    for row, value in zip(report.class_rows("guesses"), report.per_class("guesses").values()):
+        assert row["low"] <= row["IoU"] <= row["high"] and row["IoU"] == pytest.approx(100 * value) and row["images"] == 5 and row["scored"]
+    red = Blocks().images[..., 0]
+    assert [row["truth"] for row in report.class_rows("knows")] == [int((red == c).sum()) for c in range(3)]
+    absent = Report("b", ("a", "b"), ("x",), {"m": np.array([[[4, 0], [0, 0]]])}, skip=(0,))
+    rows = absent.class_rows("m")
+    assert rows[1]["IoU"] is None and rows[0]["scored"] is False and "| b | – |" in absent.summary() and "(not scored)" in absent.summary()
+
+def test_original_size_ignored_pixels_and_labels_out_of_range(settings, tmp_path, rng):
+    "A folder benchmark of odd sizes, with 255 in its label maps; then one with a label too high."
+    from PIL import Image
+    from rim.datasets import FolderBenchmark
+    for name in ("images", "labels"): (tmp_path / name).mkdir()
+    (tmp_path / "names.txt").write_text("background\nred\n")
+    for k, (h, w) in enumerate([(7, 31), (64, 5), (1, 9)]):
+        labels = rng.integers(0, 2, (h, w)).astype(np.uint8); labels[0, 0] = 255
+        Image.fromarray(np.repeat((labels == 1)[..., None] * np.uint8(200), 3, 2)).save(tmp_path / f"images/{k}.png")
+        Image.fromarray(labels).save(tmp_path / f"labels/{k}.png")
+    red, calls = Method(lambda image, _: calls.append(1) or (image[..., 0] > 100).astype(np.uint8)), []
+    report = evaluate({"red": red}, FolderBenchmark(tmp_path), settings, progress=False)
+    assert report.rows[0]["mIoU"] == 100 and report.confusions["red"].sum((1, 2)).tolist() == [7 * 31 - 1, 64 * 5 - 1, 8]
+    labels[0, 1] = 2; Image.fromarray(labels).save(tmp_path / "labels/2.png")
+    calls.clear()
+    with pytest.raises(ValueError, match=r"labels must lie in 0..1 or be 255: .*2.png contains \[2\]"): evaluate({"red": red}, FolderBenchmark(tmp_path), settings, progress=False)
+    assert not calls
 
 def test_damaged_result_is_computed_again(settings, tmp_path):
     counter, store = Counter(), Store(tmp_path)
@@ -111,7 +232,7 @@ def test_packing(rng):
 
 def test_totals():
     report = Report("b", ("a",), ("x", "y"), {"m": np.ones((2, 1, 1), int)}, {"m": ({"proposals": 3, "uncovered": 0.5}, {"proposals": 4})})
-    assert report.total("m") == {"proposals": 7, "uncovered": 0.5}
+    assert report.total("m") == {"proposals": 7}, "a share is no count"
 
 def test_segmenters_take_part(settings, tmp_path):
     from rim.rivals import ClipCrop
