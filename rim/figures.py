@@ -164,7 +164,7 @@ def region_gallery(
     for ax, name in zip(fig.axes, titles): ax.set_title(name, fontsize=7, loc="center", fontweight="normal")
     return fig
 
-# %% ../nbs/41_figures.ipynb #0cf7748f
+# %% ../nbs/41_figures.ipynb #1e3dc52c
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 def draw_curve(
@@ -187,17 +187,17 @@ def curves(
     fig, axes = plt.subplots(1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained")
     for ax, panel in zip(axes[0], panels):
         at = np.arange(len(panel["x"]))
-        if panel.get("chosen") in panel["x"]: ax.axvline(list(panel["x"]).index(panel["chosen"]), color=FAINT, ls=":", lw=1.2, label="setting in use")
         for i, (name, rows) in enumerate(panel["series"].items()): draw_curve(ax, at, rows, i, name)
         for i, (name, value) in enumerate(panel.get("levels", {}).items()): ax.axhline(value, color=INK, ls=("--", "-.")[i % 2], lw=1, label=name)
+        if panel.get("chosen") in panel["x"]: ax.axvline(list(panel["x"]).index(panel["chosen"]), color=FAINT, ls=":", lw=1.2, label="setting in use", zorder=0)
         ax.set_xticks(at, [f"{x:g}" if isinstance(x, (int, float)) else x for x in panel["x"]])
-        ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", "")); ax.grid(axis="y")
+        ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", "")); ax.grid(axis="y"); ax.set_axisbelow(True)
         ax.margins(x=0.06)
     axes[0, 0].set_ylabel(unit)
     low, high = axes[0, 0].get_ylim()
     spare = max(least - (high - low), 0) / 2
     axes[0, 0].set_ylim(low - spare, high + spare)
-    for ax in axes[0]: ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.8, columnspacing=1.2)
+    for ax in axes[0]: ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2, handlelength=1.8, columnspacing=1.2)
     return fig
 
 # %% ../nbs/41_figures.ipynb #db531111
