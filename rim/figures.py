@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INK', 'FAINT', 'GRID', 'COLOURS', 'STYLE', 'WORLDS', 'MARKERS', 'styled', 'profile_line', 'label_profile', 'save',
-           'bars', 'value_grid', 'overlay_grid', 'cut_out', 'region_gallery', 'draw_curve', 'curves', 'initials',
-           'score_bars', 'individual_or_relational', 'feature_maps', 'comparison', 'add_classes', 'number',
-           'table_text', 'save_table']
+           'bars', 'value_grid', 'overlay_grid', 'cut_out', 'region_gallery', 'draw_curve', 'curves', 'score_bars',
+           'individual_or_relational', 'feature_maps', 'comparison', 'add_classes', 'number', 'table_text',
+           'save_table']
 
 # %% ../nbs/41_figures.ipynb #c25c5d3b
 import csv
@@ -200,14 +200,7 @@ def curves(
     for ax in axes[0]: ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2, handlelength=1.8, columnspacing=1.2)
     return fig
 
-# %% ../nbs/41_figures.ipynb #db531111
-def initials(
-    names,              # of the agents
-):
-    "The shortest capitalised beginnings that tell names apart."
-    width = next(w for w in range(1, 99) if len({n[:w] for n in names}) == len(set(names)) or w > max(map(len, names)))
-    return [n[:width].capitalize() for n in names]
-
+# %% ../nbs/41_figures.ipynb #16306629
 def score_bars(
     ax, names, values,  # one bar each
     first,              # index of the bar that wins
@@ -217,11 +210,11 @@ def score_bars(
     at = np.arange(len(names))
     ax.barh(at, values, 0.62, color=[COLOURS[0] if i == first else "#c9d3dc" for i in at])
     low = min(0, np.min(values))
-    for i, value in enumerate(values): ax.text(value, i, f" {value:.3f}", va="center", fontsize=7.5)
+    for i, value in enumerate(values): ax.text(value, i, f" {value:.4f}", va="center", fontsize=7.5)
     ax.set_yticks(at, [f"{name} ✓" if i == truth else name for i, name in enumerate(names)], fontsize=8)
     ax.set_xlim(low, max(np.max(values), 1e-3) * 1.25); ax.invert_yaxis(); ax.tick_params(axis="y", length=0)
 
-# %% ../nbs/41_figures.ipynb #558437c7
+# %% ../nbs/41_figures.ipynb #9d062f3f
 @styled
 def individual_or_relational(
     image, mask,        # uint8 [H, W, 3], bool [H, W]: the region
@@ -231,6 +224,7 @@ def individual_or_relational(
     distributions,      # name -> float [n!]: the region's first, then references
     similarities,       # float [n]: the region's distribution with each agent's
     truth,              # name of the right class
+    note="",            # a line below the picture
 ):
     "A region's scores against agents, one by one and as distributions over rankings -> Figure."
     fig = plt.figure(figsize=(9.4, 4.9), layout="constrained")
@@ -238,15 +232,16 @@ def individual_or_relational(
     at = list(agents).index(truth) if truth in agents else None
     picture, ones, tens, wide = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[0, 1]), fig.add_subplot(grid[0, 2]), fig.add_subplot(grid[1, :])
     picture.imshow(np.where(mask[..., None], image, (0.35 * image + 0.65 * 255).astype(np.uint8)))
-    picture.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5); picture.axis("off"); picture.set_title(f"The region: {truth}")
+    picture.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5); picture.axis("off"); picture.set_title(f"The region: {truth}"); picture.text(0.5, -0.06, note, transform=picture.transAxes, ha="center", va="top", fontsize=8)
     score_bars(ones, agents, cosines, int(np.argmax(cosines)), at); ones.set(title="Individually", xlabel="cosine with the class reference")
     score_bars(tens, agents, similarities, int(np.argmax(similarities)), at); tens.set(title="By ranking", xlabel="similarity of ranking distributions")
-    short, x = initials(agents), np.arange(len(rankings))
+    probable = np.sort(np.argsort(-next(iter(distributions.values())), kind="stable")[:24])
+    short, x = [chr(ord("A") + k) for k in range(len(agents))], np.arange(len(probable))
     for i, (name, p) in enumerate(distributions.items()):
         shift = (i - (len(distributions) - 1) / 2) * 0.8 / len(distributions)
-        wide.bar(x + shift, p, 0.8 / len(distributions), color=(INK, COLOURS[0], COLOURS[1])[i % 3], label=name)
-    wide.set_xticks(x, ["".join(short[k] for k in order) for order in np.asarray(rankings)], rotation=90 if len(x) > 6 else 0, fontsize=6.5)
-    wide.set(title="Ranking distributions", ylabel="probability", xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents))); wide.margins(x=0.01)
+        wide.bar(x + shift, p[probable], 0.8 / len(distributions), color=(INK, COLOURS[0], COLOURS[1])[i % 3], label=name)
+    wide.set_xticks(x, ["".join(short[k] for k in order) for order in np.asarray(rankings)[probable]], rotation=90 if len(x) > 12 else 0, fontsize=8)
+    wide.set(title="Ranking distributions", ylabel="probability", xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents))); wide.margins(x=0.01, y=0.22)
     wide.legend(fontsize=8, loc="upper right", ncols=3)
     return fig
 
