@@ -29,6 +29,7 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "ax
 def styled(draw):
     "Draw with the house style, whatever the session's rcParams are."
     def wrapped(*args, **kwargs):
+        plt.draw_if_interactive()   # chooses the backend: within the context its interactive mode would be undone, and notebooks show the first figure only
         with plt.rc_context(STYLE): return draw(*args, **kwargs)
     wrapped.__doc__, wrapped.__name__, wrapped.__wrapped__ = draw.__doc__, draw.__name__, draw
     return wrapped

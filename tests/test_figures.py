@@ -131,3 +131,12 @@ def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
     path = figures.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})
     assert path.read_text() == "row,paper,ours,low,high\nRand,43.8,53.14,50.00,55.20\nnone,,,,\nsmall,,0.1234,0.1,0.2\n"
     assert (tmp_path / "new/t.md").read_text() == text + "\n"
+
+def test_a_notebook_shows_every_figure(root):
+    "The backend is chosen by the first figure; chosen within rc_context, its interactive mode was lost, and the second figure was never shown."
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+    draw = "fig = figures.value_grid([[1, 2]], ['a'], ['b', 'c']);"
+    book = new_notebook(cells=[new_code_cell(source) for source in ("from rim import figures", draw, draw)])
+    NotebookClient(book, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(root)}}).execute()
+    assert [["image/png" in o.get("data", {}) for o in c.outputs] for c in book.cells[1:]] == [[True], [True]]
