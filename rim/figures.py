@@ -50,6 +50,7 @@ def profile_line(
 # %% ../nbs/41_figures.ipynb #34e2251a
 def label_profile(fig, settings, n, seeds=None):
     "Stamp a figure with its profile line, below everything that is in it."
+    fig.draw_without_rendering()   # lays it out
     foot = min(fig.get_tightbbox().y0 / fig.get_figheight(), 0)
     fig.text(0.004, foot - 0.01, profile_line(settings, n, seeds), fontsize=6.5, color=FAINT, ha="left", va="top")
     return fig
