@@ -49,8 +49,9 @@ def run(name, folder, overrides, **parameters):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore:Number of distinct clusters")
 @pytest.mark.parametrize("given", [pytest.param(TINY, id="tiny"), pytest.param(BARE, id="bare"), pytest.param(NOTHING, id="nothing")])
 @pytest.mark.parametrize("name", OWN)
-def test_a_notebook_runs_to_its_end(name, given, store, tmp_path):
+def test_a_notebook_runs_to_its_end(name, given, store, tmp_path, capsys):
     run(name, tmp_path / name, {**given, "store": store}, **FEWER.get(name, {}))
+    assert not any(capsys.readouterr()), "nothing is printed, no progress bar"
     rows = read_table((tmp_path / name / f"{name}.csv").read_text())
     assert rows and all(TARGETS[name].paper.get(row) == paper for row, paper, _ in rows), "the paper's values are where they belong, and nowhere else"
     text = (tmp_path / name / f"{name}.md").read_text()
