@@ -73,3 +73,70 @@ def test_cut_out_is_the_box_with_a_margin():
 def test_region_gallery_of_many():
     image, masks = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)[:, None, :].repeat(16, 1)
     assert len(figures.region_gallery(image, masks[:9], [f"r{i}" for i in range(9)], across=4).axes) == 12
+
+CURVE = [(50, 53, 56), (54, 57, 60), (53, 56, 59)]
+
+def test_curves_show_series_bands_level_and_setting():
+    fig = figures.curves([dict(x=[1, 4, 16], series={"one": CURVE}, title="(a)", xlabel="T", chosen=4, levels={"cosine": 55}), dict(x=[0.3], series={"one": CURVE[:1]}, title="(b)")])
+    left, right = fig.axes
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["one", "cosine", "setting in use"]
+    assert left.lines[0].get_ydata().tolist() == [53, 57, 56] and len(left.collections) == 1
+    assert [t.get_text() for t in left.get_xticklabels()] == ["1", "4", "16"] and left.lines[2].get_xdata()[0] == 1
+    assert len(right.lines) == 1, "a setting that isn't on the axis isn't drawn"
+
+def test_a_flat_curve_looks_flat():
+    low, high = figures.curves([dict(x=[1, 2], series={"one": [(50, 50, 50), (50.1, 50.1, 50.1)]})]).axes[0].get_ylim()
+    assert high - low >= 10
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_one_region_named_twice(n):
+    from rim.ranking import ranking_distribution, ranking_permutations
+    names, p = ["car", "boat", "moon", "tree", "sun"][:n], ranking_distribution(np.linspace(1, 0.5, n))
+    fig = figures.individual_or_relational(np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool), names, np.linspace(0.5, 0.4, n), ranking_permutations(n).numpy(), {"region": p, "reference": p}, np.linspace(0.4, 0.5, n), "car", "a note")
+    shown = texts(fig)
+    assert "car ✓" in shown and "a note" in shown and "Individually" in shown and "By ranking" in shown and len(fig.axes[3].patches) == 2 * min(len(p), 24)
+
+def test_feature_maps_draw_every_region_and_reference():
+    points, owner = np.random.default_rng(0).normal(size=(9, 2)), np.repeat(range(3), 3)
+    fig = figures.feature_maps([dict(points=points, owner=owner, stars=np.eye(3, 2), title="a", note="n"), dict(points=points[:0], owner=owner[:0], stars=np.eye(3, 2), title="b")], ["x", "y", "z"])
+    assert sum(len(c.get_offsets()) for c in fig.axes[0].collections) == 9 + 3
+    assert [t.get_text() for t in fig.axes[-1].get_legend().get_texts()] == ["x", "y", "z", "reference"]
+
+def test_comparison_keeps_reported_and_measured_apart():
+    fig = figures.comparison([dict(title="theirs", reported={"a": 40.0, "b": 50.0}, measured={}), dict(title="ours", reported={}, measured={"b": (1, 2, 3)})], ["a", "b"], bold=["b"])
+    theirs, ours = fig.axes
+    marks = [line for line in theirs.lines if len(line.get_xdata())]
+    assert [line.get_xdata()[0] for line in marks] == [40, 50] and all(line.get_markerfacecolor() == "white" for line in marks)
+    assert [p.get_width() for p in ours.patches] == [2] and not ours.lines[:0]
+    assert {t.get_text(): t.get_fontweight() for t in theirs.get_yticklabels()} == {"a": "normal", "b": "bold"}
+
+def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_such_mark():
+    fig = figures.bars(["one", "two"], [40, 50], paper=[None, None], single={"two": [49, 51]})
+    marks = {line.get_label(): line.get_xdata() for line in fig.axes[0].lines}
+    assert list(marks["single seeds"]) == [49, 51] and len(marks["reported in the paper"]) == 0
+
+def test_the_stamp_lies_below_everything():
+    from rim.vocabulary import Vocabulary
+    words = Vocabulary(tuple(f"class {i}" for i in range(20)))
+    fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(21))
+    figures.label_profile(fig, Settings.from_profile("toybox"), 3)
+    stamp, legend = fig.texts[-1].get_window_extent(), fig.legends[0].get_window_extent()
+    assert stamp.y1 <= legend.y0 and len(fig.legends[0].get_texts()) == 20, "the background isn't listed"
+
+def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
+    settings, rows = Settings.from_profile("toybox"), {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)}
+    text = figures.table_text(rows, settings, 5, {"Rand": 43.8}, "COCO-Object", seeds=[1, 2])
+    assert "| Rand | 53.1 | 50.0 – 55.2 | 43.8 |" in text and "| none | – | – | – |" in text and "seeds 1, 2" in text and "a small world of our own" in text
+    assert "reported" not in figures.table_text(rows, settings, 5)
+    path = figures.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})
+    assert path.read_text() == "row,paper,ours,low,high\nRand,43.8,53.14,50.00,55.20\nnone,,,,\nsmall,,0.1234,0.1,0.2\n"
+    assert (tmp_path / "new/t.md").read_text() == text + "\n"
+
+def test_a_notebook_shows_every_figure(root):
+    "The backend is chosen by the first figure; chosen within rc_context, its interactive mode was lost, and the second figure was never shown."
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+    draw = "fig = figures.value_grid([[1, 2]], ['a'], ['b', 'c']);"
+    book = new_notebook(cells=[new_code_cell(source) for source in ("from rim import figures", draw, draw)])
+    NotebookClient(book, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(root)}}).execute()
+    assert [["image/png" in o.get("data", {}) for o in c.outputs] for c in book.cells[1:]] == [[True], [True]]
