@@ -267,7 +267,7 @@ def feature_maps(
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
 
-# %% ../nbs/41_figures.ipynb #4d1a8ea9
+# %% ../nbs/41_figures.ipynb #6a24f579
 @styled
 def comparison(
     panels,             # dicts: title, reported = {method: value}, measured = {method: (low, value, high)}
@@ -290,10 +290,10 @@ def comparison(
     axes[0, 0].set_yticks(range(len(methods)), methods, fontsize=8); axes[0, 0].invert_yaxis()
     for text in axes[0, 0].get_yticklabels(): text.set_fontweight("bold" if text.get_text() in bold else "normal")
     axes[0, 0].plot([], [], "D", mfc="white", mec=INK, ms=5, label="reported in the paper"); axes[0, 0].barh([0], [0], color=COLOURS[0], label="measured here")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", bbox_to_anchor=(0, 0, 1, 1), ncols=2, fontsize=8)
     return fig
 
-# %% ../nbs/41_figures.ipynb #61a675a7
+# %% ../nbs/41_figures.ipynb #f57258f3
 def add_classes(
     fig,
     vocabulary,         # whose palette was used
@@ -304,7 +304,7 @@ def add_classes(
     colours = vocabulary.palette() / 255
     with plt.rc_context(STYLE):
         shown = [Patch(facecolor=colours[i], edgecolor=FAINT, label=vocabulary.labels[i]) for i in labels if not (vocabulary.background and i == 0)]
-        if shown: fig.legend(handles=shown, loc="outside lower center", ncols=min(8, len(shown)), fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
+        if shown: fig.legend(handles=shown, loc="outside lower center", bbox_to_anchor=(0, 0, 1, 1), ncols=min(8, len(shown)), fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
     return fig
 
 # %% ../nbs/41_figures.ipynb #83edd400
