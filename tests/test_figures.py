@@ -132,6 +132,9 @@ def test_the_stamp_lies_below_everything(tmp_path, classes):
         path, _ = figures.save(figures.label_profile(drawn, Settings.from_profile("toybox"), 3), tmp_path, "stamped")
         height, gap = last_lines(path)
         assert height < 20 and gap > 2, "one line of small type, apart from what is above it"
+    for drawn in (fig, others[0]):
+        foot = min(ax.get_tightbbox().y0 for ax in drawn.axes)
+        assert drawn.legends[0].get_window_extent().y1 <= foot, "and the legend lies below the pictures"
 
 def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
     settings, rows = Settings.from_profile("toybox"), {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)}
