@@ -156,6 +156,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'rim.figures.feature_maps': ('figures.html#feature_maps', 'rim/figures.py'),
                              'rim.figures.individual_or_relational': ('figures.html#individual_or_relational', 'rim/figures.py'),
                              'rim.figures.label_profile': ('figures.html#label_profile', 'rim/figures.py'),
+                             'rim.figures.legend_below': ('figures.html#legend_below', 'rim/figures.py'),
                              'rim.figures.number': ('figures.html#number', 'rim/figures.py'),
                              'rim.figures.overlay_grid': ('figures.html#overlay_grid', 'rim/figures.py'),
                              'rim.figures.profile_line': ('figures.html#profile_line', 'rim/figures.py'),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['INK', 'FAINT', 'GRID', 'COLOURS', 'STYLE', 'WORLDS', 'MARKERS', 'styled', 'profile_line', 'label_profile', 'save',
            'bars', 'value_grid', 'overlay_grid', 'cut_out', 'region_gallery', 'draw_curve', 'curves', 'score_bars',
-           'individual_or_relational', 'feature_maps', 'comparison', 'add_classes', 'number', 'table_text',
-           'save_table']
+           'individual_or_relational', 'feature_maps', 'legend_below', 'comparison', 'add_classes', 'number',
+           'table_text', 'save_table']
 
 # %% ../nbs/41_figures.ipynb #c25c5d3b
 import csv
@@ -267,7 +267,14 @@ def feature_maps(
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
 
-# %% ../nbs/41_figures.ipynb #4d1a8ea9
+# %% ../nbs/41_figures.ipynb #b86d3789
+def legend_below(fig, *entries, **how):
+    "A legend at the foot of a figure, which makes room for it."
+    legend = fig.legend(*entries, loc="outside lower center", **how)
+    fig.draw_without_rendering(); fig.set_layout_engine("none")
+    legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
+    return legend
+
 @styled
 def comparison(
     panels,             # dicts: title, reported = {method: value}, measured = {method: (low, value, high)}
@@ -290,10 +297,10 @@ def comparison(
     axes[0, 0].set_yticks(range(len(methods)), methods, fontsize=8); axes[0, 0].invert_yaxis()
     for text in axes[0, 0].get_yticklabels(): text.set_fontweight("bold" if text.get_text() in bold else "normal")
     axes[0, 0].plot([], [], "D", mfc="white", mec=INK, ms=5, label="reported in the paper"); axes[0, 0].barh([0], [0], color=COLOURS[0], label="measured here")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    legend_below(fig, *axes[0, 0].get_legend_handles_labels(), ncols=2, fontsize=8)
     return fig
 
-# %% ../nbs/41_figures.ipynb #61a675a7
+# %% ../nbs/41_figures.ipynb #ec9d1f33
 def add_classes(
     fig,
     vocabulary,         # whose palette was used
@@ -304,7 +311,7 @@ def add_classes(
     colours = vocabulary.palette() / 255
     with plt.rc_context(STYLE):
         shown = [Patch(facecolor=colours[i], edgecolor=FAINT, label=vocabulary.labels[i]) for i in labels if not (vocabulary.background and i == 0)]
-        if shown: fig.legend(handles=shown, loc="outside lower center", ncols=min(8, len(shown)), fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
+        if shown: legend_below(fig, handles=shown, ncols=min(8, len(shown)), fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
     return fig
 
 # %% ../nbs/41_figures.ipynb #83edd400

@@ -59,7 +59,7 @@ FIG5 = Target("fig5", "Number of subcategories and threshold of the attention", 
 FIG6 = Target("fig6", "Regions with image references in DINOv2's space and text references in CLIP's", "paper/fig6.ipynb", 1, needs=("diffusion", "sam", "dino", "clip"))
 STUDIES = tuple(Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("diffusion", "sam", "dino", *more)) for name, title, minutes, *more in (
     ("images_per_class", "How many reference pictures a class needs", 1), ("agents", "How many agents, from 1 to 10", 1),
-    ("background", "What describes the background: one vector, clusters, a list of words", 2, "clip"), ("label_painting", "Overlapping masks: painted by area or by score", 1)))
+    ("background", "What describes the background: one vector, clusters, a list of words", 3, "clip"), ("label_painting", "Overlapping masks: painted by area or by score", 1)))
 TARGETS = {t.name: t for t in (TABLE1, TABLE2, TABLE5, FIG1, FIG3, FIG4, FIG5, FIG6, *STUDIES)}
 
 # %% ../nbs/50_reproduce.ipynb #07ff74bb

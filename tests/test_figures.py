@@ -115,13 +115,26 @@ def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_suc
     marks = {line.get_label(): line.get_xdata() for line in fig.axes[0].lines}
     assert list(marks["single seeds"]) == [49, 51] and len(marks["reported in the paper"]) == 0
 
-def test_the_stamp_lies_below_everything():
+def last_lines(path):
+    "Height of the lowest block of ink in a picture, and of the white above it, in pixels."
+    rows = (np.asarray(Image.open(path).convert("L")) < 250).any(1)[::-1]
+    first = rows.argmax(); height = (~rows[first:]).argmax()
+    return height, rows[first + height:].argmax()
+
+@pytest.mark.parametrize("classes", [3, 20])
+def test_the_stamp_lies_below_everything(tmp_path, classes):
     from rim.vocabulary import Vocabulary
-    words = Vocabulary(tuple(f"class {i}" for i in range(20)))
-    fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(21))
-    figures.label_profile(fig, Settings.from_profile("toybox"), 3)
-    stamp, legend = fig.texts[-1].get_window_extent(), fig.legends[0].get_window_extent()
-    assert stamp.y1 <= legend.y0 and len(fig.legends[0].get_texts()) == 20, "the background isn't listed"
+    words = Vocabulary(tuple(f"class {i}" for i in range(classes)))
+    fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(classes + 1))
+    assert len(fig.legends[0].get_texts()) == classes, "the background isn't listed"
+    others = [figures.comparison([dict(title="a", reported={"m": 40}, measured={})] * 3, ["m", "n"]), figures.curves([dict(x=[1, 2], series={k: CURVE[:2] for k in "abcd"}, chosen=1)]), example()]
+    for drawn in (fig, *others):
+        path, _ = figures.save(figures.label_profile(drawn, Settings.from_profile("toybox"), 3), tmp_path, "stamped")
+        height, gap = last_lines(path)
+        assert height < 20 and gap > 2, "one line of small type, apart from what is above it"
+    for drawn in (fig, others[0]):
+        foot = min(ax.get_tightbbox().y0 for ax in drawn.axes)
+        assert drawn.legends[0].get_window_extent().y1 <= foot, "and the legend lies below the pictures"
 
 def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
     settings, rows = Settings.from_profile("toybox"), {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)}
