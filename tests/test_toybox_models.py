@@ -30,8 +30,22 @@ def test_a_point_asks_for_the_thing_under_it():
     from rim.toybox.masks import automatic_recall, mask_metrics
     sam, own = load_sam(settings), settings.subset("pred_iou_thresh", "stability_score_thresh")
     measured = mask_metrics(sam, world, n=24, automatic=1)
-    assert measured["one_point"] >= 0.6 and measured["five_points"] >= measured["one_point"]
-    assert automatic_recall(sam, [world.scene(s) for s in world.seeds("validation", 12, start=4000)], **own)["automatic_recall"] >= 0.75
+    assert measured["one_point"] >= 0.7 and measured["five_points"] >= measured["one_point"]
+    assert automatic_recall(sam, [world.scene(s) for s in world.seeds("validation", 12, start=4000)], **own)["automatic_recall"] >= 0.8
+
+
+def test_prompts_on_several_pictures_are_decoded_as_the_library_decodes_them_one_by_one():
+    from rim.models import load_sam
+    from rim.toybox.masks import pixels, predict
+    sam, images = load_sam(settings), np.stack([world.scene(s).image for s in world.seeds("validation", 3)])
+    points, labels = torch.tensor([[[40.0, 50]], [[64, 64]], [[90, 30]]]), torch.ones(3, 1)
+    embeddings = sam.image_encoder(pixels(sam, images))
+    for multimask in (True, False):
+        masks, ious = predict(sam, embeddings, points, labels, multimask=multimask)
+        for i in range(3):
+            sparse, dense = sam.prompt_encoder(points=(points[i:i + 1], labels[i:i + 1]), boxes=None, masks=None)
+            alone, score = sam.mask_decoder(embeddings[i:i + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense, multimask)
+            assert torch.allclose(masks[i], alone[0], atol=1e-3) and torch.allclose(ious[i], score[0], atol=1e-5)
 
 
 def test_attention_finds_the_thing():
