@@ -159,7 +159,7 @@ def parse_value(
 
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
-    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
+    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
     "reference_side", "region_side", "clip_side", "maskformer_side", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
