@@ -212,7 +212,7 @@ class DiffusionFeatures(PatchEncoder):
         shape: tuple[int, int, int],  # channels, h, w of the latents
     ) -> torch.Tensor:  # [channels, h, w] float32
         "The draw that belongs to a picture."
-        seed = (self.seed << 32 | zlib.crc32(np.ascontiguousarray(image).tobytes())) % 2 ** 63
+        seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2 ** 32)  # the generator reads 32 bits
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 # %% ../nbs/13_features.ipynb #4dfec02b

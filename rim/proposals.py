@@ -122,7 +122,7 @@ def query_masks(
     "The queries that see something, as proposals; their masks resized as logits."
     chance = 1 - class_logits.float().softmax(1)[:, -1]
     keep = chance >= score
-    logits = F.interpolate(mask_logits[keep][None].float(), size, mode="bilinear", align_corners=False)[0]
+    logits = F.interpolate(mask_logits[None].float(), size, mode="bilinear", align_corners=False)[0][keep]
     level = float(torch.logit(torch.tensor(thresh)))
     masks = logits > level
     some = masks.flatten(1).any(1)
