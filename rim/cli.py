@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'result_names', 'output_folder', 'vocabulary_of', 'segment', 'settings_of',
-           'build_references', 'show_references', 'reproduce', 'doctor', 'toybox_scene', 'toybox_train',
-           'with_settings', 'add_method', 'add_project', 'add_toybox', 'parser', 'main']
+           'build_references', 'show_references', 'reproduce', 'doctor', 'data_settings', 'data_prepare', 'data_check',
+           'toybox_scene', 'toybox_train', 'with_settings', 'add_method', 'add_project', 'add_toybox', 'add_data',
+           'parser', 'main']
 
 # %% ../nbs/51_cli.ipynb #b415ba74
 import argparse, os, sys
@@ -125,6 +126,28 @@ def doctor(args):
         if not row.present: print(f"         to fetch it: {row.command}")
     return int(not all(row.present for row in rows))
 
+# %% ../nbs/51_cli.ipynb #cb6948e4
+def data_settings(args):
+    "Settings with the folder of the data."
+    return Settings.from_profile("paper", **({"data_dir": args.root} if args.root else {}))
+
+def data_prepare(args):
+    "rim data prepare: convert the label maps of a benchmark."
+    root = data_settings(args).data_dir
+    if not root: raise ValueError("the folder of the data is missing: --root DIR, the variable RIM_DATA, or the setting data_dir names it.")
+    from rim.prepare import prepare
+    print(prepare(args.what, root))
+    return 0
+
+# %% ../nbs/51_cli.ipynb #174269c4
+def data_check(args):
+    "rim data check: read every file of a benchmark, list what is wrong."
+    from rim.prepare import check_benchmark
+    found, problems = check_benchmark(args.benchmark, data_settings(args))
+    for problem in problems: print(problem)
+    print(f"{args.benchmark}: {found} images, " + (f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "all there, of their label maps' size, with labels in range"))
+    return int(bool(problems))
+
 # %% ../nbs/51_cli.ipynb #34b54f5e
 def toybox_scene(args):
     "rim toybox scene: a rendered picture, its label map and its class names."
@@ -200,13 +223,25 @@ def add_toybox(commands):
     train.add_argument("--minutes", type=float, default=10)
     train.set_defaults(run=toybox_train)
 
+# %% ../nbs/51_cli.ipynb #a9db1186
+def add_data(commands):
+    "data prepare and data check."
+    both = commands.add_parser("data", help="prepare or check a published benchmark").add_subparsers(required=True, metavar="prepare|check")
+    prepare = both.add_parser("prepare", help="convert label maps; what is done already is kept")
+    prepare.add_argument("what", metavar="WHAT", help="context, coco-object, coco-stuff or cityscapes")
+    prepare.set_defaults(run=data_prepare)
+    check = both.add_parser("check", help="read every file and list what is wrong")
+    check.add_argument("benchmark", metavar="BENCHMARK", help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k, or a folder with images/, labels/ and names.txt")
+    check.set_defaults(run=data_check)
+    for command in (prepare, check): command.add_argument("--root", metavar="DIR", help="the benchmark's folder, or one above (default: the setting data_dir, or RIM_DATA)")
+
 # %% ../nbs/51_cli.ipynb #b46bb92b
 def parser():
     "The command line's grammar."
     root = Parser("rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching.")
     root.add_argument("--version", action="version", version=f"rim {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_method, add_project, add_toybox): add(commands)
+    for add in (add_method, add_project, add_toybox, add_data): add(commands)
     return root
 
 # %% ../nbs/51_cli.ipynb #e7c54ee3

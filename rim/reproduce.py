@@ -82,7 +82,7 @@ def bind(path, settings, overrides, folder):
 
 # %% ../nbs/50_reproduce.ipynb #b6c9caa2
 LIBRARIES = ("numpy", "scikit-learn", "torch", "torchvision", "diffusers", "transformers", "segment-anything")
-PLACES = ("store", "models_dir")                # where things are kept determines no result
+PLACES = ("store", "models_dir", "data_dir")    # where things are kept determines no result
 
 def versions():
     "Installed versions of the libraries that compute."
@@ -94,9 +94,9 @@ def versions():
 
 # %% ../nbs/50_reproduce.ipynb #e2eee48b
 def package_digest():
-    "sha256 over the package's modules."
+    "sha256 over the package's modules and lists of names."
     package = Path(rim.__file__).parent
-    files = sorted(p for p in package.rglob("*.py") if p.name != "_modidx.py")
+    files = sorted(p for p in package.rglob("*") if p.suffix in (".py", ".txt") and p.name != "_modidx.py")
     return hashlib.sha256(b"".join(f"{p.relative_to(package).as_posix()}\n".encode() + p.read_bytes() for p in files)).hexdigest()
 
 def code_of(path):

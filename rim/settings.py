@@ -53,6 +53,7 @@ class RunSettings:
     pretrained: bool     # no: the same architectures with seeded random weights
     store: str           # folder of expensive artefacts; the variable RIM_STORE wins
     models_dir: str      # folder looked in before the hub's cache; the variable RIM_MODELS wins
+    data_dir: str        # folder of the published benchmarks; the variable RIM_DATA wins
 
 # %% ../nbs/00_settings.ipynb #68ee772a
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,7 @@ class EvaluationSettings:
     "What is measured."
     benchmark: str
     benchmark_images: int   # the first so many; 0 is all
+    names: str              # the benchmark's class names: plain, its own, or engineered, written for text models, open
     bootstrap: int          # draws of the confidence interval
 
 # %% ../nbs/00_settings.ipynb #37081aef
@@ -160,7 +162,8 @@ def parse_value(
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
     dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
-    ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"))
+    ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
+    names=("plain", "engineered"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
     "reference_side", "region_side", "clip_side", "maskformer_side", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
@@ -226,7 +229,7 @@ def typed(
     return {key: parse_value(key, KINDS[key], value) for key, value in values.items()}
 
 # %% ../nbs/00_settings.ipynb #142e7a23
-ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir")
+ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_dir")
 
 def from_profile(
     cls,

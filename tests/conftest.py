@@ -26,9 +26,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path_factory, monkeypatch):
-    "No test reads or writes the user's store, settings or models."
+    "No test reads or writes the user's store, settings, models or data."
     monkeypatch.setenv("RIM_STORE", str(tmp_path_factory.mktemp("store")))
-    monkeypatch.delenv("RIM_MODELS", raising=False)
+    for variable in ("RIM_MODELS", "RIM_DATA"): monkeypatch.delenv(variable, raising=False)
 
 @pytest.fixture
 def root():

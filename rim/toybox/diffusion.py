@@ -19,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from ..synthesis import AttentionCapture, class_tokens, encode_prompt
 from .dino import CONFIG, Teacher, soften, to_input
-from .training import Task, save_pretrained_half
+from .training import Task, mixed_precision, save_pretrained_half
 from .world import PLACES, World, pair
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #aeac07cf
@@ -149,7 +149,7 @@ class DiffusionTask(Task):
         empty = torch.rand(len(x), generator=generator) < 0.1
         context = self.modules["text"](self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])).last_hidden_state
         noise, t = torch.randn(x.shape, generator=generator).to(self.device), torch.randint(1000, (len(x),), generator=generator).to(self.device)
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+        with mixed_precision(self.device):
             out = self.modules["unet"](self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context).sample
         alpha = self.scheduler.alphas_cumprod.to(self.device)[t]
         weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)                     # min(SNR, 5) / (SNR + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
-from .training import Task, fair_start, save_half, save_pretrained_half
+from .training import Task, mixed_precision, fair_start, save_half, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/12_dino.ipynb #e09bc562
@@ -120,7 +120,7 @@ class TeacherTask(Task):
     def loss(self, seeds, generator):
         scenes, owner, boxes, portraits, labels = views(self.world, seeds(self.scenes))
         model, head = self.modules["model"], self.modules["head"]
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16):
+        with mixed_precision(self.device):
             near, far = model(scenes.to(self.device)), model(soften(portraits, generator).to(self.device))
         u, v = pool_views(near.float(), owner, boxes, far.float(), self.world.size)
         same = (labels[:, None] == labels[None]).to(self.device) if self.labelled else None
