@@ -93,7 +93,7 @@ ROLES = {
     "clip": Role("contrastive image-text", ("config.json", "model*.safetensors", "*processor_config.json"),
                  '--include "*.json" "*.txt" "*.safetensors"'),
     "mae": Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
-    "maskformer": Role("class-agnostic masks", ("config.json", "model*.safetensors"),
+    "maskformer": Role("masks all at once", ("config.json", "model*.safetensors"),
                        '--include "*.json" "*.safetensors"')}
 SAM_FILES = {"sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"}
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -401,7 +401,7 @@ class Finding:
 
 def _revision(name: str, role: str, settings) -> str:
     if not settings.pretrained or name.startswith("toybox:"): return ""
-    return SAM_FILES.get(name) or getattr(settings, f"{role}_revision", "")
+    return f"sha256 {SAM_FILES[name]}" if name in SAM_FILES else getattr(settings, f"{role}_revision", "")
 
 def _megabytes(path: Path) -> float:
     files = [path] if path.is_file() else {file for pattern in READ for file in path.rglob(pattern)}

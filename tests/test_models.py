@@ -101,7 +101,7 @@ def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
     rows = {row.name: row for row in models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
     for name in ("CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "openai/clip-vit-base-patch16", "facebook/vit-mae-base"):
         assert len(rows[name].revision) == 40 and f"--revision {rows[name].revision}" in rows[name].command
-    assert rows["sam_vit_b_01ec64.pth"].revision == models.SAM_FILES["sam_vit_b_01ec64.pth"]
+    assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + models.SAM_FILES["sam_vit_b_01ec64.pth"]
     assert all(row.licence and row.megabytes > 100 and row.command for row in rows.values() if not row.present)
 
 def test_doctor_measures_what_is_there(saved, folder):
