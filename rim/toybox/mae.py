@@ -6,18 +6,18 @@
 __all__ = ['CONFIG', 'layers_of', 'value_output', 'start_mae', 'look_around', 'in_two_dimensions', 'reconstruct', 'MaeTask',
            'load_autoencoder', 'mae_keys', 'pooled', 'scene_keys', 'portrait_keys', 'mae_metrics']
 
-# %% ../../nbs/toybox/14_mae.ipynb #d267a208
+# %% ../../nbs/toybox/14_mae.ipynb #c3606c29
 from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
-from .dino import class_mean_accuracy, half, query_key, soften, to_input
+from .dino import MEAN, STD, class_mean_accuracy, half, query_key, soften, to_input
 from .training import Task, fair_start, save_pretrained_half, waves
 from .world import World
 
-# %% ../../nbs/toybox/14_mae.ipynb #50b6596c
+# %% ../../nbs/toybox/14_mae.ipynb #62fbd3b2
 CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=8, intermediate_size=384, patch_size=4, image_size=64, initializer_range=0.06, attn_implementation="sdpa",
               decoder_hidden_size=64, decoder_num_hidden_layers=1, decoder_num_attention_heads=4, decoder_intermediate_size=192, mask_ratio=0.75)
 
@@ -50,7 +50,7 @@ def look_around(decoder, gain=3 ** 0.5):
         for row in range(0, len(projection.weight), 16): projection.weight[row:row + 16, :16] = gain * torch.eye(16)
     for projection in value_output(attention): projection.weight.copy_(torch.eye(len(projection.weight))); projection.bias.zero_()
 
-# %% ../../nbs/toybox/14_mae.ipynb #6b03591c
+# %% ../../nbs/toybox/14_mae.ipynb #a2ca1ab3
 def in_two_dimensions(model):
     "The model, its decoder's positions resized as a grid."
     def resized(tokens):
@@ -61,13 +61,13 @@ def in_two_dimensions(model):
     model.decoder.interpolate_pos_encoding = resized
     return model
 
-# %% ../../nbs/toybox/14_mae.ipynb #a139bf89
+# %% ../../nbs/toybox/14_mae.ipynb #a3798082
 def reconstruct(model, pixels, noise):
     "Loss and prediction of hidden patches; those of highest `noise` [n, h w] are hidden -> (loss, patches [n, h w, 3 p p], hidden [n, h w])."
     out = model(pixels, noise=noise, interpolate_pos_encoding=True)
     return out.loss, out.logits, out.mask
 
-# %% ../../nbs/toybox/14_mae.ipynb #c430bca2
+# %% ../../nbs/toybox/14_mae.ipynb #a6069b31
 class MaeTask(Task):
     "Masked autoencoding of scenes and portraits."
     name, record, learning_rate, weight_decay, ema, warmup = "mae", "mae/record.json", 2e-3, 0.05, 0.995, 30
@@ -101,7 +101,7 @@ def load_autoencoder(folder):
     "The trained autoencoder, decoder included."
     return in_two_dimensions(ViTMAEForPreTraining.from_pretrained(Path(folder) / "mae", dtype=torch.float32))
 
-# %% ../../nbs/toybox/14_mae.ipynb #83713142
+# %% ../../nbs/toybox/14_mae.ipynb #6de16e13
 def mae_keys(encoder, pixels):
     "Keys of the last layer of a `ViTMAEModel` that sees every patch, [n, h w, D]."
     n, ratio, kept = pixels.shape[-2] * pixels.shape[-1] // encoder.config.patch_size ** 2, encoder.embeddings.config.mask_ratio, []
@@ -121,7 +121,7 @@ def pooled(encoder, images, masks):
             found.append(w @ k / w.sum(1, keepdim=True))
     return torch.cat(found)
 
-# %% ../../nbs/toybox/14_mae.ipynb #1a815168
+# %% ../../nbs/toybox/14_mae.ipynb #b8776d9f
 def scene_keys(encoder, world, seeds):
     "Pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     scenes = [world.scene(s) for s in seeds]
