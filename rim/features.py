@@ -241,7 +241,7 @@ DiffusionFeatures.batch = batch
 
 # %% ../nbs/13_features.ipynb #5be140a2
 WEIGHTS = dict(dino="dino", clip="clip", mae="mae", sd="diffusion")  # feature -> whose weights
-READS = dict(clip=("clip_feature",), sd=("sd_timestep", "sd_block", "seed"))  # feature -> its own settings
+READS = dict(clip=("clip_feature",), sd=("sd_timestep", "sd_block", "sd_scale", "seed"))  # feature -> its own settings
 
 def encoder_key(
     settings,

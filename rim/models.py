@@ -341,8 +341,12 @@ def load_mae(
 ) -> ViTMAEModel:
     "He et al. 2022, without the decoder."
     if not settings.pretrained: return _frozen(random_model(settings.mae, settings.seed), settings)
-    path = resolve(settings.mae, settings)
-    return _frozen(ViTMAEModel.from_pretrained(path, dtype=dtype_of(settings), **_OFFLINE), settings)
+    path, level = resolve(settings.mae, settings), transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the library reports every weight of the decoder as unexpected
+    try: model, found = ViTMAEModel.from_pretrained(path, dtype=dtype_of(settings), output_loading_info=True, **_OFFLINE)
+    finally: transformers_logging.set_verbosity(level)
+    if found["missing_keys"]: raise ValueError(f"A masked autoencoder's weights must hold its whole encoder; {path} lacks {sorted(found['missing_keys'])[0]}.")
+    return _frozen(model, settings)
 
 # %% ../nbs/10_models.ipynb #be3f805c
 @_quiet()

@@ -41,7 +41,7 @@ ENCODERS = {  # feature -> (settings -> network, (network, side in pixels, setti
     "dino": (load_dino, lambda network, side, settings: DinoKeys(network, side)),
     "clip": (load_clip, lambda network, side, settings: ClipPatches(*network, side, settings.clip_feature)),
     "mae": (load_mae, lambda network, side, settings: MaeKeys(network, side)),
-    "sd": (load_diffusion, lambda network, side, settings: DiffusionFeatures(network, side, settings.sd_timestep, settings.sd_block, settings.seed))}
+    "sd": (load_diffusion, lambda network, side, settings: DiffusionFeatures(network, round(side * settings.sd_scale), settings.sd_timestep, settings.sd_block, settings.seed))}
 PROPOSERS = {  # proposer -> (tools -> what proposes regions of a test image)
     "sam": lambda tools: tools.proposer,
     "maskformer": lambda tools: QueryProposer(load_maskformer(tools.settings), tools.settings),

@@ -47,17 +47,17 @@ TABLE2 = Target("table2", "Ablation: from text matching to ranking distributions
                        "+ ranking distribution": 43.1, "+ subcategories": 44.5})
 
 # %% ../nbs/50_reproduce.ipynb #f4a8eea9
-TABLE1 = Target("table1", "Comparison with existing methods on the benchmarks", "paper/table1.ipynb", 1, needs=("diffusion", "sam", "dino", "clip"), measured_on="each row's benchmark, mIoU",
+TABLE1 = Target("table1", "Comparison with existing methods on the benchmarks", "paper/table1.ipynb", 1, needs=("diffusion", "sam", "dino", "clip"), benchmarks=("voc21", "context60", "coco-object"), measured_on="each row's benchmark, mIoU",
                 paper={"RIM, PASCAL VOC": 77.8, "RIM, PASCAL Context": 34.3, "RIM, COCO-Object": 44.5})
 TABLE3 = Target("table3", "Which features: CLIP, Stable Diffusion, MAE, DINOv2", "paper/table3.ipynb", 5, needs=("diffusion", "sam", "dino", "clip", "mae"), measured_on="COCO-Object, mIoU",
                 paper={"CLIP": 42.0, "SD": 43.1, "MAE": 39.5, "DINOv2": 44.5})
-TABLE4 = Target("table4", "Which proposals: none, MaskFormer, SAM", "paper/table4.ipynb", 3, needs=("diffusion", "sam", "dino", "maskformer"), measured_on="PASCAL VOC, mIoU",
+TABLE4 = Target("table4", "Which proposals: none, MaskFormer, SAM", "paper/table4.ipynb", 3, needs=("diffusion", "sam", "dino", "maskformer"), benchmarks=("voc21",), measured_on="PASCAL VOC, mIoU",
                 paper={"none": 42.0, "MaskFormer": 76.7, "SAM": 77.8})
 TABLE5 = Target("table5", "Which agents: drawn at random, or the nearest", "paper/table5.ipynb", 1, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object, mIoU",
                 paper={"Rand": 43.8, "Top-N": 44.5})
 FIG1 = Target("fig1", "Motivation: one region, named individually and by ranking", "paper/fig1.ipynb", 1, needs=("diffusion", "sam", "dino", "clip"))
-FIG3 = Target("fig3", "Qualitative results on the benchmarks that are present", "paper/fig3.ipynb", 1, needs=("diffusion", "sam", "dino"))
-FIG4 = Target("fig4", "Regions against pixels", "paper/fig4.ipynb", 1, needs=("diffusion", "sam", "dino"), measured_on="PASCAL VOC (Table 4), mIoU",
+FIG3 = Target("fig3", "Qualitative results on the benchmarks that are present", "paper/fig3.ipynb", 1, benchmarks=("voc21", "context60", "coco-object"), needs=("diffusion", "sam", "dino"))
+FIG4 = Target("fig4", "Regions against pixels", "paper/fig4.ipynb", 1, benchmarks=("voc21",), needs=("diffusion", "sam", "dino"), measured_on="PASCAL VOC (Table 4), mIoU",
               paper={"Patches": 42.0, "Regions": 77.8})
 FIG5 = Target("fig5", "Number of subcategories and threshold of the attention", "paper/fig5.ipynb", 3, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object (Table 2), mIoU",
               paper={"T = 1": 43.1, "T = 8": 44.5, "threshold 0.7": 44.5})
@@ -272,10 +272,13 @@ def world(settings):
     return WORLDS.get(settings.profile, f"profile {settings.profile}")
 
 def tidy(notebook, root, job):
-    "An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped."
+    "An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped, and the PNG where a JPEG of the same picture is there."
     import nbformat
     notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells: cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        for data in (out.get("data", {}) for out in cell.get("outputs", ())):
+            if "image/jpeg" in data: data.pop("image/png", None)
     if job.settings.profile != "paper" or job.changes:
         label = nbformat.v4.new_markdown_cell(f"> **{world(job.settings)}**{told_changes(job)}. Made by `{job.command}`.", id="label")
         notebook.cells.insert(1, label)

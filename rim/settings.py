@@ -115,6 +115,7 @@ class RegionSettings:
     clip_feature: str               # keys, values or tokens of CLIP's last layer, open
     sd_timestep: int                # noise that the diffusion UNet sees the image in, 0 to 999, open
     sd_block: int                   # block of its decoder that is read, 0 the coarsest, open
+    sd_scale: float                 # its input, in multiples of the two sides that follow, open
     reference_side: int             # encoder's input for a generated image, pixels
     region_side: int                # encoder's input for a test image, long side, pixels, open
     clip_side: int                  # side of a crop for CLIP, pixels
@@ -165,7 +166,7 @@ CHOICES = dict(
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
     names=("plain", "engineered"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
-    "reference_side", "region_side", "clip_side", "maskformer_side", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
+    "reference_side", "region_side", "clip_side", "maskformer_side", "sd_scale", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
     "stability_score_thresh", "box_nms_thresh", "maskformer_score", "maskformer_thresh")
 

@@ -165,7 +165,7 @@ def test_noise_belongs_to_the_picture(table3, image):
     assert not torch.equal(encoder.noise(image, shape), DiffusionFeatures(encoder.pipeline, 64, seed=1).noise(image, shape))
     with pytest.raises(ValueError, match="sd_block must be 0 to 1"): DiffusionFeatures(encoder.pipeline, 64, block=2)
 
-@pytest.mark.parametrize("feature, change", [("sd", dict(sd_timestep=1)), ("sd", dict(sd_block=0)), ("clip", dict(clip_feature="tokens")), ("mae", dict(seed=1))])
+@pytest.mark.parametrize("feature, change", [("sd", dict(sd_timestep=1)), ("sd", dict(sd_block=1)), ("sd", dict(sd_scale=1)), ("clip", dict(clip_feature="tokens")), ("mae", dict(seed=1))])
 def test_a_key_names_what_the_encoder_reads(table3, feature, change):
     own = table3.replace(feature=feature)
     assert encoder_key(own) == encoder_key(own.replace(agents=2)) and encoder_key(own) != encoder_key(own.replace(**change))

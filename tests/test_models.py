@@ -117,6 +117,13 @@ def test_the_encoder_of_a_whole_autoencoder_is_read(saved, folder, tiny):
     read = models.load_mae(saved)
     assert all(torch.equal(v, read.state_dict()[k]) for k, v in encoder.state_dict().items())
 
+def test_an_autoencoder_without_its_encoder_is_refused(saved, folder, capfd):
+    from safetensors.torch import load_file
+    file = folder / "mae/model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if "layernorm_before" not in k}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="must hold its whole encoder.*layernorm_before"): models.load_mae(saved)
+
 def test_a_cpu_computes_in_float32(tiny):
     assert models.dtype_of(tiny.replace(dtype="float16")) == torch.float32
 

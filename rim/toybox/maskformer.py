@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDE', 'LABELS', 'config', 'start_maskformer', 'segments', 'all_layers_loss', 'MaskFormerTask', 'segment_metrics']
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #5853b2f7
+# %% ../../nbs/toybox/15_maskformer.ipynb #95bc84e4
 from pathlib import Path
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .dino import to_input
 from .training import Task, save_pretrained_half
 from .world import World
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #588c879c
+# %% ../../nbs/toybox/15_maskformer.ipynb #21ad9574
 SIDE = 4                                                            # queries: SIDE x SIDE
 LABELS = {0: "thing", 1: "place"}
 
@@ -26,7 +26,7 @@ def config():
     decoder = DetrConfig(backbone_config=backbone, d_model=128, num_queries=SIDE * SIDE, decoder_layers=3, decoder_attention_heads=8, decoder_ffn_dim=256, encoder_layers=0, encoder_attention_heads=8, dropout=0.0)
     return MaskFormerConfig(backbone_config=backbone, decoder_config=decoder, fpn_feature_size=64, mask_feature_size=64, id2label=LABELS)
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #227ffa63
+# %% ../../nbs/toybox/15_maskformer.ipynb #6cfd069f
 @torch.no_grad()
 def start_maskformer(gain=3.0):
     "A `MaskFormerForInstanceSegmentation` whose queries stand on a grid."
@@ -45,7 +45,7 @@ def start_maskformer(gain=3.0):
         for projection in (layer.encoder_attn.q_proj, layer.encoder_attn.k_proj): projection.weight.copy_(pick.repeat(heads, 1)); projection.bias.zero_()
     return model
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #1e189c83
+# %% ../../nbs/toybox/15_maskformer.ipynb #df9df038
 def segments(instances, smallest=30):
     "Segments of one picture, uint8 [H, W], 0 the place -> (masks float [n, H / 2, W / 2], labels [n])."
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
@@ -53,7 +53,7 @@ def segments(instances, smallest=30):
     masks = torch.as_tensor(np.stack([*things, instances == 0])).float()
     return (F.avg_pool2d(masks, 2) > 0.5).float(), torch.tensor([0] * len(things) + [1])
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #5d79ea5f
+# %% ../../nbs/toybox/15_maskformer.ipynb #10404eac
 def all_layers_loss(model, pixels, masks, labels):
     "The library's loss, summed over the layers of the decoder."
     decoder, hidden = model.model.transformer_module.decoder, []
@@ -67,7 +67,7 @@ def all_layers_loss(model, pixels, masks, labels):
     losses = model.get_loss_dict(out.masks_queries_logits, out.class_queries_logits, masks, labels, early)
     return model.get_loss(losses), {"mask": losses["loss_mask"], "dice": losses["loss_dice"], "label": losses["loss_cross_entropy"]}
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #24823877
+# %% ../../nbs/toybox/15_maskformer.ipynb #127a4144
 class MaskFormerTask(Task):
     "Segments of scenes, all at once."
     name, record, learning_rate, weight_decay, ema, warmup = "maskformer", "maskformer/record.json", 1e-3, 0.02, 0.99, 60
@@ -92,7 +92,7 @@ class MaskFormerTask(Task):
     def load(self, folder):
         self.modules["model"].load_state_dict(MaskFormerForInstanceSegmentation.from_pretrained(Path(folder) / "maskformer", dtype=torch.float32).state_dict())
 
-# %% ../../nbs/toybox/15_maskformer.ipynb #bcd9cdc4
+# %% ../../nbs/toybox/15_maskformer.ipynb #271c026d
 @torch.no_grad()
 def segment_metrics(model, world, n=60, **thresholds):
     "Recall of things at IoU 0.5, mean best IoU of things and of places, and proposals per scene, on `n` validation scenes."
