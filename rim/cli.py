@@ -9,7 +9,7 @@ __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'result_names', 'output_fold
            'with_settings', 'add_method', 'add_project', 'add_evaluation', 'add_toybox', 'add_data', 'parser', 'main']
 
 # %% ../nbs/51_cli.ipynb #b415ba74
-import argparse, os, sys
+import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
 from .settings import KINDS, Settings
@@ -172,11 +172,14 @@ def reproduce(args):
     return reproduce(args.targets, args.profile, dict(args.set), args.force, say=lambda line: print(line, flush=True))
 
 def doctor(args):
-    "rim doctor: which weights a profile needs, where they are looked for, what fetches the missing ones."
-    from rim.models import doctor
-    rows = doctor(settings_of(args))
-    for row in rows:
-        print(f"{'found  ' if row.present else 'missing'}  {row.name} ({row.what})\n         {row.where}")
+    "rim doctor: which weights and data a profile needs, where they are looked for, what fetches the missing ones."
+    from dataclasses import asdict
+    from rim.doctor import findings
+    rows = findings(settings_of(args))
+    if args.json: print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+    for row in [] if args.json else rows:
+        facts = [row.what, row.revision and (row.revision if " " in row.revision else f"revision {row.revision}"), row.licence, row.megabytes and f"{row.megabytes:g} MB"]
+        print(f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n         {row.where}")
         if not row.present: print(f"         to fetch it: {row.command}")
     return int(not all(row.present for row in rows))
 
@@ -261,7 +264,9 @@ def add_project(commands):
     command.add_argument("--list", action="store_true", help="list the targets and stop")
     command.add_argument("--force", action="store_true", help="make again what is up to date")
     command.set_defaults(run=reproduce)
-    with_settings(commands.add_parser("doctor", help="which weights are there, and how to fetch the others")).set_defaults(run=doctor)
+    command = with_settings(commands.add_parser("doctor", help="which weights and data are there, and how to fetch the others"))
+    command.add_argument("--json", action="store_true", help="for scripts: a list of what is needed")
+    command.set_defaults(run=doctor)
 
 # %% ../nbs/51_cli.ipynb #45a5824f
 def add_evaluation(commands):

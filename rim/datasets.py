@@ -320,6 +320,7 @@ class PublishedBenchmark:
         self.label_patterns = (*self.source.labels, *self.source.raw)
         self.home = find_home(name, root, self.source.pictures, self.label_patterns)
         self.vocabulary = read_names(names_file(self.source.names, names), self.source.background)
+        self.background_words = background_words(name) if self.source.background else ()
         self.keys = self.find_keys()[:n or None]
         if not self.keys: raise FileNotFoundError(f"a benchmark needs at least one image: {self.home} has none of {name}")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import numpy as np
 import torch
-from .features import pool
+from .features import encoder_key, pool
 from .images import read_image
-from .models import dtype_of, weights_key
-from .proposals import Proposals, thresholds
+from .models import dtype_of
+from .proposals import Proposals, proposal_key
 from .settings import Settings
 from .store import code_digest, library_versions
 
@@ -64,7 +64,7 @@ class Analyser:
     "Proposals and features of images; kept in a store if there is one."
     def __init__(self,
         settings: Settings,
-        tools,  # has .proposer and .region_encoder, loaded when first used
+        tools,  # has .region_proposer and .region_encoder, loaded when first used
         store=None,  # where analyses are kept; None: nowhere
     ):
         self.settings, self.tools, self.store = settings, tools, store
@@ -72,16 +72,16 @@ class Analyser:
     @cached_property
     def analysis_key(self):
         s = self.settings
-        return {"proposals": {**thresholds(s), **s.subset("points_per_side")}, "settings": s.subset("feature", "region_side"), "dtype": str(dtype_of(s)), "sam": weights_key("sam", s),
-                "encoder": weights_key(s.feature, s), "code": code_digest("rim.proposals", "rim.features", "rim.regions"), "libraries": library_versions()}
+        return {"proposals": proposal_key(s), "settings": s.subset("feature", "region_side"), "dtype": str(dtype_of(s)), "encoder": encoder_key(s),
+                "code": code_digest("rim.proposals", "rim.features", "rim.regions"), "libraries": library_versions()}
 
     def analyse(self, image) -> Regions:
         "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."
         image = read_image(image)
-        if self.store is None: return compute_regions(image, self.tools.proposer, self.tools.region_encoder)
+        if self.store is None: return compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)
         key = {"image": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest(), **self.analysis_key}
         if arrays := self.store.get("analysis", key): return unpack_regions(arrays)
-        self.store.put("analysis", key, pack_regions(regions := compute_regions(image, self.tools.proposer, self.tools.region_encoder)))
+        self.store.put("analysis", key, pack_regions(regions := compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)))
         return regions
 
 # %% ../nbs/23_regions.ipynb #e787b6da

@@ -89,7 +89,9 @@ def fill_uncovered(
     **how,  # of the match
 ) -> np.ndarray:  # int64 [H, W], no -1
     "Give the uncovered pixels a label: background, or the match of their patch."
-    choice = settings.uncovered if settings.uncovered != "auto" else "background" if background else "patches"
+    automatic = "background" if background and settings.proposer != "none" else "patches"
+    choice = settings.uncovered if settings.uncovered != "auto" else automatic
+    if settings.proposer == "none" and choice == "background": raise ValueError("uncovered must be auto or patches where proposer is none: got 'background'")
     if choice not in ("background", "patches") or choice == "background" and not background:
         raise ValueError(f"uncovered must be auto, patches, or background in a vocabulary that has one: got {settings.uncovered!r}")
     if choice == "background" or (canvas >= 0).all(): return np.where(canvas < 0, 0, canvas)

@@ -66,6 +66,10 @@ class ModelSettings:
     dino_revision: str
     clip: str
     clip_revision: str
+    mae: str
+    mae_revision: str
+    maskformer: str
+    maskformer_revision: str
 
 # %% ../nbs/00_settings.ipynb #b3dbf144
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,7 @@ class ForegroundSettings:
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings:
     "How a test image is cut into regions, and how these are described."
+    proposer: str                   # sam, maskformer, or none: every patch is a region of its own
     proposals: str                  # stock, or dense: more proposals, better coverage
     dense_thresh: float             # predicted IoU and stability of the dense preset
     points_per_side: int
@@ -103,7 +108,14 @@ class RegionSettings:
     stability_score_thresh: float
     stability_score_offset: float
     box_nms_thresh: float
-    feature: str                    # encoder of references and regions
+    maskformer_side: int            # short side of MaskFormer's input, pixels, open
+    maskformer_score: float         # a query of a smaller chance of being anything proposes nothing, open
+    maskformer_thresh: float        # chance from which a pixel belongs to a query's mask, open
+    feature: str                    # encoder of references and regions: dino, clip, mae or sd
+    clip_feature: str               # keys, values or tokens of CLIP's last layer, open
+    sd_timestep: int                # noise that the diffusion UNet sees the image in, 0 to 999, open
+    sd_block: int                   # block of its decoder that is read, 0 the coarsest, open
+    sd_scale: float                 # its input, in multiples of the two sides that follow, open
     reference_side: int             # encoder's input for a generated image, pixels
     region_side: int                # encoder's input for a test image, long side, pixels, open
     clip_side: int                  # side of a crop for CLIP, pixels
@@ -150,13 +162,13 @@ def parse_value(
 
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
-    dtype=("float32", "float16", "bfloat16"), proposals=("stock", "dense"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
+    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
     names=("plain", "engineered"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
-    "reference_side", "region_side", "clip_side", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
+    "reference_side", "region_side", "clip_side", "maskformer_side", "sd_scale", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
-    "stability_score_thresh", "box_nms_thresh")
+    "stability_score_thresh", "box_nms_thresh", "maskformer_score", "maskformer_thresh")
 
 def broken_rule(
     key,    # name of the field
@@ -166,7 +178,8 @@ def broken_rule(
     if key in CHOICES and value not in CHOICES[key]: return "one of " + ", ".join(CHOICES[key])
     if key in POSITIVE and not value > 0: return "greater than 0"
     if key in SHARES and not 0 <= value <= 1: return "between 0 and 1"
-    if key in ("redraws", "benchmark_images") and value < 0: return "0 or more"
+    if key in ("redraws", "benchmark_images", "sd_block") and value < 0: return "0 or more"
+    if key == "sd_timestep" and not 0 <= value < 1000: return "0 to 999"
     if key == "prompt" and "{}" not in value: return "a text with {} where the class name goes"
 
 # %% ../nbs/00_settings.ipynb #6366cf3a

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings as hyp, strategies as st
 
-from rim.features import ClipCrops, DinoKeys, key_projection, patch_grid, pool, pool_complement, resize_masks, to_input
-from rim.models import load_clip, load_dino
+from rim.features import (ClipCrops, ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, key_projection, patch_grid, pool, pool_complement,
+                          resize_masks, to_input)
+from rim.models import load_clip, load_diffusion, load_dino, load_mae
 from rim.settings import Settings
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,71 @@ def test_clip_batches_and_lengths(clip, image):
     clip.batch = 3
     assert torch.allclose(clip.images(crops), all_, atol=1e-5) and clip.images([]).shape == (0, 32)
     assert clip.texts(["x" * 500]).shape == (1, 32)
+
+# the other encoders of Table 3
+
+@pytest.fixture(scope="module")
+def table3():
+    return Settings.from_profile("toybox", pretrained=False, device="cpu", **{role: f"tiny:{role}" for role in ("dino", "clip", "mae", "diffusion", "sam")})
+
+@pytest.mark.parametrize("side", [64, 96])  # the size of the table of positions, and another
+def test_mae_keys_equal_the_library_with_nothing_hidden(table3, image, side):
+    model, kept = load_mae(table3), []
+    encoder = MaeKeys(model, side)
+    image = image[:, :48] if side == 64 else image
+    pixels = encoder._input(image)[None]
+    model.embeddings.config.mask_ratio = 0.0
+    hook = key_projection(model).register_forward_hook(lambda m, i, o: kept.append(o))
+    order = torch.arange(pixels.shape[-2] * pixels.shape[-1] // 64)[None]
+    with torch.no_grad(): model(pixels, noise=order, interpolate_pos_encoding=side != 64)
+    hook.remove()
+    ours = encoder.features(image)
+    assert ours.shape == (32, *patch_grid(image.shape[:2], side, 8)) and ours.dtype == torch.float32
+    assert torch.allclose(ours.flatten(1).T, kept[0][0, 1:], atol=1e-5)
+
+@pytest.mark.parametrize("what", ["keys", "values", "tokens"])
+def test_clip_patches_equal_the_library(table3, image, what):
+    model, processor = load_clip(table3)
+    encoder, kept, last = ClipPatches(model, processor, 64, what), {}, model.vision_model.encoder.layers[-1]
+    hooks = [m.register_forward_hook(lambda m, i, o, k=k: kept.__setitem__(k, o)) for k, m in (("keys", last.self_attn.k_proj), ("v", last.self_attn.v_proj))]
+    with torch.no_grad():
+        final = model.vision_model(encoder._input(image)[None], interpolate_pos_encoding=True).last_hidden_state
+        def shared(x): return model.visual_projection(model.vision_model.post_layernorm(x))
+        expected = {"keys": lambda: kept["keys"], "values": lambda: shared(last.self_attn.out_proj(kept["v"])), "tokens": lambda: shared(final)}[what]()
+    for hook in hooks: hook.remove()
+    ours = encoder.features(image)
+    assert ours.shape == (encoder.dim, *patch_grid(image.shape[:2], 64, 8)) and torch.allclose(ours.flatten(1).T, expected[0, 1:], atol=1e-5)
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_diffusion_features_equal_the_pipelines_own_parts(table3, image, block):
+    pipeline = load_diffusion(table3)
+    encoder, kept = DiffusionFeatures(pipeline, 64, 261, block), []
+    x = encoder._input(image)[None]
+    assert x.min() >= -1 and x.max() <= 1
+    with torch.no_grad():
+        clean = pipeline.vae.encode(x).latent_dist.mean * pipeline.vae.config.scaling_factor
+        noise = encoder.noise(image, clean.shape[1:])[None]
+        alpha = pipeline.scheduler.alphas_cumprod[261]
+        noisy = alpha ** 0.5 * clean + (1 - alpha) ** 0.5 * noise
+        prompt, _ = pipeline.encode_prompt("", "cpu", 1, False)
+        hook = pipeline.unet.up_blocks[block].register_forward_hook(lambda m, i, o: kept.append(o))
+        pipeline.unet(noisy, 261, encoder_hidden_states=prompt)
+        hook.remove()
+    ours = encoder.features(image)
+    assert ours.shape == (encoder.dim, *kept[0].shape[2:]) and torch.allclose(ours, kept[0][0], atol=1e-5)
+
+def test_noise_belongs_to_the_picture(table3, image):
+    encoder = DiffusionFeatures(load_diffusion(table3), 64)
+    other = image[::-1].copy()
+    both = encoder.batch([image, other])
+    assert torch.allclose(both[0], encoder.features(image), atol=1e-5) and torch.allclose(both[1], encoder.features(other), atol=1e-5)
+    shape = (4, 8, 8)
+    assert not torch.equal(encoder.noise(image, shape), encoder.noise(other, shape))
+    assert not torch.equal(encoder.noise(image, shape), DiffusionFeatures(encoder.pipeline, 64, seed=1).noise(image, shape))
+    with pytest.raises(ValueError, match="sd_block must be 0 to 1"): DiffusionFeatures(encoder.pipeline, 64, block=2)
+
+@pytest.mark.parametrize("feature, change", [("sd", dict(sd_timestep=1)), ("sd", dict(sd_block=1)), ("sd", dict(sd_scale=1)), ("clip", dict(clip_feature="tokens")), ("mae", dict(seed=1))])
+def test_a_key_names_what_the_encoder_reads(table3, feature, change):
+    own = table3.replace(feature=feature)
+    assert encoder_key(own) == encoder_key(own.replace(agents=2)) and encoder_key(own) != encoder_key(own.replace(**change))
+    assert encoder_key(table3) == encoder_key(table3.replace(sd_timestep=1, clip_feature="tokens"))

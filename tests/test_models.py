@@ -16,7 +16,7 @@ def tiny():
 
 @pytest.fixture
 def folder(tmp_path, tiny):
-    "The four tiny models as folders, half precision, as the toybox weights are."
+    "The tiny models as folders, half precision, as the toybox weights are."
     models.load_diffusion(tiny).to(torch.float16).save_pretrained(tmp_path / "diffusion")
     (tmp_path / "sam").mkdir()
     (tmp_path / "sam/config.json").write_text(json.dumps(models.TINY_SAM))
@@ -24,6 +24,8 @@ def folder(tmp_path, tiny):
     models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
     clip, processor = models.load_clip(tiny)
     clip.half().save_pretrained(tmp_path / "clip"); processor.save_pretrained(tmp_path / "clip")
+    models.load_mae(tiny).half().save_pretrained(tmp_path / "mae")
+    models.load_maskformer(tiny).half().save_pretrained(tmp_path / "maskformer")
     return tmp_path
 
 @pytest.fixture
@@ -42,8 +44,8 @@ def test_sam_configuration_is_checked():
     with pytest.raises(ValueError, match="colour"): models.build_sam({"colour": 1})
 
 def test_every_loader_reads_its_folder_as_float32(saved, tiny):
-    loaded = [models.load_diffusion(saved).unet, models.load_sam(saved), models.load_dino(saved), models.load_clip(saved)[0]]
-    fresh = [models.load_diffusion(tiny).unet, models.load_sam(tiny), models.load_dino(tiny), models.load_clip(tiny)[0]]
+    def all_of(s): return [models.load_diffusion(s).unet, models.load_sam(s), models.load_dino(s), models.load_clip(s)[0], models.load_mae(s), models.load_maskformer(s)]
+    loaded, fresh = all_of(saved), all_of(tiny)
     for a, b in zip(loaded, fresh):
         assert not a.training and not any(p.requires_grad for p in a.parameters())
         a, b = parameters(a), parameters(b)
@@ -96,6 +98,31 @@ def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
     assert all(row.present and not row.command for row in models.doctor(saved) + models.doctor(tiny))
     rows = models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
     assert not rows[2].present and rows[2].command.startswith("hf download nobody/nothing")
+    rows = {row.name: row for row in models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
+    for name in ("CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "openai/clip-vit-base-patch16", "facebook/vit-mae-base"):
+        assert len(rows[name].revision) == 40 and f"--revision {rows[name].revision}" in rows[name].command
+    assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + models.SAM_FILES["sam_vit_b_01ec64.pth"]
+    assert all(row.licence and row.megabytes > 100 and row.command for row in rows.values() if not row.present)
+
+def test_doctor_measures_what_is_there(saved, folder):
+    row = next(row for row in models.doctor(saved) if row.name == "mae")
+    assert row.megabytes == round(sum((folder / "mae" / f).stat().st_size for f in ("config.json", "model.safetensors")) / 1e6, 1)
+
+def test_the_encoder_of_a_whole_autoencoder_is_read(saved, folder, tiny):
+    from transformers import ViTMAEForPreTraining
+    encoder = models.load_mae(tiny)
+    whole = ViTMAEForPreTraining(encoder.config)
+    whole.vit.load_state_dict(encoder.state_dict())
+    whole.save_pretrained(folder / "mae")
+    read = models.load_mae(saved)
+    assert all(torch.equal(v, read.state_dict()[k]) for k, v in encoder.state_dict().items())
+
+def test_an_autoencoder_without_its_encoder_is_refused(saved, folder, capfd):
+    from safetensors.torch import load_file
+    file = folder / "mae/model.safetensors"
+    weights = {k: v for k, v in load_file(file).items() if "layernorm_before" not in k}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="must hold its whole encoder.*layernorm_before"): models.load_mae(saved)
 
 def test_a_cpu_computes_in_float32(tiny):
     assert models.dtype_of(tiny.replace(dtype="float16")) == torch.float32

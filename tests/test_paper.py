@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from rim.reproduce import TARGETS, code_of, notebook_parameters, read_table
 
-TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", benchmark_images="3", images_per_class="3", subcategories="2", denoising_steps="2",
+TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", mae="tiny:mae", maskformer="tiny:maskformer", benchmark_images="3", images_per_class="3", subcategories="2", denoising_steps="2",
             points_per_side="3", pred_iou_thresh="0", stability_score_thresh="0", bootstrap="20")
 BARE = {**TINY, "benchmark_images": "1", "images_per_class": "1", "subcategories": "1"}             # as little as the rehearsal has
 NOTHING = {**BARE, "pred_iou_thresh": "1"}                                                          # and no proposal at all

@@ -4,8 +4,8 @@ import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
-from rim.models import load_sam
-from rim.proposals import Proposer, attention_mask, attention_points, foreground_mask, thresholds
+from rim.models import load_maskformer, load_sam
+from rim.proposals import NoProposals, Proposer, QueryProposer, attention_mask, attention_points, foreground_mask, proposal_key, query_masks, thresholds
 from rim.settings import Settings
 
 @pytest.fixture(scope="module")
@@ -96,3 +96,53 @@ def test_masks_of_absurd_size_fall_back_to_attention(sam, settings, image, atten
     monkeypatch.setattr(proposer, "foreground", lambda image, points: (mask, 0.9))
     got, told = foreground_mask(proposer, image, attention, settings, seed=0)
     assert told == how and np.array_equal(got, mask if how == "sam" else attention_mask(attention, (48, 64), settings))
+
+# without SAM: Table 4
+
+def test_query_masks_equal_the_definition():
+    g = torch.Generator().manual_seed(2)
+    masks, classes = 3 * torch.randn(12, 5, 7, generator=g), 2 * torch.randn(12, 4, generator=g)
+    masks[0] = -9                                                    # sees nothing
+    classes[0, 3] = -9                                               # and is sure of it
+    found = query_masks(masks, classes, (20, 28), 0.6, 0.3)
+    full = torch.nn.functional.interpolate(masks[None], (20, 28), mode="bilinear")[0].sigmoid().numpy()
+    chance = 1 - torch.softmax(classes, 1)[:, 3].numpy()
+    expected = [(full[q] > 0.3, chance[q]) for q in range(12) if chance[q] >= 0.6 and (full[q] > 0.3).any()]
+    assert 0 < len(expected) < 11 and len(found) == len(expected) and (np.diff(found.areas) <= 0).all()
+    assert {m.tobytes() for m in found.masks} == {m.tobytes() for m, _ in expected}
+    assert sorted(found.scores.tolist()) == pytest.approx(sorted(float(c) for _, c in expected), abs=1e-6)
+    for mask, box in zip(found.masks, found.boxes):
+        ys, xs = np.nonzero(mask)
+        assert box.tolist() == [xs.min(), ys.min(), xs.max(), ys.max()]
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 70)])
+def test_maskformer_takes_any_image(settings, size):
+    own = settings.replace(maskformer="tiny:maskformer", maskformer_side=64, maskformer_score=0, maskformer_thresh=0.5)
+    model, image = load_maskformer(own), np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8)
+    proposer = QueryProposer(model, own)
+    assert all(s % 32 == 0 for s in proposer.input(image).shape[2:]) and min(proposer.input(image).shape[2:]) == 64
+    found = proposer.proposals(image)
+    assert found.masks.shape[1:] == size and found.boxes.shape == (len(found), 4) and len(found) <= 6
+    with torch.no_grad(): out = model(proposer.input(image))
+    assert len(query_masks(out.masks_queries_logits[0], out.class_queries_logits[0], size, 0, 0.5)) == len(found)
+    assert len(QueryProposer(model, own.replace(maskformer_score=1)).proposals(image)) == 0
+
+def test_maskformer_sees_pixels_as_the_librarys_processor_does(settings):
+    from transformers import MaskFormerImageProcessor
+    image = np.random.default_rng(1).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    theirs = MaskFormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 640}, size_divisor=32)(image, return_tensors="pt").pixel_values
+    ours = QueryProposer(None, settings.replace(maskformer_side=64)).input(image)
+    assert ours.shape == theirs.shape and torch.allclose(ours, theirs, atol=1e-4)
+
+def test_no_segmenter_proposes_nothing():
+    found = NoProposals().proposals(np.zeros((5, 6, 3), np.uint8))
+    assert len(found) == 0 and found.masks.shape == (0, 5, 6) and found.boxes.shape == (0, 4) and found.scores.shape == (0,)
+
+def test_a_key_names_what_determines_the_proposals(settings):
+    own = settings.replace(maskformer="tiny:maskformer")
+    keys = [proposal_key(own.replace(proposer=p)) for p in ("sam", "maskformer", "none")]
+    assert len({str(k) for k in keys}) == 3
+    for change in (dict(maskformer_side=96), dict(maskformer_score=0.1), dict(maskformer_thresh=0.1)):
+        changed = [proposal_key(own.replace(proposer=p, **change)) for p in ("sam", "maskformer", "none")]
+        assert [a == b for a, b in zip(keys, changed)] == [True, False, True]
+    assert proposal_key(own.replace(points_per_side=3)) != keys[0] == proposal_key(own.replace(points_per_batch=3))

@@ -181,7 +181,7 @@ def test_given_bank(tiny, rim, tiny_image):
     with pytest.raises(ValueError, match="names to look for"): rim.segment(tiny_image)
 
 def test_analyses_are_kept(tiny, rim, tiny_image, tmp_path):
-    tools = type("Counted", (), {"proposer": rim.tools.proposer, "region_encoder": rim.tools.region_encoder})()
+    tools = type("Counted", (), {"region_proposer": rim.tools.region_proposer, "region_encoder": rim.tools.region_encoder})()
     first = Analyser(tiny, tools, Store(tmp_path)).analyse(tiny_image)
     again = Analyser(tiny, None, Store(tmp_path)).analyse(tiny_image)  # needs no model
     assert (first.proposals.masks == again.proposals.masks).all() and torch.equal(first.features, again.features) and torch.equal(first.grid, again.grid) and first.seed == again.seed
@@ -216,3 +216,27 @@ def test_only_agents_may_win_where_the_setting_says_so(tiny):
     assert any(label not in agents for label, agents in zip(free.labels, free.agents))
     assert np.array_equal(free.scores, bound.scores)
     with pytest.raises(ValueError, match="candidates"): match_features(features, references, tiny.replace(candidates="all", **{}).__class__(**{**tiny.as_dict(), "candidates": "some"}))
+
+# Tables 3 and 4: every encoder and every source of regions, from end to end
+
+@pytest.mark.parametrize("change", [dict(feature="clip"), dict(feature="clip", clip_feature="tokens"), dict(feature="mae"), dict(feature="sd", reference_side=64, region_side=64), dict(proposer="maskformer", maskformer_score=0), dict(proposer="none")])
+def test_every_encoder_and_proposer_segments(tiny, rim, tiny_image, change, tmp_path):
+    own = tiny.replace(mae="tiny:mae", maskformer="tiny:maskformer", maskformer_side=64, **change)
+    other = RIM(own, store=Store(tmp_path), keep=True)
+    bank = other.bank_for("boat, tree", progress=False)
+    result = other.segment(tiny_image, "boat, tree")
+    assert result.labels.shape == tiny_image.shape[:2] and set(np.unique(result.labels)) <= {0, 1, 2}
+    assert (bank.digest == rim.bank_for("boat, tree").digest) == ("feature" not in change)  # references don't depend on the proposer
+    assert other.analysis_key != rim.analysis_key
+    assert (RIM(own, store=Store(tmp_path), keep=True).segment(tiny_image, "boat, tree").labels == result.labels).all()
+
+def test_without_a_segmenter_patches_are_regions(tiny, rim, tiny_image):
+    bank = rim.bank_for("boat, tree")
+    none = RIM(tiny.replace(proposer="none"), encoder=rim.tools.encoder, bank=bank)
+    regions = none.analyse(tiny_image)
+    refs, (h, w) = bank.references(tiny), regions.grid.shape[1:]
+    patches = match_features(regions.grid.flatten(1).T, refs, tiny).labels.reshape(h, w)
+    rows, columns = (np.arange(n) * g // n for n, g in zip(tiny_image.shape[:2], (h, w)))
+    result = none.segment(tiny_image)
+    assert len(regions) == 0 and (result.labels == patches[rows][:, columns]).all()
+    with pytest.raises(ValueError, match="uncovered must be"): RIM(tiny.replace(proposer="none", uncovered="background"), encoder=rim.tools.encoder, bank=bank).segment(tiny_image)
