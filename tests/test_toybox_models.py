@@ -59,3 +59,16 @@ def test_words_of_the_toybox_are_single_tokens():
     tokenizer = load_diffusion(settings).tokenizer
     assert all(len(tokenizer.tokenize(name)) == 1 for name in world.names)
     assert len(tokenizer.tokenize("platypus")) > 1 and np.all(np.array(tokenizer("é").input_ids) >= 0)
+
+
+def test_the_masked_autoencoder_paints_what_is_hidden():
+    from rim.toybox.mae import load_autoencoder, mae_metrics
+    from rim.toybox.training import WEIGHTS
+    assert mae_metrics(load_autoencoder(WEIGHTS), world, n=40)["scene_loss"] <= 0.5
+
+
+def test_queries_find_things_and_places():
+    from rim.models import load_maskformer
+    from rim.toybox.maskformer import segment_metrics
+    measured = segment_metrics(load_maskformer(settings), world, n=30)
+    assert measured["recall"] >= 0.4 and measured["place_iou"] >= 0.85

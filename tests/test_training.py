@@ -59,8 +59,42 @@ def test_heads_start_at_the_neighbours():
     assert torch.allclose(waves(8)[9] @ shift(2, 1).T, waves(8)[9 + 17], atol=1e-5)
 
 
+def test_masked_positions_are_resized_as_a_grid():
+    from rim.toybox.mae import reconstruct, start_mae
+    model = start_mae().eval()
+    table, resize = model.decoder.decoder_pos_embed, model.decoder.interpolate_pos_encoding
+    assert torch.allclose(resize(torch.zeros(1, 257, 64)), table, atol=1e-5)
+    small = resize(torch.zeros(1, 65, 64))[0, 1:].reshape(8, 8, 64)
+    grid = table[0, 1:].reshape(16, 16, 64)
+    assert torch.allclose(small[3, 4], torch.nn.functional.interpolate(grid.permute(2, 0, 1)[None], (8, 8), mode="bicubic")[0, :, 3, 4], atol=1e-5)
+    pixels, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 64)
+    with torch.no_grad(): loss, patches, hidden = reconstruct(model, pixels, noise)
+    assert patches.shape == (2, 64, 48) and (hidden.sum(1) == 48).all() and (hidden.bool() == (noise >= noise.sort(1).values[:, 16:17])).all()
+    error = (patches - model.patchify(pixels)).square().mean(2)
+    assert torch.allclose(loss, error[hidden.bool()].mean(), atol=1e-5)
+
+
+def test_segments_are_things_and_the_place():
+    from rim.toybox.maskformer import segments
+    instances = np.zeros((16, 16), np.uint8)
+    instances[2:10, 2:10], instances[12:14, 12:14] = 1, 2            # the second is too small to count
+    masks, labels = segments(instances)
+    assert labels.tolist() == [0, 1] and masks.shape == (2, 8, 8) and masks[0].sum() == 16 and masks[1].sum() == 64 - 16 - 1
+
+
+def test_the_last_layers_loss_is_the_librarys():
+    from rim.toybox.maskformer import all_layers_loss, start_maskformer
+    torch.manual_seed(0)
+    model, pixels = start_maskformer().eval(), torch.randn(2, 3, 64, 64)
+    masks, labels = [(torch.rand(k, 32, 32) > 0.5).float() for k in (1, 3)], [torch.tensor([1]), torch.tensor([0, 0, 1])]
+    with torch.no_grad():
+        loss, parts = all_layers_loss(model, pixels, masks, labels)
+        assert torch.allclose(sum(parts.values()), model(pixels, mask_labels=masks, class_labels=labels).loss, rtol=1e-4)
+    assert loss > sum(parts.values())                                # the earlier layers answer too
+
+
 @pytest.mark.weights
-@pytest.mark.parametrize("file", ["diffusion/record.json", "diffusion/vae/record.json", "sam/record.json", "dino/record.json", "dino/teacher.json", "clip/record.json"])
+@pytest.mark.parametrize("file", ["diffusion/record.json", "diffusion/vae/record.json", "sam/record.json", "dino/record.json", "dino/teacher.json", "clip/record.json", "mae/record.json", "maskformer/record.json"])
 def test_records_say_how_the_weights_came_about(file):
     record = json.loads((training.WEIGHTS / file).read_text())
     assert {"train_seeds", "steps", "minutes", "machine", "metrics", "revision", "seed", "curve"} <= set(record)
