@@ -6,7 +6,7 @@
 __all__ = ['SAM_VIT_B', 'TINY_SAM', 'ROLES', 'SAM_FILES', 'SAM_URL', 'ARCHITECTURES', 'READ', 'PUBLISHED', 'build_sam',
            'byte_tokenizer', 'Role', 'models_folder', 'fetch_command', 'resolve', 'device_of', 'dtype_of',
            'random_model', 'load_diffusion', 'load_sam', 'file_sha256', 'load_dino', 'load_clip', 'load_mae',
-           'load_maskformer', 'weights_digest', 'weights_key', 'Finding', 'doctor']
+           'load_maskformer', 'load_vit', 'weights_digest', 'weights_key', 'Finding', 'doctor']
 
 # %% ../nbs/10_models.ipynb #25ffe387
 import hashlib
@@ -27,7 +27,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel,
                           CLIPTokenizer, DetrConfig, Dinov2Config, Dinov2Model, MaskFormerConfig,
-                          MaskFormerForInstanceSegmentation, ResNetConfig, ViTMAEConfig, ViTMAEModel)
+                          MaskFormerForInstanceSegmentation, ResNetConfig, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel)
 from transformers.utils import logging as transformers_logging
 
 # %% ../nbs/10_models.ipynb #d1aaf4f6
@@ -94,7 +94,9 @@ ROLES = {
                  '--include "*.json" "*.txt" "*.safetensors"'),
     "mae": Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
     "maskformer": Role("masks all at once", ("config.json", "model*.safetensors"),
-                       '--include "*.json" "*.safetensors"')}
+                       '--include "*.json" "*.safetensors"'),
+    "trident_dino": Role("similarity of patches", ("config.json", "model*.safetensors"),
+                         '--include "*.json" "*.safetensors"')}
 SAM_FILES = {"sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"}
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -234,7 +236,10 @@ ARCHITECTURES: dict[str, Callable] = {
     "tiny:mae": lambda: ViTMAEModel(ViTMAEConfig(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
                                                  num_attention_heads=2, intermediate_size=64)),
     "facebook/maskformer-resnet101-coco-stuff": lambda: _maskformer(dict(depths=[3, 4, 23, 3]), {}, 171),
-    "tiny:maskformer": _tiny_maskformer}
+    "tiny:maskformer": _tiny_maskformer,
+    "facebook/dino-vitb16": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False),
+    "tiny:vit": lambda: ViTModel(ViTConfig(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
+                                           num_attention_heads=2, intermediate_size=64), add_pooling_layer=False)}
 
 # %% ../nbs/10_models.ipynb #53444a71
 def random_model(
@@ -360,6 +365,16 @@ def load_maskformer(
         model = MaskFormerForInstanceSegmentation.from_pretrained(path, dtype=torch.float32, **_OFFLINE)
     return _frozen(model, settings, float32=True)
 
+# %% ../nbs/10_models.ipynb #fcbf4e6f
+@_quiet()
+def load_vit(
+    settings,
+) -> ViTModel:
+    "Caron et al. 2021 (DINO, the first), for Trident."
+    if not settings.pretrained: return _frozen(random_model(settings.trident_dino, settings.seed), settings)
+    path = resolve(settings.trident_dino, settings)
+    return _frozen(ViTModel.from_pretrained(path, add_pooling_layer=False, dtype=dtype_of(settings), **_OFFLINE), settings)
+
 # %% ../nbs/10_models.ipynb #5064a855
 READ = ("*config.json", "model_index.json", "model*.safetensors", "diffusion_pytorch_model*.safetensors", "vocab.json",
         "merges.txt", "tokenizer.json")  # what loading reads; records and training states lie beside it
@@ -387,7 +402,8 @@ def weights_key(
 PUBLISHED = {"CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270), "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),
              "facebook/dinov2-base": ("Apache-2.0", 346), "openai/clip-vit-base-patch16": ("MIT", 599),
              "facebook/vit-mae-base": ("Apache-2.0", 448),
-             "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242)}  # licence, megabytes to fetch
+             "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242),
+             "facebook/dino-vitb16": ("Apache-2.0", 343)}  # licence, megabytes to fetch
 
 # %% ../nbs/10_models.ipynb #7149342d
 @dataclass(frozen=True)

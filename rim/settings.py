@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HERE', 'BOOLEANS', 'CHOICES', 'POSITIVE', 'SHARES', 'KINDS', 'ENVIRONMENT', 'shipped_file', 'read_ini', 'own_file',
            'RunSettings', 'ModelSettings', 'SynthesisSettings', 'ForegroundSettings', 'RegionSettings',
-           'MatchingSettings', 'EvaluationSettings', 'parse_value', 'broken_rule', 'Settings', 'nearest', 'check_keys',
-           'typed', 'from_profile']
+           'MatchingSettings', 'TridentSettings', 'EvaluationSettings', 'parse_value', 'broken_rule', 'Settings',
+           'nearest', 'check_keys', 'typed', 'from_profile', 'settings_for']
 
 # %% ../nbs/00_settings.ipynb #2de8a4aa
 import configparser, difflib, os
@@ -70,6 +70,8 @@ class ModelSettings:
     mae_revision: str
     maskformer: str
     maskformer_revision: str
+    trident_dino: str
+    trident_dino_revision: str
 
 # %% ../nbs/00_settings.ipynb #b3dbf144
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,32 @@ class MatchingSettings:
     painting: str                # area: small proposals on top; score: the best score on top, open
     uncovered: str               # auto, background or patches: who labels pixels without a proposal, open
 
+# %% ../nbs/00_settings.ipynb #eb8f1215
+@dataclass(frozen=True, kw_only=True)
+class TridentSettings:
+    "Splice, then segment: every number of it."
+    trident_side: int             # short side of the picture, pixels
+    trident_longest: int          # its long side at most, pixels
+    trident_crop: int             # side of a window, pixels
+    trident_stride: int           # from one window to the next, pixels
+    trident_splice: str           # spliced: features are pasted, then named; windows: each window is named, then pasted
+    trident_correlation: str      # whose similarities guide CLIP's last block: dino, or clip itself
+    trident_beta: float           # times the mean similarity: smaller ones are cut
+    trident_gamma: float          # sharpness of the guiding attention
+    trident_sam_correlation: bool # whether SAM's attention aggregates the features of the whole picture
+    trident_cos_fac: float        # times the mean cosine of SAM's values: smaller ones are cut
+    trident_refine_neg_cos: bool  # no: a negative threshold becomes 0.6
+    trident_halves: bool          # whether SAM sees the left and the right half by themselves
+    trident_templates: str        # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
+    trident_scale: float          # of the cosines in the softmax
+    trident_prob_thd: float       # a smaller best chance makes a pixel background, where there is one
+    trident_refine: bool          # whether SAM refines the labels
+    trident_coarse_thresh: float  # chance from which a pixel may prompt SAM
+    trident_min_area: int         # pixels of the half-size picture: smaller components don't prompt
+    trident_mask_weight: float    # of the chances in the mask prompt
+    trident_iou_thresh: float     # masks of a smaller predicted overlap aren't kept
+    trident_faithful: bool        # yes: what looks like a slip in the published numbers stays
+
 # %% ../nbs/00_settings.ipynb #17425346
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
@@ -164,11 +192,13 @@ def parse_value(
 CHOICES = dict(
     dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
-    names=("plain", "engineered"))
+    names=("plain", "engineered"), trident_splice=("spliced", "windows"), trident_correlation=("dino", "clip"), trident_templates=("imagenet", "prompt"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
-    "reference_side", "region_side", "clip_side", "maskformer_side", "sd_scale", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap")
+    "reference_side", "region_side", "clip_side", "maskformer_side", "sd_scale", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap",
+    "trident_side", "trident_longest", "trident_crop", "trident_stride", "trident_scale", "trident_gamma")
 SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
-    "stability_score_thresh", "box_nms_thresh", "maskformer_score", "maskformer_thresh")
+    "stability_score_thresh", "box_nms_thresh", "maskformer_score", "maskformer_thresh",
+    "trident_prob_thd", "trident_coarse_thresh")
 
 def broken_rule(
     key,    # name of the field
@@ -178,13 +208,13 @@ def broken_rule(
     if key in CHOICES and value not in CHOICES[key]: return "one of " + ", ".join(CHOICES[key])
     if key in POSITIVE and not value > 0: return "greater than 0"
     if key in SHARES and not 0 <= value <= 1: return "between 0 and 1"
-    if key in ("redraws", "benchmark_images", "sd_block") and value < 0: return "0 or more"
+    if key in ("redraws", "benchmark_images", "sd_block", "trident_min_area", "trident_beta", "trident_cos_fac", "trident_mask_weight") and value < 0: return "0 or more"
     if key == "sd_timestep" and not 0 <= value < 1000: return "0 to 999"
     if key == "prompt" and "{}" not in value: return "a text with {} where the class name goes"
 
 # %% ../nbs/00_settings.ipynb #6366cf3a
 @dataclass(frozen=True, kw_only=True)
-class Settings(EvaluationSettings, MatchingSettings, RegionSettings, ForegroundSettings, SynthesisSettings, ModelSettings, RunSettings):
+class Settings(EvaluationSettings, TridentSettings, MatchingSettings, RegionSettings, ForegroundSettings, SynthesisSettings, ModelSettings, RunSettings):
     "Every hyper-parameter of one experiment, typed and frozen; `Settings.from_profile` reads them."
     profile: str   # section of settings.ini
 
@@ -242,10 +272,25 @@ def from_profile(
     file = Path(file) if file else own_file()
     if file and not file.is_file(): raise FileNotFoundError(f"settings file {file} does not exist")
     ini = read_ini(shipped_file(), *([file] if file else []))
-    if name not in ini.sections(): raise ValueError(f"unknown profile {name!r}; the nearest known one is {nearest(name, ini.sections())!r}")
+    profiles = [section for section in ini.sections() if "." not in section]
+    if name not in profiles: raise ValueError(f"unknown profile {name!r}; the nearest known one is {nearest(name, profiles)!r}")
     if "profile" in overrides: raise ValueError(f"profile is no setting to override, got {overrides['profile']!r}; it is the name of a section")
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
     return cls(**typed(values))
 
 Settings.from_profile = classmethod(from_profile)
+
+# %% ../nbs/00_settings.ipynb #1b281d9b
+def settings_for(
+    settings,      # Settings
+    benchmark,     # its name; one without a section changes nothing
+    file=None,     # a settings.ini of your own; by default the nearest above the working directory
+    method="trident", # first half of the section's name
+):
+    "The settings with a method's own values for a benchmark."
+    ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
+    section, plain = f"{method}.{benchmark}", typed(dict(ini[settings.profile]))
+    if section not in ini: return settings
+    own = typed({key: value for key, value in ini[section].items() if value != ini.defaults().get(key)})
+    return settings.replace(**{key: value for key, value in own.items() if getattr(settings, key) == plain[key]})

@@ -48,7 +48,7 @@ def test_scripts_can_read_the_report(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("RIM_MODELS", str(tmp_path / "models")); monkeypatch.setenv("RIM_DATA", str(tmp_path)); monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert main(["doctor", "--profile", "paper", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == 6 + 8 and all({"name", "kind", "where", "present", "revision", "licence", "megabytes", "command"} <= set(row) for row in rows)
+    assert len(rows) == 7 + 8 and all({"name", "kind", "where", "present", "revision", "licence", "megabytes", "command"} <= set(row) for row in rows)
     mae = next(row for row in rows if row["name"] == "facebook/vit-mae-base")
     assert mae["revision"] == Settings.from_profile("paper").mae_revision and mae["licence"] == "Apache-2.0"
     assert main(["doctor", "--profile", "rehearsal", "--json"]) == 0
