@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'rim.datasets.get_benchmark': ('datasets.html#get_benchmark', 'rim/datasets.py'),
                               'rim.datasets.getitem': ('datasets.html#getitem', 'rim/datasets.py'),
                               'rim.datasets.image_size': ('datasets.html#image_size', 'rim/datasets.py'),
+                              'rim.datasets.is_toybox': ('datasets.html#is_toybox', 'rim/datasets.py'),
                               'rim.datasets.keys_in': ('datasets.html#keys_in', 'rim/datasets.py'),
                               'rim.datasets.missing': ('datasets.html#missing', 'rim/datasets.py'),
                               'rim.datasets.names_file': ('datasets.html#names_file', 'rim/datasets.py'),

@@ -62,6 +62,13 @@ def test_by_name(folder):
     assert len(get_benchmark("toybox", settings)) == 240 and len(get_benchmark(str(folder), settings)) == 3
     with pytest.raises(FileNotFoundError, match="nowhere"): get_benchmark("nowhere", settings)
 
+def test_a_toybox_of_some_classes():
+    bench = get_benchmark("toybox:64:boat,fish", Settings.from_profile("toybox", benchmark_images=5))
+    assert len(bench) == 5 and bench.vocabulary.labels == ("background", "boat", "fish") and bench[0][0].shape == (64, 64, 3) and bench.name == "toybox-test-64-boat-fish"
+    assert {label for i in range(5) for label in np.unique(bench[i][1])} == {0, 1, 2}
+    for wrong, match in (("toybox:9", "32 to 256"), ("toybox:big", "32 to 256"), ("toybox:64:boat,ship", "got 'ship'")):
+        with pytest.raises(ValueError, match=match): get_benchmark(wrong, Settings.from_profile("toybox"))
+
 # ---- the published benchmarks
 
 THINGS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]  # COCO's own category ids
