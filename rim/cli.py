@@ -12,7 +12,7 @@ __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'result_names', 'output_fold
 import argparse, json, os, sys
 from pathlib import Path
 from . import __version__
-from .settings import KINDS, Settings
+from .settings import Settings
 
 # %% ../nbs/51_cli.ipynb #6af878a9
 class Parser(argparse.ArgumentParser):
@@ -124,7 +124,7 @@ def place_of(args):
     "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
     if args.root and not Path(args.root).is_dir(): raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
     inside = Path(args.root or ".", args.benchmark)
-    place = {"data_dir": args.root} if args.root and "data_dir" in KINDS else {}
+    place = {"data_dir": args.root} if args.root else {}
     return {**place, "benchmark": str(inside) if (inside / "names.txt").is_file() else args.benchmark}
 
 # %% ../nbs/51_cli.ipynb #0e58602d

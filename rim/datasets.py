@@ -7,7 +7,8 @@ __all__ = ['THINGS', 'COCO_VALUES', 'COCO_STUFF', 'COCO_OBJECT', 'CITYSCAPES_NAM
            'COCO_MAPS', 'COCO', 'SOURCES', 'Benchmark', 'ToyboxBenchmark', 'by_stem', 'read_labels', 'check_labels',
            'check_size', 'some', 'FolderBenchmark', 'read_names', 'names_file', 'relabel', 'numbered', 'spans',
            'translate', 'Source', 'background_words', 'find_home', 'file_of', 'keys_in', 'split_keys', 'image_size',
-           'PublishedBenchmark', 'files', 'truth', 'getitem', 'problem', 'missing', 'check', 'get_benchmark']
+           'PublishedBenchmark', 'files', 'truth', 'getitem', 'problem', 'missing', 'check', 'is_toybox',
+           'get_benchmark']
 
 # %% ../nbs/21_datasets.ipynb #e334fce1
 import re
@@ -38,15 +39,19 @@ class ToyboxBenchmark:
         n=240,  # number of scenes
         split="test",  # train, validation or test
         size=128,  # side of a scene in pixels
+        names=(),  # one thing of each in every scene, and no other classes; empty: all, as it comes
     ):
         from rim.toybox.world import World  # the toybox is an annex: only this benchmark looks into it
-        self.world, self.seeds = World(size), World.seeds(split, n)
-        self.name, self.vocabulary = f"toybox-{split}-{size}", Vocabulary(tuple(self.world.names))
+        self.world, self.seeds, self.cast = World(size), World.seeds(split, n), tuple(names)
+        if unknown := [name for name in self.cast if name not in self.world.names]: raise ValueError(f"the toybox's classes are {', '.join(self.world.names)}: got {unknown[0]!r}")
+        self.name, self.vocabulary = "-".join(["toybox", split, str(size), *self.cast]), Vocabulary(self.cast or tuple(self.world.names))
+        self.table = np.array([0, *(1 + self.cast.index(name) if name in self.cast else 0 for name in self.world.names)] if self.cast else range(1 + len(self.world.names)), np.uint8)
 
     def __len__(self): return len(self.seeds)
     def __getitem__(self, i):
-        scene = self.world.scene(self.seeds[i])
-        return scene.image, scene.labels, f"{self.name}-{self.seeds[i]}"
+        seed = self.seeds[i]
+        scene = self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
+        return scene.image, self.table[scene.labels], f"{self.name}-{seed}"
     def check(self): pass
 
 # %% ../nbs/21_datasets.ipynb #4ea75fee
@@ -391,14 +396,22 @@ def check(
 PublishedBenchmark.problem, PublishedBenchmark.missing, PublishedBenchmark.check = problem, missing, check
 
 # %% ../nbs/21_datasets.ipynb #0ea63f31
+def is_toybox(
+    name: str,  # of a benchmark
+) -> bool:
+    "Whether a benchmark is rendered by the toybox."
+    return name.partition(":")[0] == "toybox"
+
 def get_benchmark(
-    name: str,  # toybox, a published benchmark, or the path of a folder with images/, labels/ and names.txt
+    name: str,  # toybox (or toybox:128:boat,fish, with its size and some of its classes), a published benchmark, or the path of a folder with images/, labels/ and names.txt
     settings: Settings,  # benchmark_images: how many, 0 for all (240 scenes of the toybox); data_dir: root of the published ones; names
 ) -> Benchmark:
     "The benchmark of this name."
-    if name == "toybox":
+    if is_toybox(name):
         if settings.names != "plain": raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
-        return ToyboxBenchmark(settings.benchmark_images or 240)
+        size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")
+        if size and not (size.isdigit() and 32 <= int(size) <= 256): raise ValueError(f"a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 to 256: got {name!r}")
+        return ToyboxBenchmark(settings.benchmark_images or 240, size=int(size or 128), names=[n.strip() for n in names.split(",")] if names else ())
     if name in SOURCES:
         if not settings.data_dir: raise FileNotFoundError(f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the variable RIM_DATA), which is empty")
         return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)

@@ -62,10 +62,10 @@ class PatchEncoder:
         self,
         model,
         side: int,  # long side of the input, pixels
-        patch: int,  # pixels
-        dim: int,  # D
+        patch: int = None,  # pixels; None: as the model's configuration says
+        dim: int = None,  # D; None likewise
     ):
-        self.model, self.side, self.patch, self.dim = model, side, patch, dim
+        self.model, self.side, self.patch, self.dim = model, side, patch or model.config.patch_size, dim or model.config.hidden_size
 
     def _input(self, image: np.ndarray) -> torch.Tensor:
         grid = patch_grid(image.shape[:2], self.side, self.patch)
@@ -112,13 +112,6 @@ class DinoKeys(PatchEncoder):
     "DINOv2's last keys on the patch grid, class token dropped; method of the paper, section 3."
     name = "dino-keys"
 
-    def __init__(
-        self,
-        model: Dinov2Model,
-        side: int,  # long side of the input, pixels
-    ):
-        super().__init__(model, side, model.config.patch_size, model.config.hidden_size)
-
     @torch.no_grad()
     def keys(
         self,
@@ -135,13 +128,6 @@ class DinoKeys(PatchEncoder):
 class MaeKeys(PatchEncoder):
     "The last keys of a masked autoencoder that sees every patch, class token dropped."
     name = "mae-keys"
-
-    def __init__(
-        self,
-        model: ViTMAEModel,
-        side: int,  # long side of the input, pixels
-    ):
-        super().__init__(model, side, model.config.patch_size, model.config.hidden_size)
 
     @torch.no_grad()
     def grid(

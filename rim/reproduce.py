@@ -203,7 +203,8 @@ def digest_of_benchmark(name, settings):
 def inputs_of(target, settings, store):
     "Digests of the weights and data that a target needs, and the sentences about those that are missing."
     found, missing = {}, []
-    names = target.benchmarks if settings.benchmark != "toybox" and target.benchmarks else (settings.benchmark,)
+    published = {name for each in TARGETS.values() for name in each.benchmarks}
+    names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
     wanted = [(getattr(settings, need), digest_of_weights, (need, settings, store)) for need in target.needs if settings.pretrained and need != "benchmark"]
     wanted += [(f"benchmark {name}", digest_of_benchmark, (name, settings)) for name in (names if target.needs else ())]
     for name, digest, args in wanted:

@@ -92,6 +92,14 @@ def test_another_threshold_needs_no_new_pictures(tiny, tools, tmp_path, monkeypa
     ReferenceBank.build("boat", tiny.replace(attention_threshold=0.5), store, False, with_settings(tools, tiny.replace(attention_threshold=0.5)))
     assert len(list((tmp_path / "picture").glob("*/*"))) == 3 and len(list((tmp_path / "reference").glob("*/*"))) == 6
 
+def test_another_encoder_needs_no_new_masks(tiny, tools, tmp_path, monkeypatch):
+    store, other = Store(tmp_path), tiny.replace(reference_side=128)
+    ReferenceBank.build("boat", tiny, store, False, tools)
+    monkeypatch.setattr(references, "synthesise", None); monkeypatch.setattr(references, "foreground_mask", None)
+    kept = ReferenceBank.build("boat", other, store, False, Tools(other))
+    monkeypatch.undo()
+    assert kept.digest == ReferenceBank.build("boat", other, None, False, Tools(other)).digest
+
 def made(vectors, record={}, c=0):
     thumbs = {part: np.zeros((64, 64, 3) if part == "image" else (64, 64), np.uint8) for part in ("image", "mask", "attention")}
     return [(c, "boat", k, {"foreground": np.float32(v), "background": np.float32(v), "whole": np.float32(v), **thumbs}, {"mask": "sam", **record}) for k, v in enumerate(vectors)]

@@ -3,8 +3,8 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st
 from rim.proposals import Proposals
 from rim.ranking import ranking_distribution
-from rim.references import References, cosine_matrix
-from rim.regions import Analyser, Regions, box_of, pack_regions, paint, rank_classes, unpack_regions
+from rim.references import References, Tools, cosine_matrix
+from rim.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
 from rim.segmenter import RIM, VARIANTS, choose_agents, fill_uncovered, match_features, matching_key, region_scores
 from rim.settings import Settings
 from rim.store import Store
@@ -185,10 +185,19 @@ def test_analyses_are_kept(tiny, rim, tiny_image, tmp_path):
     first = Analyser(tiny, tools, Store(tmp_path)).analyse(tiny_image)
     again = Analyser(tiny, None, Store(tmp_path)).analyse(tiny_image)  # needs no model
     assert (first.proposals.masks == again.proposals.masks).all() and torch.equal(first.features, again.features) and torch.equal(first.grid, again.grid) and first.seed == again.seed
+    unkept = Analyser(tiny, tools).analyse(tiny_image)
+    assert torch.equal(first.features, unkept.features) and (first.proposals.masks == unkept.proposals.masks).all()
+
+def test_another_encoder_needs_no_new_proposals(tiny, rim, tiny_image, tmp_path):
+    Analyser(tiny, type("All", (), {"region_proposer": rim.tools.region_proposer, "region_encoder": rim.tools.region_encoder})(), Store(tmp_path)).analyse(tiny_image)
+    other = tiny.replace(region_side=2 * tiny.region_side)
+    tools = type("NoProposer", (), {"region_encoder": Tools(other).region_encoder})()
+    regions = Analyser(other, tools, Store(tmp_path)).analyse(tiny_image)
+    assert (regions.proposals.masks == rim.analyse(tiny_image).proposals.masks).all() and regions.grid.shape[1] > rim.analyse(tiny_image).grid.shape[1]
 
 def test_pack_without_regions():
     empty = Regions(Proposals(np.zeros((0, 4, 5), bool), np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0)), torch.zeros(0, 3), torch.zeros(3, 1, 1))
-    assert unpack_regions(pack_regions(empty)).proposals.masks.shape == (0, 4, 5)
+    assert unpack_proposals(pack_proposals(empty.proposals)).masks.shape == (0, 4, 5)
 
 def test_box_of(): assert box_of(np.float32([2, 3, 2, 3])) == (2, 3, 3, 4)
 

@@ -17,7 +17,7 @@ from .world import SPLIT_SIZE, SPLITS
 
 # %% ../../nbs/toybox/01_training.ipynb #5146232d
 TASKS = dict(teacher="rim.toybox.dino:TeacherTask", dino="rim.toybox.dino:DinoTask", masks="rim.toybox.masks:MasksTask", vae="rim.toybox.diffusion:VaeTask", diffusion="rim.toybox.diffusion:DiffusionTask", clip="rim.toybox.clip:ClipTask",
-             mae="rim.toybox.mae:MaeTask", maskformer="rim.toybox.maskformer:MaskFormerTask")
+             mae="rim.toybox.mae:MaeTask", maskformer="rim.toybox.maskformer:MaskFormerTask", vit="rim.toybox.vit:VitTask")
 WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../../rim/toybox/weights").resolve()
 
 class Task:
