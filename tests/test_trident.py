@@ -120,7 +120,7 @@ def test_guide_is_an_attention(n, side, seed, beta, gamma):
     cut = gamma * (cosine - beta * cosine.mean()) < 0
     assert (guide[cut & ~cut.all(-1, keepdim=True)] == 0).all()
 
-def test_a_uniform_picture_attends_everywhere(): assert torch.allclose(T.guiding_attention(T.cosine_maps(torch.ones(2, 5, 3, 3))), torch.full((2, 9, 9), 1 / 9))
+def test_a_uniform_picture_attends_everywhere(): assert torch.allclose(T.guiding_attention(T.cosine_maps(torch.ones(2, 5, 3, 3)), 1.2, 3.0), torch.full((2, 9, 9), 1 / 9))
 
 # SAM
 
@@ -176,7 +176,7 @@ def test_aggregation_in_pieces_is_the_whole_matrix(chunk, factor, negative):
     assert torch.allclose(M.sum(1), torch.ones(20), atol=1e-5) and (M == 0).any()
     assert torch.allclose(T.aggregate(t, X, factor, negative, chunk), (M @ X.flatten(1).T).T.unflatten(1, (4, 5)), atol=1e-6)
 
-def test_aggregation_of_a_constant_is_the_constant(): assert torch.allclose(T.aggregate(tokens(), torch.full((2, 9, 3), 4.0)), torch.full((2, 4, 5), 4.0), atol=1e-5)
+def test_aggregation_of_a_constant_is_the_constant(): assert torch.allclose(T.aggregate(tokens(), torch.full((2, 9, 3), 4.0), 1.2, True), torch.full((2, 4, 5), 4.0), atol=1e-5)
 
 def test_a_row_that_keeps_nothing_keeps_itself():
     t = tokens()
@@ -185,14 +185,14 @@ def test_a_row_that_keeps_nothing_keeps_itself():
     assert M[7].argmax() == 7 and M[7].sum() == 1 and M.isfinite().all()
 
 def test_chunk_must_be_a_row():
-    with pytest.raises(ValueError, match="at least 1 row: got 0"): T.aggregate(tokens(), torch.zeros(1, 4, 5), chunk=0)
+    with pytest.raises(ValueError, match="at least 1 row: got 0"): T.aggregate(tokens(), torch.zeros(1, 4, 5), 1.2, True, chunk=0)
 
 def test_aggregation_never_holds_the_matrix():
     t, largest = tokens(heads=2, grid=(32, 32), side=32), []
     original = T.correlation
     def watched(attention, *rest): largest.append(attention.numel()); return original(attention, *rest)
     T.correlation = watched
-    try: T.aggregate(t, torch.zeros(2, 8, 8), chunk=64)
+    try: T.aggregate(t, torch.zeros(2, 8, 8), 1.2, True, chunk=64)
     finally: T.correlation = original
     assert max(largest) == 2 * 64 * 1024
 
@@ -220,7 +220,7 @@ def test_merging_takes_the_best_name():
 
 def test_unsure_pixels_become_class_0():
     prob = torch.tensor([[0.1, 0.3, 0.4], [0.2, 0.25, 0.4]])[:, None]
-    assert T.coarse_labels(prob)[0].tolist() == [1, 0, 0] and T.coarse_labels(prob, 0.25)[0].tolist() == [0, 0, 0] and T.coarse_labels(prob.flip(0), 0.3)[0].tolist() == [0, 1, 0]
+    assert T.coarse_labels(prob, 0)[0].tolist() == [1, 0, 0] and T.coarse_labels(prob, 0.25)[0].tolist() == [0, 0, 0] and T.coarse_labels(prob.flip(0), 0.3)[0].tolist() == [0, 1, 0]
 
 # refinement
 
@@ -267,15 +267,15 @@ def test_nearest_is_the_librarys_in_whole_numbers(h, w, a, b):
 def scene(trident, image, names="boat, tree"):
     vocabulary = Vocabulary.of(names)
     text, owner = trident.queries(vocabulary)
-    prob = T.merge_names(T.name_chances(trident.logits(image, text), image.shape[:2]), owner, len(vocabulary))
-    return T.sam_tokens(trident.sam, T.sam_image(image, 8)), T.coarse_labels(prob), prob
+    prob = T.merge_names(T.name_chances(trident.logits(image, text), image.shape[:2], 40), owner, len(vocabulary))
+    return T.sam_tokens(trident.sam, T.sam_image(image, 8)), T.coarse_labels(prob, 0), prob
 
 def test_nothing_kept_changes_nothing(trident):
     seen, coarse, prob = scene(trident, picture(60, 80))
-    done = T.refine(trident.sam, seen, coarse, prob, 0.1, 4, 1e9)
+    done = T.refine(trident.sam, seen, coarse, prob, 0.1, 4, 1e9, 0.005)
     assert len(done.kept) and not done.kept.any() and torch.equal(done.labels, coarse) and torch.equal(done.scores, prob)
-    assert len(T.refine(trident.sam, seen, coarse, prob, 1.0, 4, -1e9).kept) == 0
-    assert len(T.refine(trident.sam, seen, coarse, prob, 0.1, 10**6, -1e9).kept) == 0
+    assert len(T.refine(trident.sam, seen, coarse, prob, 1.0, 4, -1e9, 0.005).kept) == 0
+    assert len(T.refine(trident.sam, seen, coarse, prob, 0.1, 10**6, -1e9, 0.005).kept) == 0
 
 def test_prompts_at_a_time_do_not_change_the_result(trident):
     seen = T.sam_tokens(trident.sam, picture(48, 64))
@@ -361,6 +361,7 @@ def test_windows_must_be_whole_patches(towers, change, words):
 def test_bad_pictures_and_names_are_refused(trident):
     with pytest.raises(ValueError, match="uint8"): trident.segment(np.zeros((4, 4, 3)), "boat")
     with pytest.raises(ValueError, match="at least one class name"): trident.segment(picture(9, 9), [])
+    with pytest.raises(ValueError, match="sequence of words: got the text 'sky'"): trident.segment(picture(9, 9), "boat", "sky")
 
 def test_faithful_changes_the_features(towers):
     image = picture(50, 70)

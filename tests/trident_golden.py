@@ -13,6 +13,7 @@ from rim import trident as T
 from rim.settings import Settings
 
 FOLDER = Path(os.environ.get("RIM_GOLDEN") or ROOT.parent / "shared/golden/trident")
+LONGEST = 2048  # long side at most, in all cases
 MISSING = f"no reference arrays of Trident in {FOLDER}: set RIM_GOLDEN to their folder"
 ERRORS = {}  # quantity -> largest error seen, for a report
 
@@ -124,7 +125,7 @@ class Case:
         c = self.config
         return T.window_boxes([n // c["patch"] for n in self.info["canvas_hw"]], c["crop"] // c["patch"], c["stride"] // c["patch"])
     @cached_property
-    def pixels(self): return T.clip_canvas(T.resize_short(self.image, self.config["S"]), self.config["patch"], self.config["crop"])
+    def pixels(self): return T.clip_canvas(T.resize_short(self.image, self.config["S"], LONGEST), self.config["patch"], self.config["crop"])
     @cached_property
     def windows(self): return T.cut_windows(self.pixels, self.boxes * self.config["patch"])
     @cached_property
@@ -213,7 +214,7 @@ class Refinement(Case):
 FEATURE = dict(atol=2e-5, rtol=1e-5)
 
 def check_resize(case):
-    resized = T.resize_short(case.image, case.config["S"])
+    resized = T.resize_short(case.image, case.config["S"], LONGEST)
     for key, theirs, cut in case.stored("clip_resized_rgb_u8"): equal("clip_resized_rgb_u8", cut(resized), theirs)
     if "clip_canvas_norm_s4" in case.arrays and not list(case.stored("clip_resized_rgb_u8")): equal("clip_resized_rgb_u8", resized, case.image)
 
@@ -384,7 +385,7 @@ def check_unit_correlation(golden):
 
 def check_geometry(golden):
     g = golden.geometry
-    for h, w, side, *size in g["mm_resize"]: assert T.resize_short(np.zeros((h, w, 3), np.uint8), side).shape[:2] == tuple(size), (h, w, side)
+    for h, w, side, *size in g["mm_resize"]: assert T.resize_short(np.zeros((h, w, 3), np.uint8), side, LONGEST).shape[:2] == tuple(size), (h, w, side)
     for h, w, patch, crop, *size in g["preprocess"]:
         if min(size) >= crop: assert T.canvas_size((h, w), patch, crop) == tuple(size), (h, w, patch)
     for row in g["windows"]:
