@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLIP_MEAN', 'CLIP_STD', 'CLIP_MEAN_255', 'CLIP_STD_255', 'CAP', 'INSTEAD', 'UNUSED', 'resize_linear', 'resize_short',
-           'canvas_size', 'column', 'clip_canvas', 'dino_pixels', 'window_boxes', 'cut_windows', 'position_table',
-           'embed_patches', 'clip_tokens', 'dino_features', 'cosine_maps', 'guiding_attention', 'guided_values',
-           'splice', 'sam_image', 'resize_long', 'SamTokens', 'sam_tokens', 'row_thresholds', 'correlation',
-           'aggregate', 'read_templates', 'name_vector', 'name_vectors', 'query_names', 'project', 'name_logits',
-           'name_chances', 'merge_names', 'coarse_labels', 'nearest', 'half_size', 'Components', 'find_components',
-           'prompt_scale', 'mask_prompt', 'decode_masks', 'upscale_masks', 'class_score', 'merge_masks', 'Refinement',
-           'refine', 'Trident', 'check_window', 'canvas', 'sam_parts', 'logits', 'label_regions', 'predict', 'segment',
-           'method']
+           'canvas_size', 'clip_canvas', 'dino_pixels', 'window_boxes', 'cut_windows', 'position_table', 'clip_tokens',
+           'dino_features', 'cosine_maps', 'guiding_attention', 'guided_values', 'splice', 'sam_image', 'resize_long',
+           'SamTokens', 'sam_tokens', 'row_thresholds', 'correlation', 'aggregate', 'read_templates', 'name_vector',
+           'name_vectors', 'query_names', 'project', 'name_logits', 'name_chances', 'merge_names', 'coarse_labels',
+           'nearest', 'half_size', 'Components', 'find_components', 'prompt_scale', 'mask_prompt', 'decode_masks',
+           'upscale_masks', 'class_score', 'merge_masks', 'Refinement', 'refine', 'Trident', 'check_window', 'canvas',
+           'sam_parts', 'logits', 'label_regions', 'predict', 'segment', 'method']
 
 # %% ../nbs/32_trident.ipynb #f0858ced
 import math
@@ -71,11 +70,11 @@ def canvas_size(
     long, other = up(max(size)), up(int(min(size) * up(max(size)) / max(size)))
     return tuple(max(crop, long if n == max(size) else other) for n in size)
 
-# %% ../nbs/32_trident.ipynb #f392505c
+# %% ../nbs/32_trident.ipynb #d87521e4
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP_MEAN_255, CLIP_STD_255 = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 
-def column(values, like) -> torch.Tensor:
+def _column(values, like) -> torch.Tensor:
     "Values of three channels, to be applied to pictures [..., 3, H, W]."
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
@@ -86,7 +85,7 @@ def clip_canvas(
 ) -> torch.Tensor:  # float32 [3, h, w], multiples of the patch
     "The whole picture as CLIP's windows are cut from it."
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
-    pixels = (pixels - column(CLIP_MEAN_255, pixels)) / column(CLIP_STD_255, pixels)
+    pixels = (pixels - _column(CLIP_MEAN_255, pixels)) / _column(CLIP_STD_255, pixels)
     size = canvas_size(image.shape[:2], patch, crop)
     return pixels if size == image.shape[:2] else F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
 
@@ -94,8 +93,8 @@ def dino_pixels(
     pixels,  # float [..., 3, H, W], normalised for CLIP
 ) -> torch.Tensor:  # float [..., 3, H, W]
     "The same pixels, normalised for DINO."
-    plain = pixels * column(CLIP_STD, pixels) + column(CLIP_MEAN, pixels)
-    return (plain - column(IMAGENET_MEAN, pixels)) / column(IMAGENET_STD, pixels)
+    plain = pixels * _column(CLIP_STD, pixels) + _column(CLIP_MEAN, pixels)
+    return (plain - _column(IMAGENET_MEAN, pixels)) / _column(IMAGENET_STD, pixels)
 
 # %% ../nbs/32_trident.ipynb #e8a44baa
 def window_boxes(
@@ -129,8 +128,8 @@ def position_table(
     resized = F.interpolate(known, mode="bicubic", align_corners=False, **how)
     return torch.cat([table[:, :1], resized.flatten(2).transpose(1, 2).to(table.dtype)], 1)
 
-# %% ../nbs/32_trident.ipynb #0f701b5f
-def embed_patches(patches, token, table, faithful):
+# %% ../nbs/32_trident.ipynb #2d844b65
+def _embed_patches(patches, token, table, faithful):
     "Patches [n, D, h, w] as tokens [n, 1 + h * w, D] with their positions."
     tokens = torch.cat([token.expand(len(patches), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
     return tokens + position_table(table, patches.shape[2:], faithful)
@@ -145,7 +144,7 @@ def clip_tokens(
     vision = clip.vision_model
     (*layers, last), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(windows.to(embed.patch_embedding.weight))
-    hidden = vision.pre_layrnorm(embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], faithful))
+    hidden = vision.pre_layrnorm(_embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], faithful))
     for layer in layers: hidden = layer(hidden, attention_mask=None)
     return last.layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, patches.shape[2:])
 
@@ -158,7 +157,7 @@ def dino_features(
     "DINO's patches after the final norm."
     embed = dino.embeddings
     patches = embed.patch_embeddings.projection(windows.to(embed.patch_embeddings.projection.weight))
-    hidden = embed_patches(patches, embed.cls_token, embed.position_embeddings, faithful)
+    hidden = _embed_patches(patches, embed.cls_token, embed.position_embeddings, faithful)
     for layer in blocks(dino): hidden = layer(hidden)
     return dino.layernorm(hidden)[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:]).float()
 
