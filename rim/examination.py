@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'true_segments', 'majority', 'fits', 'digest', 'oracle', 'RegionTable', 'examine', 'accuracy',
-           'named_by_class_means', 'confusions', 'parted', 'verdict', 'named_methods', 'small', 'painted',
-           'worst_sheet']
+           'named_by_class_means', 'confusions', 'parted', 'verdict', 'trident_for', 'named_methods', 'small',
+           'painted', 'worst_sheet']
 
 # %% ../nbs/42_examination.ipynb #51d97071
 import hashlib
@@ -17,7 +17,9 @@ from . import figures
 from .rivals import ClipCrop
 from .segmentation import Method, draw_overlay, write_names
 from .segmenter import VARIANTS, paint
+from .settings import settings_for
 from .store import code_digest
+from .trident import Trident
 from .vocabulary import IGNORE, IGNORE_COLOUR
 
 # %% ../nbs/42_examination.ipynb #46652fe3
@@ -182,9 +184,15 @@ def verdict(
     return f"makes no difference that these images could show ({middle:+.1f} {unit}, {span})"
 
 # %% ../nbs/42_examination.ipynb #22d6a7e1
+def trident_for(settings, benchmark):
+    "Trident with its own values for a benchmark; engineered names bring words for the background."
+    words = getattr(benchmark, "background_words", ()) if settings.names == "engineered" else ()
+    return Trident(settings_for(settings, settings.benchmark)).method(benchmark.vocabulary, words)
+
 METHODS = {"rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
            **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
            "clip-crops": lambda rim, benchmark: ClipCrop(rim.settings, rim).method(benchmark.vocabulary),
+           "trident": lambda rim, benchmark: trident_for(rim.settings, benchmark),
            "oracle": lambda rim, benchmark: oracle(rim, benchmark)}  # name -> function(RIM, Benchmark) -> Method
 
 def named_methods(

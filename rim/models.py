@@ -205,6 +205,11 @@ def _clip_vit_b16():
     text = dict(vocab_size=49408, bos_token_id=49406, eos_token_id=49407)
     return _clip(text, dict(hidden_size=768, intermediate_size=3072, patch_size=16), 512)
 
+def _clip_vit_h14():
+    wide = lambda size, layers, **more: dict(hidden_size=size, intermediate_size=4 * size, num_hidden_layers=layers, num_attention_heads=16, hidden_act="gelu", **more)
+    text = wide(1024, 24, vocab_size=49408, bos_token_id=49406, eos_token_id=49407)
+    return _clip(text, wide(1280, 32, patch_size=14), 1024)
+
 def _tiny_clip():
     small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     text = dict(vocab_size=514, bos_token_id=512, eos_token_id=513, **small)
@@ -231,7 +236,8 @@ ARCHITECTURES: dict[str, Callable] = {
     "facebook/dinov2-base": lambda: Dinov2Model(Dinov2Config(image_size=518, patch_size=14)),
     "tiny:dino": lambda: Dinov2Model(Dinov2Config(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
                                                   num_attention_heads=2)),
-    "openai/clip-vit-base-patch16": _clip_vit_b16, "tiny:clip": _tiny_clip,
+    "openai/clip-vit-base-patch16": _clip_vit_b16, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip_vit_h14,
+    "tiny:clip": _tiny_clip,
     "facebook/vit-mae-base": lambda: ViTMAEModel(ViTMAEConfig()),
     "tiny:mae": lambda: ViTMAEModel(ViTMAEConfig(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
                                                  num_attention_heads=2, intermediate_size=64)),

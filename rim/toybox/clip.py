@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VISION', 'MEAN', 'STD', 'PROCESSOR', 'PHRASES', 'SHARPNESS', 'SHARE', 'to_input', 'captioned', 'caption_loss',
-           'patch_embeddings', 'words_loss', 'ClipTask']
+           'patch_embeddings', 'words_loss', 'start_vision', 'ClipTask']
 
 # %% ../../nbs/toybox/13_clip.ipynb #3ae78032
 import json
@@ -15,11 +15,14 @@ from torch import nn
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
-from .training import Task, fair_start, save_pretrained_half
+from .dino import query_key
+from .mae import layers_of, value_output
+from .training import Task, save_pretrained_half
+from .vit import load_vit_weights, mlp_of
 from .world import World
 
 # %% ../../nbs/toybox/13_clip.ipynb #51015b16
-VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=8, image_size=32, patch_size=4, projection_dim=128)
+VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=8, image_size=32, patch_size=4, projection_dim=128, hidden_act="gelu", layer_norm_eps=1e-6)
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PROCESSOR = dict(image_processor_type="CLIPImageProcessor", do_resize=True, size=dict(shortest_edge=32), do_center_crop=True, crop_size=dict(height=32, width=32), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
                  image_mean=MEAN, image_std=STD, do_convert_rgb=True, resample=3)
@@ -70,20 +73,42 @@ def words_loss(patches, words, present):
     found = chance.exp().topk(max(1, patches.shape[1] // SHARE), dim=1).values.mean(1)
     return inside, -found.clamp_min(1e-6).log()[present].mean()
 
+# %% ../../nbs/toybox/13_clip.ipynb #6a545cee
+@torch.no_grad()
+def start_vision(
+    vision,  # CLIP's image tower, sizes as in `VISION`
+    vit,  # the self-supervised `ViTModel`
+    pictures,  # float32 [n, 3, 32, 32], normalised
+):
+    "Copy the layers of a `ViTModel` into CLIP's image tower."
+    table = vit.embeddings.position_embeddings
+    grid = table[:, 1:].transpose(1, 2).unflatten(2, (round((table.shape[1] - 1) ** 0.5),) * 2)
+    side = VISION["image_size"] // VISION["patch_size"]
+    grid = F.interpolate(grid, (side, side), mode="bicubic").flatten(2)[0].T
+    conv = vit.embeddings.patch_embeddings.projection
+    vision.embeddings.patch_embedding.weight.copy_(conv.weight)
+    vision.embeddings.class_embedding.copy_(vit.embeddings.cls_token[0, 0])
+    vision.embeddings.position_embedding.weight.copy_(torch.cat([table[0, :1], grid + conv.bias]))  # CLIP's patches have no bias of their own
+    patches = vision.embeddings(pictures)
+    vision.pre_layrnorm.weight.fill_(patches.std(-1).mean()); vision.pre_layrnorm.bias.zero_()
+    for new, old in zip(vision.encoder.layers, layers_of(vit)):
+        new.layer_norm1.load_state_dict(old.layernorm_before.state_dict()); new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
+        into = (new.self_attn.q_proj, new.self_attn.k_proj, new.self_attn.v_proj, new.self_attn.out_proj, new.mlp.fc1, new.mlp.fc2)
+        for target, source in zip(into, (*query_key(old.attention), *value_output(old.attention), *mlp_of(old))): target.load_state_dict(source.state_dict())
+    vision.post_layernorm.load_state_dict(vit.layernorm.state_dict())
+
 # %% ../../nbs/toybox/13_clip.ipynb #23f35fc1
 class ClipTask(Task):
     "Pictures and captions, and patches and the captions' words."
     name, record, learning_rate, weight_decay, ema, warmup = "clip", "clip/record.json", 1e-3, 0.05, 0.995, 150
 
-    def __init__(self, batch=64, scenes=16, portraits=24):
+    def __init__(self, batch=64, scenes=16, portraits=24, folder=None):
+        from rim.toybox.training import WEIGHTS
         self.batch, self.scenes, self.portraits, self.world, self.tokenizer = int(batch), int(scenes), int(portraits), World(), make_tokenizer()
         self.words = [*self.world.names, *self.world.backgrounds]
         ends = dict(vocab_size=len(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id)
         self.modules = nn.ModuleDict(dict(clip=CLIPModel(CLIPConfig(text_config=dict(**TEXT, **ends), vision_config=VISION, projection_dim=128))))
-        vision = self.modules["clip"].vision_model
-        pictures = to_input(np.stack([captioned(self.world, s)[0] for s in range(128)]))
-        attentions = [l.self_attn for l in vision.encoder.layers]
-        fair_start(vision.embeddings.patch_embedding, pictures, vision.embeddings.position_embedding.weight[1:], [(a.q_proj.weight, a.q_proj.bias, a.k_proj.weight, a.k_proj.bias) for a in attentions])
+        start_vision(self.modules["clip"].vision_model, load_vit_weights(folder or WEIGHTS), to_input(np.stack([captioned(self.world, s)[0] for s in range(128)])))
 
     def images(self, pictures):
         "L2-normalised embeddings of uint8 pictures [n, 64, 64, 3]."
@@ -103,7 +128,7 @@ class ClipTask(Task):
         for pixels, present in (self.pictured([self.world.scene(s) for s in seeds(self.scenes)]), self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)])):
             inside, somewhere = words_loss(patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device))
             logs["inside"], logs["somewhere"] = logs["inside"] + inside, logs["somewhere"] + somewhere
-        return logs["caption"] + logs["inside"] + 0.3 * logs["somewhere"], {k: v.detach() for k, v in logs.items()}
+        return logs["caption"] + logs["inside"] + logs["somewhere"], {k: v.detach() for k, v in logs.items()}
 
     def pictured(self, shots):
         "Scenes or portraits at half size [n, 3, S / 2, S / 2], and which words their full captions hold [n, q]."
