@@ -16,21 +16,23 @@ def test_rate_warms_up_holds_and_decays():
     assert 0 < rate(5000, 0.999, 100) < 0.05
 
 
+FEW = dict(batch=8, scenes=2, portraits=3)  # seeds that a step of CLIP takes
+
 def test_training_goes_on_where_it_stopped(tmp_path):
-    first = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, batch=8)
-    second = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", batch=8)
+    first = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, **FEW)
+    second = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert second["steps"] > first["steps"] > 0 and second["train_seeds"][1] > first["train_seeds"][1]
-    assert second["train_seeds"][1] == 8 * second["steps"]
+    assert second["train_seeds"][1] == sum(FEW.values()) * second["steps"]
     assert second["parameters"] == first["parameters"] and 0 <= second["metrics"]["zero_shot"] <= 1
     (tmp_path / "state/clip.pt").unlink()                            # from the weights and their record alone
-    third = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", batch=8)
+    third = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert third["steps"] > second["steps"]
 
 
 def test_a_step_is_determined_by_its_seeds(tmp_path):
     def losses():
         torch.manual_seed(0)
-        run = Run(load_task("clip", batch=8), tmp_path)
+        run = Run(load_task("clip", **FEW), tmp_path)
         return [training._step(run, 0.1, 0, None) for _ in range(3)]
     assert losses() == losses()
 
