@@ -853,6 +853,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'rim.trident.segment': ('trident.html#segment', 'rim/trident.py'),
                              'rim.trident.splice': ('trident.html#splice', 'rim/trident.py'),
                              'rim.trident.upscale_masks': ('trident.html#upscale_masks', 'rim/trident.py'),
+                             'rim.trident.usual_background': ('trident.html#usual_background', 'rim/trident.py'),
                              'rim.trident.window_boxes': ('trident.html#window_boxes', 'rim/trident.py')},
             'rim.vocabulary': { 'rim.vocabulary.Vocabulary': ('vocabulary.html#vocabulary', 'rim/vocabulary.py'),
                                 'rim.vocabulary.Vocabulary.__len__': ('vocabulary.html#vocabulary.__len__', 'rim/vocabulary.py'),

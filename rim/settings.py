@@ -155,6 +155,7 @@ class TridentSettings:
     trident_refine_neg_cos: bool  # no: a negative threshold becomes 0.6
     trident_halves: bool          # whether SAM sees the left and the right half by themselves
     trident_templates: str        # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
+    trident_background: str       # words that the background of one's own pictures consists of, separated by commas; benchmarks have lists of their own
     trident_scale: float          # of the cosines in the softmax
     trident_prob_thd: float       # a smaller best chance makes a pixel background, where there is one
     trident_refine: bool          # whether SAM refines the labels

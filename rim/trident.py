@@ -10,7 +10,7 @@ __all__ = ['CLIP_MEAN', 'CLIP_STD', 'CLIP_MEAN_255', 'CLIP_STD_255', 'CAP', 'INS
            'name_vectors', 'query_names', 'project', 'name_logits', 'name_chances', 'merge_names', 'coarse_labels',
            'nearest', 'half_size', 'Components', 'find_components', 'prompt_scale', 'mask_prompt', 'decode_masks',
            'upscale_masks', 'class_score', 'merge_masks', 'Refinement', 'refine', 'Trident', 'check_window', 'canvas',
-           'sam_parts', 'logits', 'label_regions', 'predict', 'segment', 'method']
+           'sam_parts', 'logits', 'label_regions', 'predict', 'usual_background', 'segment', 'method']
 
 # %% ../nbs/32_trident.ipynb #f0858ced
 import math
@@ -716,14 +716,24 @@ def predict(
 Trident.predict = predict
 
 # %% ../nbs/32_trident.ipynb #c9d927b4
+def usual_background(
+    settings: Settings,
+    vocabulary: Vocabulary,
+) -> tuple:  # of str
+    "The words of the setting trident_background that the vocabulary doesn't ask for."
+    asked = {w.casefold() for name in vocabulary.labels for w in (name, *vocabulary.synonyms.get(name, ()))}
+    words = (word.strip() for word in settings.trident_background.split(","))
+    return tuple(word for word in words if word and word.casefold() not in asked) if vocabulary.background else ()
+
 def segment(
     self: Trident,
     image,  # path, PIL image or uint8 [H, W, 3]
     vocabulary,  # names, text or Vocabulary
-    background=(),  # of str: what the background consists of; none: the word itself
+    background=None,  # of str: what the background consists of; empty: the word itself; None: the words of the setting trident_background
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
-    return self.predict(read_image(image), Vocabulary.of(vocabulary), background)
+    vocabulary = Vocabulary.of(vocabulary)
+    return self.predict(read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background)
 
 Trident.segment = segment
 
@@ -740,7 +750,7 @@ def method(
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     names, owner = query_names(vocabulary, background)
     roles = ["clip", *["trident_dino"] * (s.trident_correlation == "dino"), *["sam"] * (s.trident_sam_correlation or s.trident_refine)]
-    unused = [*UNUSED["refine"] * (not s.trident_refine), *UNUSED["correlation"] * (not s.trident_sam_correlation), *UNUSED["background"] * (not vocabulary.background), "trident_dino", "trident_dino_revision"]
+    unused = [*UNUSED["refine"] * (not s.trident_refine), *UNUSED["correlation"] * (not s.trident_sam_correlation), *UNUSED["background"] * (not vocabulary.background), "trident_dino", "trident_dino_revision", "trident_background"]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
     key = {"method": "trident", "names": names, "owner": owner.tolist(), "background": vocabulary.background, "settings": own, "templates": list(self.templates),
            "weights": [weights_key(role, s) for role in roles], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.trident")}

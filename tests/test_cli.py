@@ -205,3 +205,16 @@ def test_evaluate_finds_a_folder_in_its_root_and_names_no_path(capsys, tmp_path,
     Image.fromarray(np.full(tiny_image.shape[:2], 7, np.uint8)).save(home / "labels/a.png")
     code, _, err = run(capsys, "evaluate", "mine", "--root", tmp_path / "data", "--method", "bright", "--out", tmp_path / "out")
     assert code == 2 and "labels must lie in 0..1 or be 255" in err
+
+def test_segment_with_trident(capsys, tmp_path):
+    run(capsys, "toybox", "scene", "--seed", 7, "--out", tmp_path)
+    code, out, _ = run(capsys, "segment", tmp_path / "scene-7.png", "--classes", tmp_path / "classes.txt", "--out", tmp_path / "out", "--method", "trident")
+    found, truth = (np.asarray(Image.open(tmp_path / name)) for name in ("out/scene-7.png", "scene-7-labels.png"))
+    assert code == 0 and "fish" in out and (found == truth).mean() > 0.95
+    code, _, err = run(capsys, "segment", tmp_path / "scene-7.png", "--classes", "boat", "--out", tmp_path, "--method", "poseidon")
+    assert code == 2 and "poseidon" in err
+
+def test_evaluate_with_trident(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIM_STORE", str(tmp_path / "store"))
+    code, out, _ = run(capsys, "evaluate", "toybox", "--method", "trident", "--limit", 2, "--worst", 0, "--out", tmp_path / "out")
+    assert code == 0 and "| trident |" in out and (tmp_path / "out/report.md").is_file()

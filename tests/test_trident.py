@@ -10,7 +10,7 @@ from rim.settings import Settings
 from rim.trident import SamTokens, Trident
 from rim.vocabulary import Vocabulary
 
-TINY = Settings.from_profile("toybox", pretrained=False, device="cpu", clip="tiny:clip", trident_dino="tiny:vit", sam="tiny:sam", trident_iou_thresh=-100, trident_coarse_thresh=0.1, trident_templates="prompt")
+TINY = Settings.from_profile("toybox", pretrained=False, device="cpu", clip="tiny:clip", trident_dino="tiny:vit", sam="tiny:sam", trident_iou_thresh=-100, trident_coarse_thresh=0.1, trident_refine_neg_cos=True, trident_templates="prompt")
 
 @pytest.fixture(scope="module")
 def towers(): return models.load_clip(TINY), models.load_vit(TINY), models.load_sam(TINY)
@@ -371,3 +371,13 @@ def test_faithful_changes_the_features(towers):
     (dict(trident_refine=False), dict(trident_iou_thresh=0.5), True), ({}, dict(trident_iou_thresh=0.5), False), (dict(trident_sam_correlation=False), dict(trident_cos_fac=2), True), ({}, dict(trident_cos_fac=2), False),
     ({}, dict(agents=2), True), ({}, dict(trident_side=96), False), ({}, dict(seed=3), False), ({}, dict(benchmark="voc21"), True), ({}, dict(trident_dino_revision="other"), True)])
 def test_keys_hold_what_matters(towers, base, change, hit): assert (of(towers, **base).method("boat").key == of(towers, **base, **change).method("boat").key) == hit
+
+# own pictures
+
+def test_the_usual_background_leaves_out_what_is_asked_for(trident):
+    words = "sky, Wall, tree,, sea ,"
+    settings = TINY.replace(trident_background=words)
+    assert T.usual_background(settings, Vocabulary.of("boat")) == ("sky", "Wall", "tree", "sea")
+    assert T.usual_background(settings, Vocabulary.of("boat, wall, elm|Tree")) == ("sky", "sea")
+    assert T.usual_background(settings, Vocabulary(("boat",), background=False)) == () == T.usual_background(TINY.replace(trident_background=""), Vocabulary.of("boat"))
+    assert trident.segment(picture(40, 50), "boat").record["names"] == 1 + 12 and trident.segment(picture(40, 50), "boat", background=()).record["names"] == 2
