@@ -5,9 +5,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
+from layouts import make
+from rim.datasets import SOURCES
 from rim.reproduce import TARGETS, code_of, notebook_parameters, read_table
 
-TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", mae="tiny:mae", maskformer="tiny:maskformer", benchmark_images="3", images_per_class="3", subcategories="2", denoising_steps="2",
+TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", mae="tiny:mae", maskformer="tiny:maskformer", trident_dino="tiny:vit", benchmark_images="3", images_per_class="3", subcategories="2", denoising_steps="2",
             points_per_side="3", pred_iou_thresh="0", stability_score_thresh="0", bootstrap="20")
 BARE = {**TINY, "benchmark_images": "1", "images_per_class": "1", "subcategories": "1"}             # as little as the rehearsal has
 NOTHING = {**BARE, "pred_iou_thresh": "1"}                                                          # and no proposal at all
@@ -58,3 +60,15 @@ def test_a_notebook_runs_to_its_end(name, given, store, tmp_path, capsys):
     assert "a small world of our own" in text and ("3 images" if given is TINY else "1 image ·") in text
     pictures = {p.suffix for p in (tmp_path / name).iterdir()}
     assert {".png", ".pdf"} <= pictures or name == "fig1" and given is NOTHING
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore:Number of distinct clusters")
+@pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.benchmarks])
+def test_a_notebook_runs_on_published_layouts(name, store, tmp_path):
+    for benchmark in ("voc21", "context60", "coco-object", "cityscapes", "ade20k"):  # the others share their files
+        make(benchmark, tmp_path / "data" / SOURCES[benchmark].homes[0], 2)
+    make("coco-stuff", tmp_path / "data" / SOURCES["coco-stuff"].homes[0], 2)
+    wanted, got = TARGETS[name].benchmarks, run(name, tmp_path / name, {**BARE, "benchmark": "voc21", "data_dir": str(tmp_path / "data"), "store": store})
+    rows = {row for row, *_ in read_table((tmp_path / name / f"{name}.csv").read_text())}
+    if len(wanted) > 1: assert set(got["benchmarks"]) == set(wanted), "none is missing"
+    if name == "trident_table1": assert all(f"tiny:clip, {place}{way}" in rows for place in ("VOC21", "Cityscapes", "ADE20K") for way in ("", ", plain names"))
+    if name == "table1": assert {"RIM, PASCAL VOC", "RIM, PASCAL Context", "RIM, COCO-Object"} <= rows
