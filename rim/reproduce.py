@@ -72,7 +72,7 @@ CALLED = dict(zip(EIGHT, ("VOC21", "Context60", "COCO-Object", "VOC20", "Context
 TRIDENT = (
     Target("trident_table1", "Trident on eight benchmarks, plain and engineered names", "paper/trident_table1.ipynb", 1, needs=("sam", "clip", "trident_dino"), benchmarks=tuple(EIGHT), measured_on="each row's benchmark, mIoU",
            paper={f"{tower}, {CALLED[name]}": value for tower, values in (("ViT-B/16", EIGHT), ("ViT-H/14", EIGHT_LARGE)) for name, value in values.items()},
-           variants=(dict(clip="openai/clip-vit-base-patch16"), dict(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="main"))),
+           variants=(dict(clip="openai/clip-vit-base-patch16"), dict(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c"))),
     Target("trident_ablation", "Trident, step by step", "paper/trident_ablation.ipynb", 1, needs=("sam", "clip", "trident_dino")),
     Target("trident_vs_rim", "Trident and RIM: the same images, the same names", "paper/trident_vs_rim.ipynb", 1, needs=("diffusion", "sam", "dino", "clip", "trident_dino")))
 TARGETS = {t.name: t for t in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIG1, FIG3, FIG4, FIG5, FIG6, *STUDIES, *TRIDENT)}

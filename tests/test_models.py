@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from segment_anything import build_sam_vit_b
+from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 
 from rim import models
 from rim.settings import Settings
@@ -37,8 +37,9 @@ def saved(folder):
 
 def parameters(model): return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
 
-def test_default_sam_is_the_published_vit_b():
-    with torch.device("meta"): ours, theirs = models.build_sam(), build_sam_vit_b()
+@pytest.mark.parametrize("file, build", [("sam_vit_b_01ec64.pth", build_sam_vit_b), ("sam_vit_l_0b3195.pth", build_sam_vit_l), ("sam_vit_h_4b8939.pth", build_sam_vit_h)])
+def test_sams_are_the_published_ones(file, build):
+    with torch.device("meta"): ours, theirs = models.build_sam(models.SAM_SIZES[file]), build()
     shapes = [{k: tuple(v.shape) for k, v in sam.state_dict().items()} for sam in (ours, theirs)]
     assert shapes[0] == shapes[1] and str(ours) == str(theirs)
     assert [b.window_size for b in ours.image_encoder.blocks] == [b.window_size for b in theirs.image_encoder.blocks]
@@ -54,6 +55,10 @@ def test_every_loader_reads_its_folder_as_float32(saved, tiny):
         a, b = parameters(a), parameters(b)
         assert a.keys() == b.keys() and {v.dtype for v in a.values()} == {torch.float32}
         assert all(torch.equal(a[k], b[k].half().float()) for k in a)
+
+def test_tridents_dino_may_be_dinov2_and_nothing_else(folder, saved, tiny):
+    assert type(models.load_vit(saved.replace(trident_dino="dino"))).__name__ == "Dinov2Model"
+    with pytest.raises(ValueError, match="vit or dinov2; mae is of type 'vit_mae'"): models.load_vit(saved.replace(trident_dino="mae"))
 
 def test_tokenizers_survive_the_folder(saved, tiny):
     for text in ("a photo of a sofa", "Ein Foto: Bäume, 木"):

@@ -372,6 +372,14 @@ def test_faithful_changes_the_features(towers):
     ({}, dict(agents=2), True), ({}, dict(trident_side=96), False), ({}, dict(seed=3), False), ({}, dict(benchmark="voc21"), True), ({}, dict(trident_dino_revision="other"), True)])
 def test_keys_hold_what_matters(towers, base, change, hit): assert (of(towers, **base).method("boat").key == of(towers, **base, **change).method("boat").key) == hit
 
+def test_dinov2_by_name(towers):
+    image, other = picture(40, 50), Trident(TINY.replace(trident_dino="tiny:dino"), towers[0], None, towers[2])
+    assert type(other.dino).__name__ == "Dinov2Model"
+    windows = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))   # the size its positions are for
+    with torch.no_grad(): wanted = other.dino(windows).last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+    assert (T.dino_features(other.dino, windows) - wanted).abs().max() < 1e-5
+    sound(other.segment(image, "boat"), (40, 50))
+
 # own pictures
 
 def test_the_usual_background_leaves_out_what_is_asked_for(trident):
