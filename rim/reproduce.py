@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TABLE2', 'TABLE1', 'TABLE3', 'TABLE4', 'TABLE5', 'FIG1', 'FIG3', 'FIG4', 'FIG5', 'FIG6', 'STUDIES', 'EIGHT',
-           'EIGHT_LARGE', 'CALLED', 'TRIDENT', 'TARGETS', 'BOOLEANS', 'LIBRARIES', 'PLACES', 'ASIDE', 'INDEXED',
-           'Target', 'notebooks_root', 'notebook_parameters', 'typed', 'bind', 'versions', 'package_digest', 'code_of',
-           'Job', 'files_in', 'digest_of_weights', 'digest_of_benchmark', 'inputs_of', 'kernel_missing', 'plan',
-           'outputs_of', 'stamp', 'up_to_date', 'incomplete', 'anonymous', 'world', 'tidy', 'told_changes', 'aside_of',
-           'ledger', 'execute', 'settle', 'install', 'alone', 'revision', 'machine', 'measured', 'write_provenance',
-           'read_table', 'committed', 'difference', 'compared', 'judged', 'outside', 'summary', 'shown_table', 'entry',
-           'index', 'write_index', 'reproduce', 'make', 'listing']
+           'EIGHT_LARGE', 'CALLED', 'TRIDENT', 'TARGETS', 'BOOLEANS', 'LIBRARIES', 'PLACES', 'STEADY', 'ASIDE',
+           'INDEXED', 'Target', 'notebooks_root', 'notebook_parameters', 'typed', 'bind', 'versions', 'package_digest',
+           'code_of', 'Job', 'files_in', 'digest_of_weights', 'digest_of_benchmark', 'inputs_of', 'kernel_missing',
+           'plan', 'outputs_of', 'stamp', 'up_to_date', 'incomplete', 'anonymous', 'world', 'tidy', 'told_changes',
+           'steady', 'aside_of', 'surroundings', 'execute', 'settle', 'install', 'alone', 'revision', 'machine',
+           'measured', 'write_provenance', 'read_table', 'committed', 'difference', 'compared', 'judged', 'outside',
+           'summary', 'shown_table', 'entry', 'index', 'write_index', 'reproduce', 'make', 'listing']
 
 # %% ../nbs/50_reproduce.ipynb #684dfd49
 import ast, csv, hashlib, json, os, platform, shlex, shutil, subprocess, sys, tempfile, time
@@ -301,6 +301,15 @@ def tidy(notebook, root, job):
 
 def told_changes(job): return "".join(f", {k} = {v}" for k, v in job.changes.items())
 
+# %% ../nbs/50_reproduce.ipynb #365274c2
+STEADY = dict(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_CBWR="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+
+def steady():
+    "Variables that keep the CPU's arithmetic to AVX2; those that the user has set stay. Empty on a processor without it."
+    try: able = " avx2 " in Path("/proc/cpuinfo").read_text()
+    except OSError: able = False
+    return {name: os.environ.get(name, value) for name, value in STEADY.items()} if able else {}
+
 # %% ../nbs/50_reproduce.ipynb #e7e488ae
 ASIDE = ".partial"                              # beside the result folders
 
@@ -309,12 +318,12 @@ def aside_of(folder, ending=""):
     return folder.parent / ASIDE / (folder.name + ending)
 
 @contextmanager
-def ledger(path):
-    "The environment in which a kernel counts into the file `path`."
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(path)
+def surroundings(path):
+    "The environment in which a kernel counts into the file `path`, and computes as others do."
+    before = dict(os.environ)
+    os.environ.update({VARIABLE: str(path), **steady()})
     try: yield
-    finally: os.environ.pop(VARIABLE) if before is None else os.environ.update({VARIABLE: before})
+    finally: os.environ.clear(); os.environ.update(before)
 
 def execute(job, root):
     "Run the notebook of `job` in the folder aside; what its kernel counted. The partial notebook of a failed run goes to the result folder."
@@ -326,7 +335,7 @@ def execute(job, root):
     partial = final.with_suffix(".partial.ipynb")
     parameters = {k: aside.relative_to(root).as_posix() if k == "folder" else v for k, v in job.parameters.items()}
     try:
-        with tempfile.TemporaryDirectory() as scratch, ledger(Path(scratch) / "ledger"):
+        with tempfile.TemporaryDirectory() as scratch, surroundings(Path(scratch) / "ledger"):
             papermill.execute_notebook(job.notebook, partial, parameters, kernel_name="python3", cwd=root, progress_bar=sys.stderr.isatty(),
                                        extra_arguments=["--log-level=40"])   # of the kernel: errors only, its notes on transport are not ours
             counted = read_ledger(Path(scratch) / "ledger")
@@ -399,7 +408,7 @@ def write_provenance(job, root, folder, seconds, counted):
     "provenance.json in `folder`: what its files were made from, by which code, on what, in what time, and what was counted."
     made = {k: v for k, v in job.made_from.items() if k != "code"}
     record = dict(target=job.target.name, title=job.target.title, profile=job.settings.profile, world=world(job.settings), changes=job.changes, command=job.command,
-                  fingerprint=job.fingerprint, revision=revision(root), rim=rim.__version__, **made, seeds=job.parameters.get("seeds", [job.settings.seed]), machine=machine(),
+                  fingerprint=job.fingerprint, revision=revision(root), rim=rim.__version__, **made, seeds=job.parameters.get("seeds", [job.settings.seed]), machine=machine(), arithmetic=steady(),
                   finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), seconds=round(seconds, 1), **measured(counted), outputs=outputs_of(folder))
     atomic_write(folder / "provenance.json", (anonymous(json.dumps(record, indent=1, default=str), root) + "\n").encode())
 

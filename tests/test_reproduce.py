@@ -5,6 +5,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from rim import reproduce as rp
+from rim.ledger import VARIABLE
 from rim.settings import Settings
 
 PARAMETERS = '''profile: str = "toybox"  # whose settings
@@ -69,7 +70,7 @@ def test_executed_notebook_and_provenance_hold_no_machine_path(project):
     assert ".partial" not in (project / "figures/toybox/tiny/tiny.ipynb").read_text() and record["command"] == "rim reproduce tiny" and record["seeds"] == [0] and record["rim"]
     book = nbformat.read(project / "figures/toybox/tiny/tiny.ipynb", 4)
     assert "a small world of our own" in book.cells[1].source, "an executed notebook says what it is"
-    assert set(record["outputs"]) == {"tiny.csv", "tiny.ipynb"} and record["seconds"] > 0 and record["machine"]["cores"] == os.cpu_count()
+    assert set(record["outputs"]) == {"tiny.csv", "tiny.ipynb"} and record["seconds"] > 0 and record["machine"]["cores"] == os.cpu_count() and record["arithmetic"] == rp.steady()
 
 def test_a_failing_target_is_named_and_the_others_go_on(project):
     code, said = run(project, "broken", "tiny")
@@ -305,3 +306,11 @@ def test_committed_results_are_in_the_committed_index(root):
     page = (root / "figures/README.md").read_text(encoding="utf-8")
     made = [p.parent.relative_to(root / "figures").as_posix() for profile in rp.INDEXED for p in (root / "figures" / profile).glob("*/provenance.json")]
     assert made and all(f"{folder}/provenance.json" in page for folder in made)
+
+def test_kernels_keep_to_the_same_instructions(project, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    before = dict(os.environ)
+    with rp.surroundings("there"):
+        assert os.environ[VARIABLE] == "there" and {name: os.environ[name] for name in rp.steady()} == rp.steady()
+        assert not rp.steady() or (os.environ["MKL_CBWR"], os.environ["ATEN_CPU_CAPABILITY"]) == ("COMPATIBLE", "avx2"), "what the user has set stays"
+    assert dict(os.environ) == before
