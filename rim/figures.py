@@ -94,7 +94,10 @@ def bars(
         ax.plot(*marks.T, "D", mfc="white", mec=INK, ms=6, label=paper_label)
     for name, seeds in single.items(): ax.plot(seeds, [list(names).index(name) + 0.38] * len(seeds), "|", color=COLOURS[5], ms=6, label="single seeds")
     if paper is not None or single: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-    for y, value in zip(at, values): ax.text(1, y, f"{value:.1f}", color="white", va="center", fontsize=8, fontweight="bold")
+    longest = max([*values, *(high if high is not None else ())])
+    for y, value, end in zip(at, values, values if high is None else high):
+        short = value < 0.12 * longest   # too short to hold its number, which then stands behind it
+        ax.text(end + 0.02 * longest if short else 0.012 * longest, y, f"{value:.1f}", color=INK if short else "white", va="center", fontsize=8, fontweight="bold")
     ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title); ax.invert_yaxis(); ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     return fig
