@@ -52,6 +52,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'rim.datasets.ToyboxBenchmark.__init__': ('datasets.html#toyboxbenchmark.__init__', 'rim/datasets.py'),
                               'rim.datasets.ToyboxBenchmark.__len__': ('datasets.html#toyboxbenchmark.__len__', 'rim/datasets.py'),
                               'rim.datasets.ToyboxBenchmark.check': ('datasets.html#toyboxbenchmark.check', 'rim/datasets.py'),
+                              'rim.datasets.ToyboxBenchmark.scene': ('datasets.html#toyboxbenchmark.scene', 'rim/datasets.py'),
                               'rim.datasets.background_words': ('datasets.html#background_words', 'rim/datasets.py'),
                               'rim.datasets.by_stem': ('datasets.html#by_stem', 'rim/datasets.py'),
                               'rim.datasets.check': ('datasets.html#check', 'rim/datasets.py'),

@@ -44,14 +44,18 @@ class ToyboxBenchmark:
         from rim.toybox.world import World  # the toybox is an annex: only this benchmark looks into it
         self.world, self.seeds, self.cast = World(size), World.seeds(split, n), tuple(names)
         if unknown := [name for name in self.cast if name not in self.world.names]: raise ValueError(f"the toybox's classes are {', '.join(self.world.names)}: got {unknown[0]!r}")
-        self.name, self.vocabulary = "-".join(["toybox", split, str(size), *self.cast]), Vocabulary(self.cast or tuple(self.world.names))
-        self.table = np.array([0, *(1 + self.cast.index(name) if name in self.cast else 0 for name in self.world.names)] if self.cast else range(1 + len(self.world.names)), np.uint8)
+        labels = self.cast or tuple(self.world.names)
+        self.name, self.vocabulary = "-".join(["toybox", split, str(size), *self.cast]), Vocabulary(labels)
+        self.table = np.array([0, *(labels.index(name) + 1 if name in labels else 0 for name in self.world.names)], np.uint8)  # the world's labels -> ours
+        self.background_words = tuple(dict.fromkeys(self.scene(i).background for i in range(n))) if self.cast else tuple(self.world.backgrounds)
 
     def __len__(self): return len(self.seeds)
-    def __getitem__(self, i):
+    def scene(self, i):
         seed = self.seeds[i]
-        scene = self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
-        return scene.image, self.table[scene.labels], f"{self.name}-{seed}"
+        return self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
+    def __getitem__(self, i):
+        scene = self.scene(i)
+        return scene.image, self.table[scene.labels], f"{self.name}-{self.seeds[i]}"
     def check(self): pass
 
 # %% ../nbs/21_datasets.ipynb #4ea75fee

@@ -105,10 +105,10 @@ def wider(
     return Vocabulary((*vocabulary.names, *words), vocabulary.synonyms, True)
 
 def background_words(
-    benchmark,  # a benchmark; may have `background_words` or, in the toybox, a world with places
+    benchmark,  # a benchmark; may have `background_words`
 ) -> tuple:
     "The benchmark's own list of words for its background, empty if it has none."
-    return tuple(getattr(benchmark, "background_words", None) or getattr(getattr(benchmark, "world", None), "backgrounds", ()))
+    return tuple(getattr(benchmark, "background_words", None) or ())
 
 def behind_words(
     method: Method,  # of the wider vocabulary

@@ -66,6 +66,7 @@ def test_a_toybox_of_some_classes():
     bench = get_benchmark("toybox:64:boat,fish", Settings.from_profile("toybox", benchmark_images=5))
     assert len(bench) == 5 and bench.vocabulary.labels == ("background", "boat", "fish") and bench[0][0].shape == (64, 64, 3) and bench.name == "toybox-test-64-boat-fish"
     assert {label for i in range(5) for label in np.unique(bench[i][1])} == {0, 1, 2}
+    assert 1 <= len(bench.background_words) <= 5 and set(bench.background_words) <= set(bench.world.backgrounds) == set(get_benchmark("toybox", Settings.from_profile("toybox")).background_words)
     for wrong, match in (("toybox:9", "32 to 256"), ("toybox:big", "32 to 256"), ("toybox:64:boat,ship", "got 'ship'")):
         with pytest.raises(ValueError, match=match): get_benchmark(wrong, Settings.from_profile("toybox"))
 
