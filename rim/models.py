@@ -416,7 +416,8 @@ PUBLISHED = {"CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270), "
              "facebook/dinov2-base": ("Apache-2.0", 346), "openai/clip-vit-base-patch16": ("MIT", 599),
              "facebook/vit-mae-base": ("Apache-2.0", 448),
              "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242),
-             "facebook/dino-vitb16": ("Apache-2.0", 343)}  # licence, megabytes to fetch
+             "facebook/dino-vitb16": ("Apache-2.0", 343), "sam_vit_l_0b3195.pth": ("Apache-2.0", 1250),
+             "sam_vit_h_4b8939.pth": ("Apache-2.0", 2565), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("MIT", 3945)}  # licence, megabytes to fetch
 
 # %% ../nbs/10_models.ipynb #7149342d
 @dataclass(frozen=True)
