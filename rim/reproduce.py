@@ -302,7 +302,7 @@ def tidy(notebook, root, job):
 def told_changes(job): return "".join(f", {k} = {v}" for k, v in job.changes.items())
 
 # %% ../nbs/50_reproduce.ipynb #365274c2
-STEADY = dict(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_CBWR="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+STEADY = dict(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_CBWR="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2", OPENBLAS_CORETYPE="Haswell")
 
 def steady():
     "Variables that keep the CPU's arithmetic to AVX2; those that the user has set stay. Empty on a processor without it."
