@@ -10,6 +10,7 @@ exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"                    # outputs are those that the notebooks were committed with
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"            # outputs too have tables
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True

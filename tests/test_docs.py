@@ -60,3 +60,9 @@ def test_requests_to_other_hosts_are_found(tmp_path, build):
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(build):
     assert build.build() == 0 and (build.SITE / "index.html").exists()
+
+@pytest.mark.slow
+def test_tables_that_notebooks_give_are_tables_on_the_page(build):
+    page = build.SITE / "figures/toybox/trident_vs_rim/trident_vs_rim.html"
+    if not page.exists(): assert build.build() == 0
+    assert page.read_text().count("<table") >= 2
