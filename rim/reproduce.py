@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['TABLE2', 'TABLE1', 'TABLE3', 'TABLE4', 'TABLE5', 'FIG1', 'FIG3', 'FIG4', 'FIG5', 'FIG6', 'STUDIES', 'EIGHT',
-           'EIGHT_LARGE', 'CALLED', 'TRIDENT', 'TARGETS', 'BOOLEANS', 'LIBRARIES', 'PLACES', 'STEADY', 'ASIDE',
-           'INDEXED', 'Target', 'notebooks_root', 'notebook_parameters', 'typed', 'bind', 'versions', 'package_digest',
-           'code_of', 'Job', 'files_in', 'digest_of_weights', 'digest_of_benchmark', 'inputs_of', 'kernel_missing',
-           'plan', 'outputs_of', 'stamp', 'up_to_date', 'incomplete', 'anonymous', 'world', 'tidy', 'told_changes',
-           'steady', 'aside_of', 'surroundings', 'execute', 'settle', 'install', 'alone', 'revision', 'machine',
-           'measured', 'write_provenance', 'read_table', 'committed', 'difference', 'compared', 'judged', 'outside',
-           'summary', 'shown_table', 'entry', 'index', 'write_index', 'reproduce', 'make', 'listing']
+           'EIGHT_LARGE', 'CALLED', 'TRIDENT', 'TARGETS', 'BOOLEANS', 'LIBRARIES', 'PLACES', 'ABSENT', 'STEADY',
+           'ASIDE', 'INDEXED', 'Target', 'notebooks_root', 'notebook_parameters', 'typed', 'bind', 'versions',
+           'package_digest', 'code_of', 'Job', 'files_in', 'digest_of_weights', 'digest_of_benchmark', 'inputs_of',
+           'kernel_missing', 'plan', 'outputs_of', 'stamp', 'up_to_date', 'incomplete', 'anonymous', 'world', 'tidy',
+           'told_changes', 'steady', 'aside_of', 'surroundings', 'execute', 'settle', 'install', 'alone', 'revision',
+           'machine', 'measured', 'write_provenance', 'read_table', 'committed', 'difference', 'compared', 'judged',
+           'outside', 'summary', 'shown_table', 'entry', 'index', 'write_index', 'reproduce', 'make', 'listing']
 
 # %% ../nbs/50_reproduce.ipynb #684dfd49
 import ast, csv, hashlib, json, os, platform, shlex, shutil, subprocess, sys, tempfile, time
@@ -152,7 +152,7 @@ class Job:
     notebook: Path
     folder: Path
     parameters: dict
-    inputs: dict                                # name of an input -> sha256
+    inputs: dict                                # name of an input -> sha256, or that it is absent
     overrides: dict = field(default_factory=dict)   # what --set changed
 
     @cached_property
@@ -210,6 +210,8 @@ def digest_of_benchmark(name, settings):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 # %% ../nbs/50_reproduce.ipynb #ed5069e0
+ABSENT = "absent"                               # in place of a digest
+
 def inputs_of(target, settings, store):
     "Digests of the weights and data that a target needs, and the sentences about those that are missing."
     found, missing = {}, []
@@ -223,7 +225,7 @@ def inputs_of(target, settings, store):
     for name in names if target.needs else ():
         try: data[f"benchmark {name}"] = digest_of_benchmark(name, settings)
         except (OSError, ValueError) as error: absent[f"benchmark {name}"] = str(error)
-    if data: return found | data | dict.fromkeys(absent, "absent"), missing   # of several benchmarks, those that are there do
+    if data: return found | data | dict.fromkeys(absent, ABSENT), missing   # of several benchmarks, those that are there do
     return found, [*missing, *absent.values()]
 
 # %% ../nbs/50_reproduce.ipynb #bd6ac159
@@ -557,6 +559,7 @@ def make(job, root, force=False, say=print):
         if not force and up_to_date(job, store):
             say(f"{name}: up to date in {where} (--force makes it again)."); return True
         say(f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from nothing on two cores (profile toybox).")
+        if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]: say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")
         start = time.monotonic()
         try:
             counted = execute(job, root)

@@ -314,3 +314,15 @@ def test_kernels_keep_to_the_same_instructions(project, monkeypatch):
         assert os.environ[VARIABLE] == "there" and {name: os.environ[name] for name in rp.steady()} == rp.steady()
         assert not rp.steady() or (os.environ["MKL_CBWR"], os.environ["ATEN_CPU_CAPABILITY"]) == ("COMPATIBLE", "avx2"), "what the user has set stays"
     assert dict(os.environ) == before
+
+def test_of_several_benchmarks_those_that_are_there_do_and_the_others_are_named(project, tmp_path):
+    from layouts import make
+    from rim.datasets import SOURCES
+    make("voc21", tmp_path / "data" / SOURCES["voc21"].homes[0], 1)
+    target = rp.Target("tiny", "Title of tiny", "paper/tiny.ipynb", 0.1, needs=("benchmark",), benchmarks=("voc21", "context60"))
+    said = []
+    data = dict(benchmark="voc21", data_dir=str(tmp_path / "data"))
+    code = rp.reproduce(["tiny"], overrides=data, root=project, registry={"tiny": target}, say=said.append)
+    assert code == 0 and any("goes without benchmark context60" in line for line in said) and not any("goes without" in line and "voc21" in line for line in said)
+    with pytest.raises(ValueError, match="(?s)nothing was run.*voc21.*context60"):
+        rp.reproduce(["tiny"], overrides={**data, "data_dir": str(tmp_path / "empty")}, root=project, registry={"tiny": target}, say=said.append)
