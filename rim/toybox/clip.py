@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
 from .dino import query_key
-from .mae import layers_of, value_output
+from ..features import blocks
+from .mae import value_output
 from .training import Task, save_pretrained_half
 from .vit import load_vit_weights, mlp_of
 from .world import World
@@ -91,7 +92,7 @@ def start_vision(
     vision.embeddings.position_embedding.weight.copy_(torch.cat([table[0, :1], grid + conv.bias]))  # CLIP's patches have no bias of their own
     patches = vision.embeddings(pictures)
     vision.pre_layrnorm.weight.fill_(patches.std(-1).mean()); vision.pre_layrnorm.bias.zero_()
-    for new, old in zip(vision.encoder.layers, layers_of(vit)):
+    for new, old in zip(vision.encoder.layers, blocks(vit)):
         new.layer_norm1.load_state_dict(old.layernorm_before.state_dict()); new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
         into = (new.self_attn.q_proj, new.self_attn.k_proj, new.self_attn.v_proj, new.self_attn.out_proj, new.mlp.fc1, new.mlp.fc2)
         for target, source in zip(into, (*query_key(old.attention), *value_output(old.attention), *mlp_of(old))): target.load_state_dict(source.state_dict())

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CONFIG', 'MEAN', 'STD', 'COMMON', 'to_input', 'query_key', 'keys_and_tokens', 'box_weights', 'soften', 'views',
            'contrast', 'Teacher', 'projector', 'pool_views', 'TeacherTask', 'load_teacher', 'half', 'start_student',
-           'DinoTask', 'grid_features', 'scene_regions', 'portrait_regions', 'class_mean_accuracy', 'scene_accuracy']
+           'DinoTask', 'grid_features', 'pooled_regions', 'scene_regions', 'portrait_regions', 'class_mean_accuracy',
+           'scene_accuracy']
 
 # %% ../../nbs/toybox/12_dino.ipynb #a3a8dff5
 import numpy as np
@@ -204,19 +205,24 @@ def grid_features(model, pixels):
     return model(pixels) if isinstance(model, Teacher) else keys_and_tokens(model, half(pixels))[0]
 
 @torch.no_grad()
-def scene_regions(model, world, seeds, batch=25):
-    "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
-    pooled, labels, device = [], [], next(model.parameters()).device
+def pooled_regions(features, world, seeds, batch=25):
+    "Mask-pooled `features` (a function of normalised pictures) of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
+    pooled, labels = [], []
     seeds = list(seeds)
     for at in range(0, len(seeds), batch):
         scenes = [world.scene(s) for s in seeds[at:at + batch]]
-        keys = grid_features(model, to_input(np.stack([s.image for s in scenes])).to(device)).cpu()
+        keys = features(to_input(np.stack([s.image for s in scenes]))).cpu()
         for scene, k in zip(scenes, keys):
             for i, thing in enumerate(scene.objects, 1):
                 mask = torch.as_tensor(scene.instances == i).float()[None, None]
                 w = F.avg_pool2d(mask, 2 * CONFIG["patch_size"]).flatten()
                 pooled.append(w @ k / w.sum()); labels.append(thing.label - 1)
     return torch.stack(pooled), torch.tensor(labels)
+
+def scene_regions(model, world, seeds):
+    "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
+    device = next(model.parameters()).device
+    return pooled_regions(lambda pixels: grid_features(model, pixels.to(device)), world, seeds)
 
 @torch.no_grad()
 def portrait_regions(model, world, seeds):

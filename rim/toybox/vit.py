@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONFIG', 'PATCHES', 'INNER', 'HOLD', 'copy_scaled', 'mlp_of', 'start_vit', 'tokens', 'inner', 'patch_contrast',
-           'VitTask', 'load_vit_weights', 'patch_pairs', 'vit_metrics', 'pooled_tokens']
+           'VitTask', 'load_vit_weights', 'patch_pairs', 'vit_metrics']
 
 # %% ../../nbs/toybox/16_vit.ipynb #b1016b97
 from pathlib import Path
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import Dinov2Model, ViTConfig, ViTModel
-from .dino import box_weights, class_mean_accuracy, half, query_key, soften, to_input, views
-from .mae import layers_of, value_output
+from ..features import blocks
+from .dino import box_weights, class_mean_accuracy, half, pooled_regions, query_key, soften, to_input, views
+from .mae import value_output
 from .training import Task, save_pretrained_half
 from .world import World
 
@@ -41,7 +42,7 @@ def start_vit(
     model.embeddings.patch_embeddings.load_state_dict(student.embeddings.patch_embeddings.state_dict())
     model.layernorm.load_state_dict(student.layernorm.state_dict())
     ones = torch.ones(CONFIG["hidden_size"])
-    for new, old in zip(layers_of(model), student.encoder.layer):
+    for new, old in zip(blocks(model), student.encoder.layer):
         new.layernorm_before.load_state_dict(old.norm1.state_dict()); new.layernorm_after.load_state_dict(old.norm2.state_dict())
         for target, source, scale in zip((*query_key(new.attention), *value_output(new.attention), *mlp_of(new)),
                                          (*query_key(old.attention), *value_output(old.attention), old.mlp.fc1, old.mlp.fc2),
@@ -130,18 +131,6 @@ def vit_metrics(model, world, n=250, scenes=40):
     "Nearest class mean of pooled tokens on `n` validation scenes, and how well tokens tell segments apart in `scenes` of them."
     model, device = model.eval(), next(model.parameters()).device
     features = lambda pixels: tokens(model, half(pixels).to(device))
-    regions, near = (pooled_tokens(features, world, world.seeds(split, n)) for split in ("validation", "train"))
+    regions, near = (pooled_regions(features, world, world.seeds(split, n)) for split in ("validation", "train"))
     cosine, same = patch_pairs(features, [world.scene(s) for s in world.seeds("validation", scenes)])
     return dict(scenes=class_mean_accuracy(*near, *regions), together=roc_auc_score(same.numpy(), cosine.numpy()))
-
-@torch.no_grad()
-def pooled_tokens(features, world, seeds):
-    "Mean token of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
-    found, labels, seeds = [], [], list(seeds)
-    for at in range(0, len(seeds), 25):
-        scenes = [world.scene(s) for s in seeds[at:at + 25]]
-        for scene, grid in zip(scenes, features(to_input(np.stack([s.image for s in scenes]))).cpu()):
-            for i, thing in enumerate(scene.objects, 1):
-                weight = F.avg_pool2d(torch.as_tensor(scene.instances == i).float()[None, None], 2 * CONFIG["patch_size"]).flatten()
-                found.append(weight @ grid / weight.sum()); labels.append(thing.label - 1)
-    return torch.stack(found), torch.tensor(labels)
