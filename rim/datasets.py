@@ -429,8 +429,8 @@ def first_pictures(
     n=4,  # pictures
 ) -> str:
     "The first pictures above their truth, as HTML; what is wrong with them, if they can't be read."
-    colours = np.full((256, 3), IGNORE_COLOUR, np.uint8)
-    palette = benchmark.vocabulary.palette()[:256]
+    palette = benchmark.vocabulary.palette()
+    colours = np.full((max(256, len(palette)), 3), IGNORE_COLOUR, np.uint8)
     colours[:len(palette)] = palette
     try: items = [benchmark[i] for i in range(min(n, len(benchmark)))]
     except (OSError, ValueError) as e: return f"<div>{escape(str(e))}</div>"

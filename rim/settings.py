@@ -300,7 +300,7 @@ def settings_for(
 # %% ../nbs/00_settings.ipynb #53c4cb73
 def ini_groups():
     "The headings of [DEFAULT] in the shipped file, with their keys."
-    text = shipped_file().read_text(encoding="utf-8").partition("[DEFAULT]")[2].partition("\n[")[0]
+    text = shipped_file().read_text(encoding="utf-8").partition("\n[DEFAULT]\n")[2].partition("\n[")[0]
     blocks = [block.splitlines() for block in text.strip().split("\n\n")]
     return {lines[0].lstrip("# "): [line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")] for lines in blocks}
 
