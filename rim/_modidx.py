@@ -112,6 +112,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rim.evaluation.report_of': ('evaluation.html#report_of', 'rim/evaluation.py'),
                                 'rim.evaluation.shard': ('evaluation.html#shard', 'rim/evaluation.py'),
                                 'rim.evaluation.summary': ('evaluation.html#summary', 'rim/evaluation.py'),
+                                'rim.evaluation.table_name': ('evaluation.html#table_name', 'rim/evaluation.py'),
                                 'rim.evaluation.to_csv': ('evaluation.html#to_csv', 'rim/evaluation.py'),
                                 'rim.evaluation.told': ('evaluation.html#told', 'rim/evaluation.py'),
                                 'rim.evaluation.total': ('evaluation.html#total', 'rim/evaluation.py'),

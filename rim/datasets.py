@@ -444,6 +444,6 @@ def benchmark_page(
     labels = self.vocabulary.labels
     names = "".join(f'<span style="display:inline-block;margin-right:1em">{swatch(c)}{escape(label)}</span>' for label, c in zip(labels[:most], self.vocabulary.palette()))
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return framed(f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} images, {len(labels)} classes<br>{names}{more}</div>', first_pictures(self))
+    return framed(f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>', first_pictures(self))
 
 for kind in (ToyboxBenchmark, FolderBenchmark, PublishedBenchmark): kind._repr_html_ = benchmark_page

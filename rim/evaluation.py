@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'as_method', 'item_key', 'pack_confusion', 'unpack_confusion', 'BadPrediction', 'measure', 'Unmeasured',
-           'measure_image', 'SetAside', 'Report', 'per_class', 'worst', 'total', 'markdown', 'to_csv', 'class_rows',
-           'measure_item', 'told', 'report_of', 'evaluate', 'Part', 'shard', 'summary', 'as_csv', 'write']
+           'measure_image', 'SetAside', 'Report', 'per_class', 'worst', 'total', 'table_name', 'markdown', 'to_csv',
+           'class_rows', 'measure_item', 'told', 'report_of', 'evaluate', 'Part', 'shard', 'summary', 'as_csv', 'write']
 
 # %% ../nbs/40_evaluation.ipynb #e21f675a
 import csv
@@ -177,13 +177,24 @@ def total(
 
 Report.per_class, Report.worst, Report.total = per_class, worst, total
 
+# %% ../nbs/40_evaluation.ipynb #9ca69e16
+from html import escape
+from .datasets import benchmark_page
+
+# %% ../nbs/40_evaluation.ipynb #b0c64f22
+def table_name(
+    name: str,
+) -> str:
+    "A name in a cell of a Markdown table."
+    return escape(name, quote=False).replace("|", "&#124;")
+
 # %% ../nbs/40_evaluation.ipynb #84a1039c
 def markdown(
     self: Report,
 ) -> str:
     "The table as Markdown."
-    lines = [f"| {self.extent} | mIoU | 95 % interval |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {r['method']} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows])
+    lines = [f"| {table_name(self.extent)} | mIoU | 95 % interval |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows])
 
 def to_csv(
     self: Report,
@@ -284,6 +295,9 @@ class Part:
     def check(self):
         if not self.checked: self.whole.check()
         self.checked = True
+
+# %% ../nbs/40_evaluation.ipynb #84fdcfe3
+Part._repr_html_ = benchmark_page
 
 # %% ../nbs/40_evaluation.ipynb #d4bd332b
 def shard(

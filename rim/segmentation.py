@@ -269,7 +269,7 @@ def meter(
     text="",  # beside it
 ) -> str:
     "A number as a bar, in HTML."
-    return f'<div style="display:flex;align-items:center;gap:.4em"><div style="height:.7em;width:{72 * max(value, 0) / max(most, 1e-9):.0f}px;background:{colour}"></div>{text or f"{value:.3f}"}</div>'
+    return f'<div style="display:flex;align-items:center;gap:.4em"><div style="height:.7em;width:{48 * max(value, 0) / max(most, 1e-9):.0f}px;background:{colour}"></div>{text or f"{value:.3f}"}</div>'
 
 # %% ../nbs/22_segmentation.ipynb #092db1e9
 def ranking_bars(
@@ -288,14 +288,14 @@ def ranking_bars(
     return f'<div>{key}<br><svg viewBox="0 0 {width} {106 + 8 * rankings.shape[1]}" style="width:{1.1 * width:.0f}px;max-width:100%">{"".join(parts)}</svg></div>'
 
 # %% ../nbs/22_segmentation.ipynb #f425737e
-CELL = 'style="text-align:left;padding:2px 8px"'
+CELL = 'style="text-align:left;padding:2px 4px"'
 
 def agent_rows(e: Explanation) -> str:
     "The classes in question, as rows of an HTML table: agents, then winner and runner-up if they are none."
     rows, most = [], (max(e.cosines.values()), max(e.scores.values()))
     for i, name in enumerate(dict.fromkeys((*e.agents, *filter(None, (e.region.name, e.runner_up))))):
         colour = {e.region.name: WINNER, e.runner_up: SECOND}.get(name, "#8888")
-        picture = f'<img src="{data_uri(e.pictures[name])}" alt="" style="height:40px">' if name in e.pictures else ""
+        picture = f'<img src="{data_uri(e.pictures[name])}" alt="" style="height:32px;max-width:none">' if name in e.pictures else ""
         letter = chr(65 + i) if i < len(e.agents) else "–"
         rows.append(f"<tr><td {CELL}>{letter}</td><td {CELL}>{picture}</td><td {CELL}>{escape(name)}</td><td {CELL}>{meter(e.cosines[name], most[0], colour)}</td><td {CELL}>{meter(e.scores[name], most[1], colour)}</td></tr>")
     return "".join(rows)

@@ -3,6 +3,7 @@ import re
 import numpy as np, pytest
 from PIL import Image
 from rim.datasets import FolderBenchmark, ToyboxBenchmark
+from rim.evaluation import Part, Report
 from rim.ranking import ranking_distribution, ranking_permutations, ranking_similarity
 from rim.references import cosine_matrix
 from rim.segmentation import Region, Segmentation, reduced, run_paths
@@ -141,3 +142,18 @@ def test_a_benchmark_says_what_it_cannot_show(tmp_path):
     html = FolderBenchmark(tmp_path)._repr_html_()
     assert "&lt;b&gt;x&lt;/b&gt;" in html and "<b>x" not in html and "can&#x27;t be read" in html and "<img" not in html
     assert ToyboxBenchmark(5)._repr_html_().count("<img") == 8
+
+def test_a_report_shows_names_as_text():
+    report = Report("<b>x</b>", ("background", "boat"), ("a",), {"one | two": np.ones((1, 2, 2), np.int64)}, draws=10)
+    text = report._repr_markdown_()
+    assert "<b>" not in text and "&lt;b&gt;x&lt;/b&gt;, 1 image" in text and all(line.count("|") == 4 for line in text.splitlines())
+
+def test_a_part_of_a_benchmark_shows_itself():
+    html = Part(ToyboxBenchmark(5), [3])._repr_html_()
+    assert html.count("<img") == 2 and "1 image," in html
+
+def test_one_class_has_no_runner_up(rim, image):
+    alone = Vocabulary.of("boat", background=False)
+    found = RIM(rim.settings, bank=rim.bank_for(NAMES)).segment(image, alone)
+    e = found.explain(*seen(found, visible(found)[0]))
+    assert e.name == "boat" and e.runner_up == "" and e.distributions.shape == (2, 1) and "before nothing else" in e.text and "<svg" in e._repr_html_()

@@ -4,6 +4,7 @@ import numpy as np, pytest
 from PIL import Image
 pytest.importorskip("anywidget", reason="NOT TESTED: needs the extra rim[widgets]")
 from rim.proposals import foreground_mask
+from rim.segmentation import Segmentation
 from rim.segmenter import RIM
 from rim.settings import Settings
 from rim.widgets import ExplainWidget, ForegroundWidget, MatchingWidget, telling_pixel
@@ -69,3 +70,8 @@ def test_the_committed_pictures_are_pictures(root):
     cells = json.loads((root / "nbs" / "45_widgets.ipynb").read_text(encoding="utf-8"))["cells"]
     data = [o["data"] for c in cells for o in c.get("outputs", []) if "Widget:" in "".join(o.get("data", {}).get("text/plain", ""))]
     assert len(data) == 3 and all("image/png" in d and "application/vnd.jupyter.widget-view+json" not in d for d in data)
+
+def test_a_result_without_regions_can_be_clicked_on(labels):
+    first = labels.first
+    bare = ExplainWidget(Segmentation(first.image, first.labels, first.vocabulary))
+    assert bare.place == [48, 32] and "No region covers" in bare.page and bare.picture().size == first.overlay().size
