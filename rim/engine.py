@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NAMES', 'THREADS', 'ARITHMETIC', 'LOOPBACK', 'QUIET', 'ALONE', 'FRUITLESS', 'cores', 'Engine', 'Failure', 'failure',
            'Worker', 'threads', 'variables', 'Serial', 'serve', 'cause_of_death', 'Processes', 'token', 'ray_variables',
-           'ray_arguments', 'Ray', 'start', 'give', 'wait', 'answer', 'stop', 'Outcome', 'judged', 'supervise',
-           'crew_of', 'run']
+           'ray_arguments', 'Ray', 'start', 'give', 'wait', 'answer', 'stop', 'Outcome', 'Undone', 'judged',
+           'supervise', 'crew_of', 'run']
 
 # %% ../nbs/07_engine.ipynb #d65bff3c
 import faulthandler
@@ -206,7 +206,7 @@ def ray_arguments(
 ) -> dict:
     "Arguments of ray.init."
     quiet = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    return dict(address=address, **quiet) if address else dict(address="local", num_cpus=workers, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+    return dict(address=address, **quiet) if address else dict(address="local", num_cpus=workers, object_store_memory=10**8, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
 
 # %% ../nbs/07_engine.ipynb #a5b94689
 class Ray:
@@ -276,6 +276,10 @@ class Outcome:
     error: str = ""  # one sentence; empty: it is done
     trace: str = ""  # where it came from
 
+class Undone(RuntimeError):
+    "Items that were set aside; the others are done."
+    def __init__(self, message, outcomes): super().__init__(message); self.outcomes = outcomes
+
 FRUITLESS = 5  # items that cost workers their lives before any is done
 
 def judged(index, item, kind, told, fatal, deaths):
@@ -322,6 +326,7 @@ def run(
     fatal=(OSError,),  # exceptions that end the run
     heard=lambda outcome: None,  # is told every Outcome as it comes
     progress="",       # what the bar is called; empty: none
+    things="items",    # what they are called
 ) -> list:  # of Outcome, in the order of the items
     "Do something with every item, whoever dies meanwhile."
     engine, items, outcomes = Engine(engine) if isinstance(engine, str) else engine, list(items), {}
@@ -332,6 +337,6 @@ def run(
         try: supervise(crew, min(getattr(crew, "workers", engine.crew), len(items)), items, engine.attempts, fatal, note)
         except KeyboardInterrupt:
             aside = sum(bool(o.error) for o in outcomes.values())
-            raise KeyboardInterrupt(f"{len(outcomes) - aside} of {len(items)} are done" + (f", {aside} set aside" if aside else "")) from None
+            raise KeyboardInterrupt(f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} set aside" if aside else "")) from None
         finally: crew.stop()
     return [outcomes[i] for i in range(len(items))]
