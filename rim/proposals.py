@@ -253,8 +253,8 @@ def blocks(
     level: float,
 ):
     "Parts of the masks at full size, where they may exceed a level: (which masks, pixel rows, pixel columns, [k, rows, columns])."
-    corners = batched_mask_to_box(logits > level).cpu().numpy()
-    step = 1 if logits.device.type == "cpu" else 64  # a GPU rather computes more than waits
+    corners, pixels = batched_mask_to_box(logits > level).cpu().numpy(), len(rows.matrix) * len(columns.matrix)
+    step = max(1, 2 ** (20 if logits.device.type == "cpu" else 26) // pixels)  # a GPU rather computes more than waits
     for start in range(0, len(logits), step):
         some = slice(start, start + step)
         (left, top), (right, bottom) = corners[some, :2].min(0), corners[some, 2:].max(0)
