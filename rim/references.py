@@ -139,12 +139,12 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-    "The pictures of one batch; only those that the store lacks are painted."
+    "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
     keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
     found = [store and store.entry("picture", key) for key in keys]
-    missing = [i for i, entry in enumerate(found) if not entry]
-    if not missing: return found
-    for i, r in zip(missing, synthesise(tools.pipeline, [batch[i][1:] for i in missing], tools.settings)):
+    if all(found): return found
+    for i, r in enumerate(synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)):
+        if found[i]: continue
         found[i] = {"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}
         if store: store.put("picture", keys[i], *found[i])
     return found
