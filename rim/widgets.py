@@ -18,7 +18,7 @@ from PIL import Image
 from . import figures
 from .images import data_uri, framed
 from .proposals import attention_mask, attention_points, foreground_mask
-from .references import paint_pictures
+from .references import paint_pictures, plan
 from .segmentation import Explanation, Segmentation, png_bytes
 from .segmenter import RIM
 from .settings import Settings
@@ -232,8 +232,10 @@ class ForegroundWidget(Controlled):
         name: str,  # the class
         k=0,  # which of its reference pictures
     ):
-        name = Vocabulary.of([name]).names[0]
-        (self.picture_of, _), = paint_pictures([(0, rim.settings.prompt.format(name), name, k)], rim.tools, rim.store)
+        name, number = Vocabulary.of([name]).names[0], rim.settings.images_per_class
+        if not 0 <= k < number: raise ValueError(f"a class has references 0 to {number - 1}: got {k}")
+        batch, i = next((batch, i) for batch in plan(Vocabulary.of([name]), rim.settings) for i, item in enumerate(batch) if item[3] == k)
+        self.picture_of, _ = paint_pictures(batch, rim.tools, rim.store)[i]
         self.proposer, self.seed = rim.tools.proposer, image_seed(rim.settings.seed, name, k)
         super().__init__(rim.settings, [slider("attention_threshold", "threshold of the attention", 0.05, 0.95, 0.05), slider("attention_points", "points for SAM", 1, 20)])
 

@@ -58,6 +58,7 @@ def test_the_mask_follows_threshold_and_points(rim):
     widget = ForegroundWidget(rim, "boat")
     widget.set_state({"values": {"attention_threshold": 0.05, "attention_points": 1}})
     direct, how = foreground_mask(rim.tools.proposer, widget.picture_of["image"], widget.picture_of["attention"], rim.settings.replace(attention_threshold=0.05, attention_points=1), widget.seed)
+    with pytest.raises(ValueError, match="0 to 3: got 4"): ForegroundWidget(rim, "boat", 4)
     assert (widget.result[0] == direct).all() and f"{direct.mean():.0%}" in widget.page and widget.page.count("<img") == 3
 
 def test_each_is_a_picture_elsewhere(labels, rim):
