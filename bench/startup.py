@@ -1,4 +1,4 @@
-"""Until something happens: `import rim`, `rim --help`, and which models a first picture loads, each in fresh processes."""
+"""Until something happens: `import rim` and `rim --help`, each in fresh processes."""
 import subprocess, sys, time
 from statistics import median
 from bench.harness import Row
@@ -16,5 +16,3 @@ def run(runs=7):
     nothing = fresh(["-c", "pass"], runs)
     yield Row("start-up", "import rim", fresh(["-c", "import rim"], runs), "Python itself", nothing, target="at most 300 ms")
     yield Row("start-up", "rim --help", fresh(["-m", "rim.cli", "--help"], runs), "Python itself", nothing, target="at most 500 ms")
-    yield Row("start-up", "import rim.segmenter", fresh(["-c", "import rim.segmenter"], 3), "importing torch, transformers and diffusers alone",
-              fresh(["-c", "import torch; from transformers import CLIPModel, Dinov2Model; from diffusers import UNet2DConditionModel"], 3))

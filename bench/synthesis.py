@@ -27,7 +27,7 @@ def compare(stage, settings, names, each, rounds, device, target="", floor=None)
     def ours(): kept["ours"] = list(synthesise(pipeline, items, settings))
     def theirs(): kept["theirs"] = stock(pipeline, items, settings)
     fast, slow = (t / len(items) for t in alternate([ours, theirs], rounds=rounds, least=rounds, device=device, turn=0))
-    pixels = [np.abs(a.image - 255 * b[0]) for a, b in zip(kept["ours"], kept["theirs"])]
+    pixels = [np.abs(a.image - (255 * b[0]).round()) for a, b in zip(kept["ours"], kept["theirs"])]
     maps = [((a.attention >= 0.7), (b[1] >= 0.7)) for a, b in zip(kept["ours"], kept["theirs"])]
     overlap = np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in maps])
     size = f"{len(names)} classes x {each}, {settings.image_size} px, {settings.denoising_steps} steps, {settings.dtype}; per picture"
