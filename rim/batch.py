@@ -126,7 +126,7 @@ def shrink(
     height, width = image.shape[:2]
     if not longest or max(height, width) <= longest: return image
     size = [max(1, round(side * longest / max(height, width))) for side in (width, height)]
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 def enlarge(
     mask,  # [h, w], labels or bool

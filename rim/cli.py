@@ -79,7 +79,7 @@ def settings_of(args):
     "The profile's settings with what --set changes."
     return Settings.from_profile(args.profile, **dict(args.set))
 
-# %% ../nbs/51_cli.ipynb #22fcd744
+# %% ../nbs/51_cli.ipynb #443603ea
 def announced_bank(
     rim, # RIM
     vocabulary,
@@ -91,12 +91,12 @@ def announced_bank(
         items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
         lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
         if lacking: say(f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, {rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}")
-    bank = rim.bank_for(vocabulary)
+    bank = rim.bank_for(vocabulary, progress=sys.stderr.isatty())
     sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
     say(f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({', '.join(f'{n} from {source}' for source, n in sources.items())})")
     return bank
 
-# %% ../nbs/51_cli.ipynb #4f124b0c
+# %% ../nbs/51_cli.ipynb #5b72aad6
 def segment(args):
     "rim segment: label maps, overlays and regions of pictures."
     if args.classes is None and not args.bank: raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
@@ -115,7 +115,7 @@ def segment(args):
     if faults: print(f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:", *(told(o) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
 
-# %% ../nbs/51_cli.ipynb #b41d3110
+# %% ../nbs/51_cli.ipynb #ad19a1e1
 def check_one_opens(pictures):
     "ValueError names the first picture where not a single one can be opened."
     from rim.images import open_image
