@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'Parser', 'pair', 'sentence', 'output_folder', 'vocabulary_of', 'segmenter_of', 'settings_of',
            'announced_bank', 'segment', 'check_one_opens', 'told', 'reported', 'build_references', 'photographed_bank',
-           'show_references', 'benchmark_of', 'place_of', 'evaluate', 'write_evaluation', 'reproduce', 'doctor',
+           'show_references', 'demo', 'benchmark_of', 'place_of', 'evaluate', 'write_evaluation', 'reproduce', 'doctor',
            'data_settings', 'data_prepare', 'data_check', 'toybox_scene', 'toybox_train', 'with_settings', 'add_method',
            'add_project', 'add_evaluation', 'add_toybox', 'add_data', 'parser', 'main']
 
@@ -182,6 +182,22 @@ def show_references(args):
     print(sheet)
     return 0
 
+# %% ../nbs/51_cli.ipynb #541cab7e
+def demo(args):
+    "rim demo: a page in the browser, for this machine alone."
+    from rim.demo import load_gradio, serve
+    try: load_gradio()
+    except ImportError as error: raise ValueError(str(error)) from None
+    segmenter, picture = segmenter_of(args), None
+    if args.profile == "toybox" and not args.bank:
+        from PIL import Image
+        from rim.toybox.world import World
+        scene = World().scene(7)
+        picture, args.classes = Image.fromarray(scene.image), args.classes or ", ".join(dict.fromkeys(o.name for o in scene.objects))
+    elif args.bank: args.classes = args.classes or ", ".join(segmenter.bank.names)
+    serve(segmenter, args.classes or "", picture, args.port)
+    return 0
+
 # %% ../nbs/51_cli.ipynb #466dc013
 def benchmark_of(args, settings):
     "The benchmark that rim evaluate names, with the words of --classes, and of it the part that --shard names."
@@ -324,6 +340,12 @@ def add_method(commands):
     command.add_argument("--longest", type=int, default=2048, metavar="N", help="larger pictures are looked at with this long side, results keep the picture's size (2048; 0: never)")
     command.add_argument("--method", choices=("rim", "trident"), default="rim", help="rim: by painted references (default); trident: by CLIP's texts, DINO and SAM")
     command.set_defaults(run=segment)
+    command = with_settings(commands.add_parser("demo", help="a page in the browser: a picture and words in, overlay and reasons out", description="Serve a page on this machine's loopback address. Needs `pip install 'rim[demo]'`."))
+    command.add_argument("--classes", help="the words that the page begins with, separated by commas")
+    command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
+    command.add_argument("--method", choices=("rim", "trident"), default="rim")
+    command.add_argument("--port", type=int, default=7860, help="7860; 0: a free one")
+    command.set_defaults(run=demo)
     both = commands.add_parser("references", help="build or show a reference bank").add_subparsers(required=True, metavar="build|show")
     build = with_settings(both.add_parser("build", help="paint the reference pictures of a vocabulary, or take photographs"))
     build.add_argument("--classes", help="to be painted: " + CLASSES)
