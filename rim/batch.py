@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 from .images import FORMATS, read_image
-from .segmentation import from_rle, png_bytes, to_rle
+from .segmentation import from_rle, label_image, png_bytes, to_rle
 from .store import address, atomic_write, code_digest, file_digest
 from .vocabulary import Vocabulary
 
@@ -133,7 +133,7 @@ def enlarge(
     size,  # (H, W)
 ) -> np.ndarray:  # [H, W]
     "Each pixel takes the value of the nearest one."
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, mask.shape))
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, mask.shape))
     return mask[rows][:, columns]
 
 # %% ../nbs/33_batch.ipynb #a04833de
@@ -161,7 +161,7 @@ def write_results(
     paths = result.save(target.parent, target.name)
     facts = json.loads(paths["regions"].read_text(encoding="utf-8"))
     if tuple(size) != result.labels.shape:
-        with Image.open(paths["labels"]) as labels: atomic_write(paths["labels"], png_bytes(labels.resize(size[::-1], Image.Resampling.NEAREST)))
+        atomic_write(paths["labels"], png_bytes(label_image(enlarge(result.labels, size), result.vocabulary.palette())))
         facts.update(size=list(size), regions=[enlarge_region(r, size) for r in facts["regions"]])
     facts["record"] |= {"looked_at": list(result.labels.shape), "made_from": address}
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False))

@@ -9,14 +9,14 @@ from rim.settings import Settings
 from rim.vocabulary import Vocabulary
 
 class Left:
-    "Finds the first class in the left half, and background in the upper one."
+    "Finds the first class in the left half, and label 0 in the same place."
     settings, calls = Settings.from_profile("toybox"), 0
     def method(self, vocabulary): return Method(None, key={"method": "left"})
     def segment(self, image, vocabulary):
         self.calls += 1
         if image.mean() > 254: raise RuntimeError("too bright")
         left, first = np.indices(image.shape[:2])[1] < image.shape[1] // 2, int(vocabulary.background)
-        regions = [Region(m, mask_box(m), label, vocabulary.labels[label], 0.5) for m, label in ((left.T[:1].T | left, first), (left, 0))]
+        regions = [Region(left, mask_box(left), label, vocabulary.labels[label], 0.5) for label in (first, 0)]
         return Segmentation(image, np.where(left, first, 0), vocabulary, tuple(regions))
 
 @pytest.fixture
