@@ -1,7 +1,7 @@
 "Relation-aware intra-modal matching: open-vocabulary segmentation without training."
 __version__ = "0.1.0"
 __all__ = ["RIM", "ReferenceBank", "Settings", "Vocabulary", "World"]
-_HOMES = {"RIM": "segmenter", "ReferenceBank": "references", "Settings": "settings", "Vocabulary": "vocabulary", "World": "toybox.world"}
+_HOMES = {"RIM": "segmenter", "ReferenceBank": "photographs", "Settings": "settings", "Vocabulary": "vocabulary", "World": "toybox.world"}
 
 
 def __getattr__(name):

@@ -7,12 +7,12 @@ __all__ = ['PAINTING', 'MASKING', 'ENCODERS', 'PROPOSERS', 'THUMB', 'ARRAYS', 'T
            'masking_key', 'thumbnail', 'describe_reference', 'plan', 'paint_pictures', 'reference_key', 'kept_mask',
            'describe_pictures', 'check_words', 'Describing', 'make_elsewhere', 'make_references', 'k_means',
            'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'build', 'vectors_of', 'references',
-           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'strip', 'bank_page', 'centre_attention',
-           'photograph_folders', 'from_photographs']
+           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'strip', 'bank_page']
 
 # %% ../nbs/20_references.ipynb #bea2df94
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -26,12 +26,12 @@ from sklearn.cluster import KMeans
 from tqdm import tqdm
 from .engine import Engine, Undone, run
 from .features import ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, pool
-from .images import data_uri, framed, open_image, read_image
+from .images import data_uri, framed
 from .ledger import note
 from .models import dtype_of, load_clip, load_diffusion, load_dino, load_mae, load_maskformer, load_sam, weights_key
 from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask
 from .settings import Settings
-from .store import address, atomic_write, code_digest, file_digest, library_versions
+from .store import address, atomic_write, code_digest, library_versions
 from .synthesis import class_tokens, image_seed, prompt_length, synthesise
 from .vocabulary import BACKGROUND, Vocabulary
 
@@ -412,7 +412,10 @@ def merge(
     vectors = [np.concatenate([getattr(b, part) for b in (self, other)])[order] for part in ("foreground", "background", "whole")]
     thumbnails = {part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown] for part in ("image", "mask", "attention")}
     counts = {k: self.record.get(k, 0) + other.record.get(k, 0) for k in ("references", "dropped", "fallbacks", "redraws")}
-    return ReferenceBank(names, owner[order], *vectors, {"owner": shown[order_shown], **thumbnails}, {**self.record, **counts, "merged": [self.record.get("source"), other.record.get("source")]})
+    sources = [Counter(b.record.get("sources") or {str(b.record.get("source")): len(b.owner)}) for b in (self, other)]
+    dropped = [Counter(b.record.get("dropped_of")) for b in (self, other)]
+    record = {**other.record, **self.record, **counts, "dropped_of": dict(sum(dropped, Counter())), "source": " + ".join(joined := sum(sources, Counter())), "sources": dict(joined)}
+    return ReferenceBank(names, owner[order], *vectors, {"owner": shown[order_shown], **thumbnails}, record)
 
 ReferenceBank.merge = merge
 
@@ -499,49 +502,3 @@ def bank_page(
     return framed(f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>")
 
 ReferenceBank.strip, ReferenceBank._repr_html_ = strip, bank_page
-
-# %% ../nbs/20_references.ipynb #f7c5d902
-def centre_attention(
-    size=32,  # side of the map
-    width=0.2,  # standard deviation, as a share of the side
-) -> np.ndarray:  # float32 [size, size], maximum 1
-    "A Gaussian bump in the middle, in place of attention."
-    x = (np.arange(size) + 0.5) / size - 0.5
-    bump = np.exp(-x ** 2 / (2 * width ** 2))
-    return (np.outer(bump, bump) / bump.max() ** 2).astype(np.float32)
-
-# %% ../nbs/20_references.ipynb #b874dd15
-def photograph_folders(
-    folder,  # one sub-folder per class
-) -> dict:  # class name -> paths
-    "The photographs of each class."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f"no folder of photographs at {folder}")
-    classes = {d.name: sorted(f for f in d.iterdir() if f.is_file() and not f.name.startswith(".")) for d in sorted(Path(folder).iterdir()) if d.is_dir() and not d.name.startswith(".")}
-    if not classes: raise FileNotFoundError(f"a folder of photographs has one sub-folder per class: {folder} has none")
-    for path in (p for paths in classes.values() for p in paths): open_image(path).close()
-    return classes
-
-# %% ../nbs/20_references.ipynb #dabe9484
-def from_photographs(
-    cls,
-    folder,  # one sub-folder per class, pictures in it
-    settings: Settings,
-    store=None,
-    progress=True,
-    tools=None,
-) -> ReferenceBank:
-    "A bank from your own pictures; the folders' names are the classes."
-    classes, tools, made = photograph_folders(folder), tools or Tools(settings), []
-    items = [(c, name, k, path) for c, (name, paths) in enumerate(classes.items()) for k, path in enumerate(paths)]
-    for c, name, k, path in tqdm(items, desc="references", disable=not progress):
-        key = {"photograph": file_digest(path), "k": k, "word": name, **tools.masking_key}
-        entry = store and store.entry("reference", key)
-        if not entry:
-            arrays, how = describe_reference(read_image(path), centre_attention(), image_seed(settings.seed, name, k), tools)
-            entry = arrays, {"mask": how, "file": path.name}
-            if store: store.put("reference", key, *entry)
-        made.append((c, name, k, *entry))
-    facts = {"source": "photographs", "encoder": tools.masking_key["encoder"], "masking": tools.masking_key, "settings": settings.as_dict()}
-    return bank_from_references(tuple(Vocabulary.of(classes).names), made, facts)
-
-ReferenceBank.from_photographs = classmethod(from_photographs)

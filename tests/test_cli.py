@@ -22,10 +22,13 @@ def fake_rim(monkeypatch):
     "A segmenter that finds the first class in the left half of every picture."
     from rim import segmenter
     from rim.images import read_image
-    from rim.segmentation import Region, Segmentation
+    from rim.segmentation import Method, Region, Segmentation
+    from rim.settings import Settings
     class Fake:
+        settings, bank = Settings.from_profile("toybox"), None
         @classmethod
-        def from_profile(cls, profile, **overrides): return cls()
+        def from_profile(cls, profile, bank=None, **overrides): return cls()
+        def method(self, vocabulary): return Method(None, key={"method": "left"})
         def segment(self, image, vocabulary):
             pixels = read_image(image)
             labels = np.zeros(pixels.shape[:2], int)
@@ -33,6 +36,8 @@ def fake_rim(monkeypatch):
             region = Region(labels == 1, (0, 0, pixels.shape[1] // 2, pixels.shape[0]), 1, vocabulary.labels[1], 0.5)
             return Segmentation(pixels, labels, vocabulary, (region,))
     monkeypatch.setattr(segmenter, "RIM", Fake)
+    monkeypatch.setattr(cli, "announced_bank", lambda *args: None)
+    return Fake
 
 def test_help_is_immediate_and_loads_nothing_heavy():
     def once():
@@ -51,7 +56,14 @@ def test_every_command_explains_itself(capsys, words):
 REFUSALS = [
     (["segment", "nowhere.png", "--classes", "boat", "--out", "OUT"], "nowhere.png"),
     (["segment", "TEXT", "--classes", "boat", "--out", "OUT"], "text.png"),
-    (["segment", "PHOTO", "PHOTO", "--classes", "boat", "--out", "OUT"], "same name"),
+    (["segment", "PHOTO", "TWIN", "--classes", "boat", "--out", "OUT"], "photo.jpg would both have photo.png"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "FOLDER"], "overwrite the picture"),
+    (["segment", "NOTHING*.png", "--classes", "boat", "--out", "OUT"], "NOTHING*.png"),
+    (["segment", "PHOTO", "--out", "OUT"], "--classes"),
+    (["segment", "PHOTO", "--classes", "nowhere.txt", "--out", "OUT"], "nowhere.txt"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--longest", "-1"], "-1"),
+    (["segment", "PHOTO", "--bank", "nowhere.safetensors", "--out", "OUT"], "nowhere.safetensors"),
+    (["segment", "PHOTO", "--bank", "TEXT", "--classes", "boat", "--out", "OUT", "--method", "trident"], "--bank goes with"),
     (["segment", "PHOTO", "--classes", "", "--out", "OUT"], "class name"),
     (["segment", "PHOTO", "--classes", "boat, Boat", "--out", "OUT"], "'Boat'"),
     (["segment", "PHOTO", "--classes", "boat, , tree", "--out", "OUT"], "blank"),
@@ -63,6 +75,8 @@ REFUSALS = [
     (["segment", "PHOTO", "--classes", "boat"], "--out"),
     (["segment", "PHOTO", "--classes", "boat", "--out", "OUT", "--fast"], "--fast"),
     (["references", "build", "--classes", "boat", "--out", "FOLDER"], "--out must be a file"),
+    (["references", "build", "--out", "OUT"], "--photographs"),
+    (["references", "build", "--photographs", "nowhere", "--out", "OUT"], "nowhere"),
     (["references", "show", "nowhere.safetensors"], "nowhere.safetensors"),
     (["references", "show", "TEXT"], "text.png"),
     (["evaluate", "nowhere", "--out", "OUT"], "nowhere"),
@@ -84,7 +98,8 @@ REFUSALS = [
 @pytest.mark.parametrize("words, named", REFUSALS, ids=[" ".join(w) for w, _ in REFUSALS])
 def test_bad_input_is_one_sentence_and_exit_2(capsys, tmp_path, photo, words, named):
     (tmp_path / "text.png").write_text("no picture")
-    places = dict(PHOTO=photo, OUT=tmp_path / "out", TEXT=tmp_path / "text.png", FOLDER=tmp_path)
+    Image.open(photo).save(tmp_path / "photo.jpg")
+    places = dict(PHOTO=photo, TWIN=tmp_path / "photo.jpg", OUT=tmp_path / "out", TEXT=tmp_path / "text.png", FOLDER=tmp_path)
     code, out, err = run(capsys, *(places.get(w, w) for w in words))
     assert code == 2 and named in err and err.startswith("rim") and "Traceback" not in err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
@@ -103,12 +118,70 @@ def test_a_damaged_picture_is_named_and_the_others_go_on(capsys, tmp_path, photo
     half = tmp_path / "half.png"
     half.write_bytes(photo.read_bytes()[:-400])
     code, out, err = run(capsys, "segment", half, photo, "--classes", "boat", "--out", tmp_path / "out")
-    assert code == 2 and "half.png" in err and (tmp_path / "out/photo.png").exists() and not (tmp_path / "out/half.png").exists()
+    assert code == 1 and "half.png" in err and "1 of 2 pictures failed" in err and (tmp_path / "out/photo.png").exists() and not (tmp_path / "out/half.png").exists()
 
 def test_classes_from_a_file_and_five_thousand_names(tmp_path):
     (tmp_path / "names.txt").write_text("boat\nsofa|couch\n")
     assert cli.vocabulary_of(str(tmp_path / "names.txt")).names == ("boat", "sofa")
     assert len(cli.vocabulary_of(", ".join(f"thing {i}" for i in range(5000))).names) == 5000
+
+def test_classes_of_a_benchmark(tmp_path, monkeypatch):
+    assert len(cli.vocabulary_of("voc21").labels) == 21 and not cli.vocabulary_of("voc20").background and "boat" in cli.vocabulary_of("toybox").names
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "voc21").write_text("boat\n")
+    assert cli.vocabulary_of("voc21").names == ("boat",), "a file goes first"
+    assert cli.vocabulary_of("voc21, boat").names == ("voc21", "boat")
+
+def test_a_second_run_finds_its_results(capsys, tmp_path, photo, fake_rim):
+    words = ["segment", photo, "--classes", "boat", "--out", tmp_path / "out"]
+    assert "boat 50%" in run(capsys, *words)[1]
+    before = (tmp_path / "out/photo.json").read_bytes()
+    assert "done before" in run(capsys, *words)[1] and (tmp_path / "out/photo.json").read_bytes() == before
+    assert "boat 50%" in run(capsys, *words, "--force")[1]
+    assert "tree 50%" in run(capsys, *words[:3], "tree", *words[4:])[1], "other words"
+    (tmp_path / "out/photo_overlay.png").unlink()
+    assert "tree 50%" in run(capsys, *words[:3], "tree", *words[4:])[1], "a file is gone"
+    Image.new("RGB", (9, 9)).save(photo)
+    assert "tree" in run(capsys, *words[:3], "tree", *words[4:])[1], "another picture"
+
+def test_folders_are_mirrored_and_coco_is_written(capsys, tmp_path, photo, fake_rim):
+    for name in ("a", "b/c"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        Image.open(photo).save(tmp_path / "in" / name / "1.png")
+    code, out, err = run(capsys, "segment", tmp_path / "in", "--recursive", "--classes", "boat, tree", "--out", tmp_path / "in/out", "--coco")
+    assert code == 0 and err == "" and "2 pictures" in out
+    assert sorted(p.relative_to(tmp_path / "in/out").as_posix() for p in (tmp_path / "in/out").rglob("*.json")) == ["a/1.json", "b/c/1.json", "coco.json"]
+    assert run(capsys, "segment", tmp_path / "in", "--recursive", "--classes", "boat, tree", "--out", tmp_path / "in/out")[1].count("done before") == 2, "results are no input"
+
+def test_a_bank_is_announced(capsys, tmp_path, photo):
+    from rim.references import ReferenceBank, Tools
+    from rim.segmenter import RIM
+    from rim.settings import Settings
+    from rim.store import Store
+    from rim.vocabulary import Vocabulary
+    tiny = Settings.from_profile("toybox", pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", images_per_class=2, denoising_steps=2)
+    rim, words = RIM(tiny, store=Store(tmp_path / "store")), Vocabulary.of("boat, tree")
+    cli.announced_bank(rim, words)
+    assert "painting 4 of 4 reference pictures for 2 classes" in capsys.readouterr().out
+    bank = cli.announced_bank(rim, words)
+    assert capsys.readouterr().out == f"bank {bank.digest[:12]}: 2 classes, 4 references (4 from diffusion)\n"
+    bank.save(tmp_path / "bank.safetensors")
+    code, _, err = run(capsys, "segment", photo, "--bank", tmp_path / "bank.safetensors", "--out", tmp_path / "out")
+    assert code == 2 and "the encoder that made it" in err
+
+def test_photographs_become_a_bank(capsys, tmp_path, photo):
+    more = ["--set", "pretrained=no", "--set", "sam=tiny:sam", "--set", "dino=tiny:dino", "--set", "diffusion=tiny:diffusion", "--set", "images_per_class=1", "--set", "denoising_steps=1"]
+    for name in ("cat", "couch"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        Image.open(photo).save(tmp_path / "mine" / name / "1.png")
+    (tmp_path / "mine/cat/bad.png").write_bytes(b"")
+    code, out, err = run(capsys, "references", "build", "--photographs", tmp_path / "mine", "--out", tmp_path / "bank", *more)
+    assert code == 0 and "2 photographs of 2 classes" in out and "1 of 3 photographs are left out" in err and "bad.png" in err
+    code, out, err = run(capsys, "references", "build", "--photographs", tmp_path / "mine", "--classes", "cat, sofa|couch, tree", "--out", tmp_path / "bank", *more)
+    assert code == 0 and "3 classes, 6 references" in out and "painting 4 of 4" in out
+    assert "photographs" in run(capsys, "references", "show", tmp_path / "bank", "--out", tmp_path / "sheet.png")[1]
+    code, out, _ = run(capsys, "segment", photo, "--bank", tmp_path / "bank", "--out", tmp_path / "out", *more)
+    assert code == 0 and "4 from diffusion, 2 from photographs" in out and (tmp_path / "out/photo.json").exists()
 
 def test_interrupted_is_130(capsys, monkeypatch):
     def stop(args): raise KeyboardInterrupt

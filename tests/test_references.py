@@ -1,6 +1,5 @@
 """The bank: what it holds doesn't depend on batches, order, other classes or interruptions, and what went wrong is counted."""
 import numpy as np, pytest, torch
-from PIL import Image
 import rim.references as references
 from rim.references import ReferenceBank, Tools, bank_from_references, cosine_matrix, k_means, make_references, plan
 from rim.settings import Settings
@@ -195,20 +194,12 @@ def test_missing_file(tmp_path):
 def test_subset_and_merge(bank, tiny):
     boat, tree = bank.subset(["boat"]), bank.subset(["tree"])
     assert boat.merge(tree).digest == bank.digest and len(boat.merge(boat).owner) == 6 and boat.merge(boat).names == ("boat",)
+    assert boat.merge(tree).merge(boat).record["sources"] == {"diffusion": 9} and boat.merge(tree).record["source"] == "diffusion"
     with pytest.raises(ValueError, match="got sofa"): bank.subset(["sofa"])
     with pytest.raises(ValueError, match="one encoder"): boat.merge(bank_from_references(["x"], made([[1, 0]])))
 
 def test_contact_sheet(bank):
     assert bank.contact_sheet().size == bank.contact_sheet("attention").size and bank.contact_sheet().height == 2 * 66 and bank._repr_html_().count("<img") == 2
-
-def test_photographs(tiny, tools, tmp_path, tiny_image):
-    for name in ("cat", "dog"):
-        (tmp_path / "mine" / name).mkdir(parents=True)
-        for k in range(2): Image.fromarray(np.roll(tiny_image, k + 3 * len(name), 1)).save(tmp_path / "mine" / name / f"{k}.png")
-    bank = ReferenceBank.from_photographs(tmp_path / "mine", tiny, Store(tmp_path / "store"), False, tools)
-    assert bank.names == ("cat", "dog") and bank.owner.tolist() == [0, 0, 1, 1] and bank.record["source"] == "photographs"
-    (tmp_path / "mine" / "dog" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="bad.png"): ReferenceBank.from_photographs(tmp_path / "mine", tiny, None, False, tools)
 
 def test_word_that_is_cut_off_is_refused_before_painting(tiny, tools, monkeypatch):
     monkeypatch.setattr(references, "synthesise", None)
