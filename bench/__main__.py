@@ -7,7 +7,7 @@ import torch
 from bench.harness import machine, table
 from rim.store import atomic_write
 
-NAMES = "ranking", "confusion", "trident", "world"
+NAMES = "ranking", "confusion", "trident", "world", "proposals", "pooling", "segment"
 
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
