@@ -99,10 +99,11 @@ def mean_fit(
     b: np.ndarray,  # [Q, H, W] bool
 ) -> float:  # [0, 1]; 1 where there is nothing to pair
     "Mean IoU of paired masks."
+    if not len(a) or not len(b): return 1.0
     flat_a, flat_b = (m.reshape(len(m), -1).astype(np.float32) for m in (a, b))
     both = flat_a @ flat_b.T
     ious = both / np.maximum(flat_a.sum(1)[:, None] + flat_b.sum(1) - both, 1)
-    return float(ious[linear_sum_assignment(-ious)].mean()) if ious.size else 1.0
+    return float(ious[linear_sum_assignment(-ious)].mean())
 
 # %% ../nbs/44_agreement.ipynb #d21ff836
 @dataclass(frozen=True)

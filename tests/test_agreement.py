@@ -1,12 +1,10 @@
 """The report that fast and plain agree: both sides on random weights; it tells masks and pixels apart; the command."""
-import json
 import numpy as np
 import pytest
 import torch
-from rim import agreement, cli
-from rim.agreement import Plain, Row, compare, mean_fit, plain_pool, plain_similarity, summary
+from rim import cli
+from rim.agreement import Row, compare, mean_fit, plain_pool, plain_similarity, summary
 from rim.features import pool
-from rim.proposals import Proposals
 from rim.ranking import pairwise_ranking_similarity
 
 def test_plain_pieces_equal_the_fast_ones():
@@ -27,3 +25,14 @@ def test_a_summary_counts_images_of_other_numbers():
     first, second = summary(rows)
     assert (first["images"], first["other_counts"], first["fast"], first["plain"], first["fit"], first["pixels"]) == (2, 1, 5, 6, 0.75, 0.95)
     assert second["dtype"] == "bfloat16" and second["target"] == 0.995 and summary([]) == []
+
+def test_the_command_refuses_no_images(capsys):
+    assert cli.main(["bench", "agreement", "--limit", "0"]) == 2 and "--limit" in capsys.readouterr().err
+
+@pytest.mark.slow  # a bank of two classes, and the stock generator: half a minute
+def test_fast_and_plain_agree_on_the_toybox():
+    from rim.segmenter import RIM
+    from rim.toybox.world import World
+    rim = RIM.from_profile("toybox", images_per_class=4, subcategories=2)
+    rows = compare(rim, {"scene": World().scene(1_000_000).image}, "boat, fish")
+    assert [row.dtype for row in rows] == ["float32", "bfloat16"] and rows[0].fast == rows[0].plain > 0 and rows[0].fit > 0.999 and rows[0].pixels >= 0.9999 and rows[1].pixels > 0.95
