@@ -8,7 +8,7 @@ import torch
 from bench.harness import machine, table
 from rim.store import atomic_write
 
-NAMES = "ranking", "confusion", "trident", "world", "capture", "synthesis", "cost", "startup"
+NAMES = "ranking", "confusion", "trident", "world", "capture", "synthesis", "cost", "startup", "proposals", "pooling", "segment"
 
 def rows_of(name, device):
     "The rows of one benchmark; those that know no device measure on the CPU."

@@ -7,9 +7,10 @@ __all__ = ['AGES', 'SIZES', 'CLASSES', 'Parser', 'pair', 'sentence', 'output_fol
            'settings_of', 'announced_bank', 'segment', 'check_one_opens', 'told', 'reported', 'engine_of',
            'build_references', 'photographed_bank', 'show_references', 'demo', 'benchmark_of', 'place_of',
            'build_beforehand', 'evaluate', 'write_evaluation', 'amount', 'age', 'size', 'shown_size', 'shown_age',
-           'store_of', 'store_list', 'store_verify', 'store_prune', 'reproduce', 'doctor', 'data_settings',
-           'data_prepare', 'data_check', 'toybox_scene', 'toybox_train', 'with_engine', 'with_settings', 'add_method',
-           'add_project', 'add_evaluation', 'add_store', 'add_toybox', 'add_data', 'parser', 'main']
+           'store_of', 'store_list', 'store_verify', 'store_prune', 'reproduce', 'doctor', 'bench_agreement',
+           'data_settings', 'data_prepare', 'data_check', 'toybox_scene', 'toybox_train', 'with_engine',
+           'with_settings', 'add_method', 'add_project', 'add_evaluation', 'add_store', 'add_toybox', 'add_bench',
+           'add_data', 'parser', 'main']
 
 # %% ../nbs/51_cli.ipynb #b415ba74
 import argparse, json, os, re, sys, time
@@ -356,6 +357,22 @@ def doctor(args):
         if not row.present: print(f"         to fetch it: {row.command}")
     return int(not all(row.present for row in rows))
 
+# %% ../nbs/51_cli.ipynb #b9a8ab44
+def bench_agreement(args):
+    "rim bench agreement: the fast way against the plain one, image by image."
+    if args.limit < 1: raise ValueError(f"--limit must be 1 or more, not {args.limit}.")
+    from dataclasses import asdict
+    from rim.agreement import compare, summary
+    from rim.datasets import get_benchmark
+    from rim.segmenter import RIM
+    rim = RIM.from_profile(args.profile, **dict(args.set))
+    benchmark = get_benchmark(rim.settings.benchmark, rim.settings)
+    rows = compare(rim, {str(i): benchmark[i][0] for i in range(min(args.limit, len(benchmark)))}, benchmark.vocabulary)
+    if args.json: print(json.dumps(dict(summary=summary(rows), images=[asdict(row) for row in rows]), indent=1)); return 0
+    for s in summary(rows):
+        print(f"{s['dtype']}: {s['images']} images, {s['fast']} masks against {s['plain']} (numbers differ in {s['other_counts']} images), mean IoU {s['fit']:.5f}, {s['pixels']:.4%} of the pixels equal, wanted {s['target']:.2%}")
+    return 0
+
 # %% ../nbs/51_cli.ipynb #cb6948e4
 def data_settings(args):
     "Settings with the folder of the data."
@@ -505,6 +522,15 @@ def add_toybox(commands):
     train.add_argument("--minutes", type=float, default=10)
     train.set_defaults(run=toybox_train)
 
+# %% ../nbs/51_cli.ipynb #a3fd9796
+def add_bench(commands):
+    "bench agreement."
+    both = commands.add_parser("bench", help="what the fast paths cost").add_subparsers(required=True, metavar="agreement")
+    command = with_settings(both.add_parser("agreement", help="the fast way against the plain one", description="Masks and label maps of the fast way, in float32 and bfloat16, against the library's own mask generator, pooling at full size and rankings written out."))
+    command.add_argument("--limit", type=int, default=8, metavar="N", help="the first N images of the profile's benchmark (8)")
+    command.add_argument("--json", action="store_true", help="for scripts: every image")
+    command.set_defaults(run=bench_agreement)
+
 # %% ../nbs/51_cli.ipynb #a9db1186
 def add_data(commands):
     "data prepare and data check."
@@ -523,7 +549,7 @@ def parser():
     root = Parser("rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching.")
     root.add_argument("--version", action="version", version=f"rim {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_method, add_evaluation, add_store, add_project, add_toybox, add_data): add(commands)
+    for add in (add_method, add_evaluation, add_store, add_project, add_bench, add_toybox, add_data): add(commands)
     return root
 
 # %% ../nbs/51_cli.ipynb #e7c54ee3

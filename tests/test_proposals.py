@@ -145,6 +145,8 @@ def test_only_the_pixels_that_may_pass_are_computed():
     assert areas[0] < (5 / 32) * (4 / 32) and areas[1] < (3 / 32) ** 2 and (found[2][3] <= 0).all()
     full = full_masks(logits, axis, axis, 0)
     assert full[0].any() and full[1].any() and not full[2].any()
+    boxes = measure(logits, axis, axis, 0, 1)[1]
+    assert torch.equal(boxes, batched_mask_to_box(torch.from_numpy(full)).float()) and boxes[0].min() > 0
     for row in range(1100):  # a pixel sees what its row of the matrix says
         seen = axis.matrix[row].nonzero()[:, 0]
         assert axis.first[row] == seen.min() and axis.last[row] == seen.max()
