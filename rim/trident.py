@@ -24,7 +24,7 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import get_rel_pos
 from transformers import CLIPModel, ViTModel
-from .features import IMAGENET_MEAN, IMAGENET_STD, blocks
+from .features import IMAGENET_MEAN, IMAGENET_STD, blocks, tokenise
 from .images import read_image
 from .models import dtype_of, load_clip, load_sam, load_vit, weights_key
 from .segmentation import Method, Region, Segmentation, mask_box
@@ -350,7 +350,7 @@ def name_vectors(
     length = min(tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
     def tokens(name):
         text = [template.replace("{}", name) for template in templates]
-        return tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt").to(clip.device)
+        return tokenise(tokenizer, text, length).to(clip.device)
     return torch.stack([name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
 
 def query_names(
