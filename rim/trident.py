@@ -753,7 +753,7 @@ def method(
     unused = [*UNUSED["refine"] * (not s.trident_refine), *UNUSED["correlation"] * (not s.trident_sam_correlation), *UNUSED["background"] * (not vocabulary.background), "trident_dino", "trident_dino_revision", "trident_background"]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
     key = {"method": "trident", "names": names, "owner": owner.tolist(), "background": vocabulary.background, "settings": own, "templates": list(self.templates),
-           "weights": [weights_key(role, s) for role in roles], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.trident")}
+           "weights": [weights_key(role, s) for role in roles], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.features", "rim.trident")}
     return Method(lambda image, analysis: self.predict(image, vocabulary, background), None, key)
 
 Trident.method = method
