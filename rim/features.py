@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
-from .models import weights_key
+from .models import halving, weights_key
 from .synthesis import prompt_length
 
 # %% ../nbs/13_features.ipynb #8455a85c
@@ -294,10 +294,8 @@ class ClipCrops:
         "Image embeddings."
         statistics = self.processor.image_processor
         pixels = [to_input(crop, (self.side,) * 2, statistics.image_mean, statistics.image_std) for crop in crops]
-        parts = [torch.empty(0, self.dim, device=self.model.device)]
-        for start in range(0, len(pixels), self.batch):
-            x = torch.stack(pixels[start : start + self.batch]).to(self.model.device, self.model.dtype)
-            parts.append(self.model.visual_projection(self.model.vision_model(x).pooler_output).float())
+        def embed(some): return self.model.visual_projection(self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output).float()
+        parts = [torch.empty(0, self.dim, device=self.model.device), *halving(embed, pixels, self.batch)]
         return F.normalize(torch.cat(parts), dim=1)
 
 # %% ../nbs/13_features.ipynb #f6fb0974

@@ -14,7 +14,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -350,6 +350,8 @@ def load_diffusion(
             if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline": raise ValueError(f"its model_index.json says {said!r}")
             pipeline = StableDiffusionPipeline.from_pretrained(intact(path), text_encoder=text, safety_checker=None, feature_extractor=None,
                                                                requires_safety_checker=False, dtype=dtype, **_OFFLINE)
+            lacking = [name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta]
+            if lacking: raise ValueError(f"it lacks {lacking[0]}")
     else: pipeline = random_model(settings.diffusion, settings.seed)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder): _frozen(part, settings)
     pipeline.set_progress_bar_config(disable=True)
@@ -456,18 +458,20 @@ def weights_key(
 
 # %% ../nbs/10_models.ipynb #b2a0d55a
 def halving(
-    run: Callable,  # list of items -> list of results, one each, in order
-    items: list,
+    run: Callable,  # piece of the items -> its result
+    items,  # list, array or tensor
     at_once: int,  # items per piece, at first
-) -> list:
-    "Results of `run` over all items; a piece that the device has no memory for is halved, down to one item."
-    done = []
-    while len(done) < len(items):
-        try: done += run(items[len(done):len(done) + at_once]); continue
+) -> Iterator:
+    "Results of `run` over consecutive pieces; a piece that the device has no memory for is halved, down to one item."
+    start = 0
+    while start < len(items):
+        piece, fits = items[start:start + at_once], True
+        try: result = run(piece)
         except torch.OutOfMemoryError:
-            if (at_once := min(at_once, len(items) - len(done)) // 2) < 1: raise
-        torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
-    return done
+            if len(piece) == 1: raise
+            fits = False
+        if fits: start += len(piece); yield result
+        else: at_once = len(piece) // 2; torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
 
 # %% ../nbs/10_models.ipynb #f8c1e4a1
 PUBLISHED = {"CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270), "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),
