@@ -288,12 +288,12 @@ def test_pictures_are_painted_in_halves_where_the_device_is_full(tiny):
 
 @pytest.mark.promise(12)
 def test_points_are_asked_for_in_halves_where_the_device_is_full(tiny, tiny_image):
-    from rim.proposals import MaskGenerator
-    generator = references.Proposer(models.load_sam(tiny), tiny.replace(points_per_batch=16)).generator
+    from rim.proposals import MaskGenerator, thresholds
+    generator = MaskGenerator(models.load_sam(tiny), tiny.points_per_side, 16, **thresholds(tiny))
     expected, refused, real = generator.generate(tiny_image), [], generator.candidates
     generator.candidates = lambda xy: refused.append(len(xy)) or full() if len(xy) > 5 else real(xy)
     found = generator.generate(tiny_image)
-    assert refused == [16, 8] and isinstance(generator, MaskGenerator) and len(found) == len(expected) > 0
+    assert refused == [16, 8] and len(found) == len(expected) > 0
     for part in ("masks", "boxes", "scores", "stability"): assert np.allclose(getattr(found, part), getattr(expected, part), atol=1e-5)
 
 def full(): raise torch.OutOfMemoryError("CUDA out of memory")

@@ -28,7 +28,7 @@ WHICH = {
     "ranking_temperature": row(2, {"rim"}, ranking="softmax"), "dense_thresh": row(0.3, PROPOSED, proposals="dense"), "clip_feature": row("values", SEEN, feature="clip"), "mae": row("other", SEEN, feature="mae"),
     **rows(PAINTED, diffusion="other", images_per_class=3, image_size=128, denoising_steps=3, guidance=2, degenerate_std=1, redraws=1, attention_resolutions="8"),
     **rows(CUT, attention_threshold=0.6, attention_points=4, attention_top=0.1, mask_min_area=0.1, mask_max_area=0.9),
-    **rows(PROPOSED, proposer="none", proposals="dense", points_per_side=9, pred_iou_thresh=0.1, stability_score_thresh=0.1, stability_score_offset=0.5, box_nms_thresh=0.5),
+    **rows(PROPOSED, proposer="none", proposals="dense", mask_generator="stock", points_per_side=9, pred_iou_thresh=0.1, stability_score_thresh=0.1, stability_score_offset=0.5, box_nms_thresh=0.5),
     **rows(PROPOSED, {"proposer": "maskformer"}, maskformer="other", maskformer_side=64, maskformer_score=0.1, maskformer_thresh=0.1),
     **rows(SEEN, {"feature": "sd"}, sd_timestep=1, sd_block=1, sd_scale=1),
     **rows({"rim"}, dino="other") | rows(SEEN, dino="other"),
