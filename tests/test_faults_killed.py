@@ -41,7 +41,7 @@ def whole(root, tiny, tools):
     bank = ReferenceBank.build("boat, tree", tiny, store, False, tools)
     bank.save(root / "out/bank.safetensors")
     evaluate({"rim": rim.method("boat, tree", bank)}, Pictures(), tiny, store, False).write(root / "out")
-    return {path.name: path.read_bytes() for path in sorted((root / "out").iterdir())}
+    return {path.name: path.read_bytes() for path in sorted((root / "out").iterdir()) if not path.name.startswith(".")}  # a killed writer leaves its temporary file
 
 def entries(root): return {path.relative_to(root): path.read_bytes() for path in (root / "store").rglob("*.safetensors")}
 
