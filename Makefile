@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup reproduce test docs bench lab clean
+.PHONY: help setup reproduce test test-slow docs bench lab clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## make .venv with everything in it
 
@@ -24,6 +24,10 @@ reproduce: $(STAMP)  ## make the tables and figures of the toybox, in figures/to
 test: $(STAMP)  ## run the notebooks' fast cells, then the tests
 	$(ONE_THREAD) $(BIN)/nbdev-test nbs --skip-folder-re '^([_.].*|paper)$$' --n-workers $(JOBS) --timing
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-slow: $(STAMP)  ## run the tests that take minutes, one by one, and put their figures onto the page of promises
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --slow -m slow $(ARGS)
+	$(BIN)/python tests/promises.py
 
 docs: $(STAMP)  ## build the site into _docs/
 	$(BIN)/python docs/build.py

@@ -187,9 +187,10 @@ def photographed_bank(folder, rim, vocabulary=None):
 def show_references(args):
     "rim references show: the contact sheet of a bank."
     from rim.references import ReferenceBank
+    from rim.segmentation import png_bytes
+    from rim.store import atomic_write
     bank, sheet = ReferenceBank.load(args.bank), Path(args.out or Path(args.bank).with_suffix(".png"))
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    bank.contact_sheet().save(sheet)
+    atomic_write(sheet, png_bytes(bank.contact_sheet()))
     for key, value in bank.record.items():
         if isinstance(value, (int, float, str)) or key in ("sources", "masks", "left_out") and value: print(f"{key}: {value}")
     print(sheet)
@@ -400,14 +401,15 @@ def toybox_scene(args):
     "rim toybox scene: a rendered picture, its label map and its class names."
     if args.seed < 0: raise ValueError(f"--seed must be 0 or more, not {args.seed}.")
     from PIL import Image
-    from rim.segmentation import label_image
+    from rim.segmentation import label_image, png_bytes
+    from rim.store import atomic_write
     from rim.toybox.world import World
     from rim.vocabulary import Vocabulary
     world, folder, stem = World(args.size), output_folder(args.out), f"scene-{args.seed}"
     scene = world.scene(args.seed)
-    Image.fromarray(scene.image).save(folder / f"{stem}.png")
-    label_image(scene.labels, Vocabulary(world.names).palette()).save(folder / f"{stem}-labels.png")
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in world.names), encoding="utf-8")
+    atomic_write(folder / f"{stem}.png", png_bytes(Image.fromarray(scene.image)))
+    atomic_write(folder / f"{stem}-labels.png", png_bytes(label_image(scene.labels, Vocabulary(world.names).palette())))
+    atomic_write(folder / "classes.txt", "".join(f"{name}\n" for name in world.names))
     print(f"{scene.caption}\nrim segment {folder / stem}.png --classes {folder / 'classes.txt'} --out {folder / 'results'}")
     return 0
 

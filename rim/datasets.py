@@ -137,7 +137,14 @@ class FolderBenchmark:
         check_size(image.shape[:2], labels.shape, image_path, label_path)
         return image, labels, stem
     def check(self):
-        for i in range(len(self)): self[i]
+        if problems := self.problems(): raise ValueError(some(problems))
+    def problems(self):
+        "What is wrong with the items, one sentence each."
+        found = []
+        for i in range(len(self)):
+            try: self[i]
+            except ValueError as e: found.append(str(e))
+        return found
 
 # %% ../nbs/21_datasets.ipynb #0cc21ea4
 def read_names(
@@ -393,10 +400,9 @@ def missing(
 def check(
     self: PublishedBenchmark,
 ):
-    "FileNotFoundError names the missing files, ValueError the first that can't be used."
+    "FileNotFoundError names the missing files, ValueError those that can't be used."
     if missing := self.missing(): raise FileNotFoundError(f"{self.name} lacks {len(missing)} files: {some(missing)}")
-    for key in self.keys:
-        if problem := self.problem(key): raise ValueError(problem)
+    if problems := [found for key in self.keys if (found := self.problem(key))]: raise ValueError(some(problems))
 
 PublishedBenchmark.problem, PublishedBenchmark.missing, PublishedBenchmark.check = problem, missing, check
 

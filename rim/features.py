@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'WEIGHTS', 'READS', 'Encoder', 'patch_grid', 'to_input', 'PatchEncoder', 'features',
            'batch', 'blocks', 'key_projection', 'DinoKeys', 'MaeKeys', 'ClipPatches', 'DiffusionFeatures',
-           'encoder_key', 'resize_masks', 'pool', 'pool_complement', 'ClipCrops', 'texts']
+           'encoder_key', 'resize_masks', 'pool', 'pool_complement', 'ClipCrops', 'tokenise', 'texts']
 
 # %% ../nbs/13_features.ipynb #6d117365
 import zlib
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
-from .models import weights_key
+from .models import halving, weights_key
 from .synthesis import prompt_length
 
 # %% ../nbs/13_features.ipynb #8455a85c
@@ -295,11 +295,22 @@ class ClipCrops:
         "Image embeddings."
         statistics = self.processor.image_processor
         pixels = [to_input(crop, (self.side,) * 2, statistics.image_mean, statistics.image_std) for crop in crops]
-        parts = [torch.empty(0, self.dim, device=self.model.device)]
-        for start in range(0, len(pixels), self.batch):
-            x = torch.stack(pixels[start : start + self.batch]).to(self.model.device, self.model.dtype)
-            parts.append(self.model.visual_projection(self.model.vision_model(x).pooler_output).float())
+        def embed(some): return self.model.visual_projection(self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output).float()
+        parts = [torch.empty(0, self.dim, device=self.model.device), *halving(embed, pixels, self.batch)]
         return F.normalize(torch.cat(parts), dim=1)
+
+# %% ../nbs/13_features.ipynb #f6fb0974
+def tokenise(
+    tokenizer,
+    texts,  # of str
+    length: int,  # tokens that the encoder reads, begin and end included
+):  # input_ids and attention_mask, int64 [n, length]
+    "Padded tokens of texts; ValueError for the first one that the encoder would cut off."
+    tokens = tokenizer(list(texts), padding="max_length", max_length=length + 1, truncation=True, return_tensors="pt")
+    for text, longer in zip(texts, tokens.attention_mask[:, length]):
+        if longer: raise ValueError(f"a text must end within the encoder's {length} tokens: {text!r} would be cut off")
+    for name in ("input_ids", "attention_mask"): tokens[name] = tokens[name][:, :length]
+    return tokens
 
 # %% ../nbs/13_features.ipynb #22df0c5b
 @torch.no_grad()
@@ -309,8 +320,7 @@ def texts(
 ) -> torch.Tensor:  # [C, D] float32, rows of length 1
     "Text embeddings."
     length = min(self.processor.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-    tokens = self.processor.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True,
-                                      return_tensors="pt").to(self.model.device)
+    tokens = tokenise(self.processor.tokenizer, prompts, length).to(self.model.device)
     pooled = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
     return F.normalize(self.model.text_projection(pooled).float(), dim=1)
 

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['SAM_VIT_B', 'TINY_SAM', 'ROLES', 'SAM_FILES', 'SAM_SIZES', 'SAM_URL', 'ARCHITECTURES', 'READ', 'PUBLISHED',
            'build_sam', 'byte_tokenizer', 'Role', 'models_folder', 'fetch_command', 'resolve', 'device_of', 'dtype_of',
-           'random_model', 'load_diffusion', 'load_sam', 'file_sha256', 'load_dino', 'load_clip', 'load_mae',
-           'load_maskformer', 'load_vit', 'weights_digest', 'weights_key', 'Finding', 'doctor']
+           'random_model', 'file_sha256', 'known_sha256', 'intact', 'load_diffusion', 'load_sam', 'load_dino',
+           'load_clip', 'load_mae', 'load_maskformer', 'load_vit', 'weights_digest', 'weights_key', 'halving',
+           'Finding', 'doctor']
 
 # %% ../nbs/10_models.ipynb #25ffe387
 import hashlib
 import json
-from collections.abc import Callable
+import pickle
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,6 +25,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusi
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tokenizers.pre_tokenizers import ByteLevel
@@ -272,12 +276,66 @@ _OFFLINE = dict(local_files_only=True, use_safetensors=True)  # neither the netw
 
 @contextmanager
 def _quiet():
-    "No progress bars of the libraries while loading; restored afterwards."
-    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    "No progress bars and reports of the libraries while loading; restored afterwards."
+    shown, level = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()], transformers_logging.get_verbosity()
     for log in shown: log.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what is missing is an error of ours, what is left over is meant to be
     try: yield
     finally:
         for log in shown: log.enable_progress_bar()
+        transformers_logging.set_verbosity(level)
+
+# %% ../nbs/10_models.ipynb #2e6bed7f
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
+def file_sha256(
+    path: Path,
+) -> str:
+    "Digest of a file's bytes, remembered while size and time of modification stay."
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+# %% ../nbs/10_models.ipynb #c256f299
+def known_sha256(
+    file: Path,
+) -> str | None:  # 64 hexadecimal digits
+    "The sha256 that a file of weights must have: its blob's name in the hub's cache, or what a `sha256.json` above it says."
+    if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name): return blob
+    listed = next((p / "sha256.json" for p in list(file.absolute().parents)[:3] if (p / "sha256.json").is_file()), None)
+    if listed: return json.loads(listed.read_text()).get(file.absolute().relative_to(listed.parent).as_posix())
+
+def intact(
+    path: Path,  # folder of weights
+) -> Path:
+    "The path; ValueError names the first file in it that isn't what its sha256 says."
+    for file in sorted(path.rglob("*.safetensors")):
+        if (known := known_sha256(file)) and (found := file_sha256(file)) != known:
+            raise ValueError(f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was changed: it has {found}.")
+    return path
+
+# %% ../nbs/10_models.ipynb #7690696a
+_DERIVED = ("num_batches_tracked", "position_ids")  # buffers that older checkpoints lack and that no result depends on
+
+@contextmanager
+def _reading(path: Path):
+    "What the libraries raise for damaged or foreign files, as one sentence that names the place."
+    try: yield
+    except torch.OutOfMemoryError: raise
+    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as e:
+        said = " ".join(str(e).split()) or type(e).__name__
+        raise ValueError(f"Weights must be whole and of the architecture that is asked for; {path} can't be read: {said[:300]}") from None
+
+def _from_folder(kind, path: Path, **how):
+    "A model of transformers, every weight of it from the files."
+    with _reading(path):
+        said, wanted = json.loads((path / "config.json").read_text()).get("model_type"), kind.config_class.model_type
+        if said != wanted: raise ValueError(f"its config.json says {said!r}, and {kind.__name__} is {wanted!r}")
+        model, found = kind.from_pretrained(intact(path), output_loading_info=True, **how, **_OFFLINE)
+        lacking = sorted(key for key in found["missing_keys"] if not key.endswith(_DERIVED))
+        if lacking: raise ValueError(f"it lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""))
+    return model
 
 # %% ../nbs/10_models.ipynb #7425be31
 @_quiet()
@@ -286,9 +344,14 @@ def load_diffusion(
 ) -> StableDiffusionPipeline:
     "Rombach et al. 2022: text encoder, UNet with cross-attention, autoencoder, scheduler."
     if settings.pretrained:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            resolve(settings.diffusion, settings), safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False, dtype=dtype_of(settings), **_OFFLINE)
+        path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
+        text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
+        with _reading(path):
+            if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline": raise ValueError(f"its model_index.json says {said!r}")
+            pipeline = StableDiffusionPipeline.from_pretrained(intact(path), text_encoder=text, safety_checker=None, feature_extractor=None,
+                                                               requires_safety_checker=False, dtype=dtype, **_OFFLINE)
+            lacking = [name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta]
+            if lacking: raise ValueError(f"it lacks {lacking[0]}")
     else: pipeline = random_model(settings.diffusion, settings.seed)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder): _frozen(part, settings)
     pipeline.set_progress_bar_config(disable=True)
@@ -309,22 +372,11 @@ def load_sam(
     "Kirillov et al. 2023: from a folder (config.json, model.safetensors) or the official checkpoint."
     if not settings.pretrained: return _frozen(random_model(settings.sam, settings.seed), settings, float32=True)
     path = resolve(settings.sam, settings)
-    if path.is_file(): return _frozen(_official_sam(path), settings, float32=True)
-    sam = build_sam(json.loads((path / "config.json").read_text()))
-    sam.load_state_dict(load_file(path / "model.safetensors"))
+    with _reading(path):
+        if path.is_file(): return _frozen(_official_sam(path), settings, float32=True)
+        sam = build_sam(json.loads((intact(path) / "config.json").read_text()))
+        sam.load_state_dict(load_file(path / "model.safetensors"))
     return _frozen(sam, settings, float32=True)
-
-# %% ../nbs/10_models.ipynb #0e4364e8
-@lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-
-def file_sha256(
-    path: Path,
-) -> str:
-    "Digest of a file's bytes, remembered while size and time of modification stay."
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 # %% ../nbs/10_models.ipynb #66ac3563
 @_quiet()
@@ -333,8 +385,7 @@ def load_dino(
 ) -> Dinov2Model:
     "Oquab et al. 2023, without registers."
     if not settings.pretrained: return _frozen(random_model(settings.dino, settings.seed), settings)
-    path = resolve(settings.dino, settings)
-    return _frozen(Dinov2Model.from_pretrained(path, dtype=dtype_of(settings), **_OFFLINE), settings)
+    return _frozen(_from_folder(Dinov2Model, resolve(settings.dino, settings), dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #899556e4
 @_quiet()
@@ -344,8 +395,8 @@ def load_clip(
     "Radford et al. 2021."
     if settings.pretrained:
         path = resolve(settings.clip, settings)
-        model = CLIPModel.from_pretrained(path, dtype=dtype_of(settings), **_OFFLINE)
-        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+        model = _from_folder(CLIPModel, path, dtype=dtype_of(settings))
+        with _reading(path): processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     else: model, processor = random_model(settings.clip, settings.seed)
     return _frozen(model, settings), processor
 
@@ -356,12 +407,7 @@ def load_mae(
 ) -> ViTMAEModel:
     "He et al. 2022, without the decoder."
     if not settings.pretrained: return _frozen(random_model(settings.mae, settings.seed), settings)
-    path, level = resolve(settings.mae, settings), transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the library reports every weight of the decoder as unexpected
-    try: model, found = ViTMAEModel.from_pretrained(path, dtype=dtype_of(settings), output_loading_info=True, **_OFFLINE)
-    finally: transformers_logging.set_verbosity(level)
-    if found["missing_keys"]: raise ValueError(f"A masked autoencoder's weights must hold its whole encoder; {path} lacks {sorted(found['missing_keys'])[0]}.")
-    return _frozen(model, settings)
+    return _frozen(_from_folder(ViTMAEModel, resolve(settings.mae, settings), dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #be3f805c
 @_quiet()
@@ -370,9 +416,7 @@ def load_maskformer(
 ) -> MaskFormerForInstanceSegmentation:
     "Cheng et al. 2021."
     if not settings.pretrained: model = random_model(settings.maskformer, settings.seed)
-    else:
-        path = resolve(settings.maskformer, settings)
-        model = MaskFormerForInstanceSegmentation.from_pretrained(path, dtype=torch.float32, **_OFFLINE)
+    else: model = _from_folder(MaskFormerForInstanceSegmentation, resolve(settings.maskformer, settings), dtype=torch.float32)
     return _frozen(model, settings, float32=True)
 
 # %% ../nbs/10_models.ipynb #fcbf4e6f
@@ -383,10 +427,11 @@ def load_vit(
     "Caron et al. 2021 (DINO, the first) or Oquab et al. 2023, for Trident."
     if not settings.pretrained: return _frozen(random_model(settings.trident_dino, settings.seed), settings)
     path = resolve(settings.trident_dino, settings)
-    kind, known = json.loads((path / "config.json").read_text()).get("model_type"), {"vit": (ViTModel, dict(add_pooling_layer=False)), "dinov2": (Dinov2Model, {})}
+    with _reading(path): kind = json.loads((path / "config.json").read_text()).get("model_type")
+    known = {"vit": (ViTModel, dict(add_pooling_layer=False)), "dinov2": (Dinov2Model, {})}
     if kind not in known: raise ValueError(f"trident_dino must be a model of the type {' or '.join(known)}; {settings.trident_dino} is of type {kind!r}.")
     model, how = known[kind]
-    return _frozen(model.from_pretrained(path, **how, dtype=dtype_of(settings), **_OFFLINE), settings)
+    return _frozen(_from_folder(model, path, **how, dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #5064a855
 READ = ("*config.json", "model_index.json", "model*.safetensors", "diffusion_pytorch_model*.safetensors", "vocab.json",
@@ -410,6 +455,23 @@ def weights_key(
     name = getattr(settings, role)
     if not settings.pretrained: return dict(name=name, random=settings.seed)
     return dict(name=name, digest=weights_digest(resolve(name, settings)))
+
+# %% ../nbs/10_models.ipynb #b2a0d55a
+def halving(
+    run: Callable,  # piece of the items -> its result
+    items,  # list, array or tensor
+    at_once: int,  # items per piece, at first
+) -> Iterator:
+    "Results of `run` over consecutive pieces; a piece that the device has no memory for is halved, down to one item."
+    start = 0
+    while start < len(items):
+        piece, fits = items[start:start + at_once], True
+        try: result = run(piece)
+        except torch.OutOfMemoryError:
+            if len(piece) == 1: raise
+            fits = False
+        if fits: start += len(piece); yield result
+        else: at_once = len(piece) // 2; torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
 
 # %% ../nbs/10_models.ipynb #f8c1e4a1
 PUBLISHED = {"CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270), "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POLYGONS', 'CONTEXT_IDS', 'PREPARATIONS', 'write_labels', 'Prepared', 'require', 'write_all', 'converted',
            'prepare_maps', 'polygon_labels', 'run_lengths', 'run_mask', 'detail_labels', 'read_details',
-           'prepare_context', 'prepare', 'check_benchmark', 'folder_problems']
+           'prepare_context', 'prepare', 'check_benchmark']
 
 # %% ../nbs/24_prepare.ipynb #3e9eaf4a
 import io
@@ -212,20 +212,10 @@ def check_benchmark(
 ):  # (int: items, list of str: what is wrong)
     "Read every file of a benchmark."
     benchmark = get_benchmark(name, settings.replace(benchmark_images=0))
-    if not isinstance(benchmark, PublishedBenchmark): return len(benchmark), folder_problems(benchmark)
+    if not isinstance(benchmark, PublishedBenchmark): return len(benchmark), benchmark.problems() if isinstance(benchmark, FolderBenchmark) else []
     missing = benchmark.missing()
     problems, lacking = [f"{path} is missing" for path in missing], set(missing)
     if len(benchmark) != benchmark.source.images: problems.insert(0, f"{name} has {benchmark.source.images} images, and {len(benchmark)} are in {benchmark.home}")
     for key in tqdm(benchmark.keys, desc=f"check {name}", disable=None if progress is None else not progress):
         if lacking.isdisjoint(benchmark.files(key)) and (problem := benchmark.problem(key, decode=True)): problems.append(problem)
     return len(benchmark), problems
-
-def folder_problems(
-    benchmark,  # FolderBenchmark or ToyboxBenchmark
-) -> list:  # of str
-    "What is wrong with the items of another benchmark."
-    problems = []
-    for i in range(len(benchmark) if isinstance(benchmark, FolderBenchmark) else 0):
-        try: benchmark[i]
-        except ValueError as e: problems.append(str(e))
-    return problems

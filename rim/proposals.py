@@ -23,7 +23,7 @@ from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, ca
 from segment_anything.utils.transforms import ResizeLongestSide
 from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
-from .models import dtype_of, weights_key
+from .models import dtype_of, halving, weights_key
 
 # %% ../nbs/12_proposals.ipynb #a8fc183a
 @dataclass
@@ -346,13 +346,12 @@ def decode(
     axes = [Axis(4 * low, side, part, full, device) for low, part, full in zip(self.decoder.grid, inside, size)]
     points = torch.as_tensor(self.resize.apply_coords(self.grid * size[::-1], size), device=device)
     step = self.batch if device.type != "cpu" else max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
-    parts = []
-    for xy in points.split(step):
+    def piece(xy):
         logits, ious = self.candidates(xy)
         stability, boxes = measure(logits, *axes, threshold, self.offset)
         stable = stability >= self.least_stability if self.least_stability > 0 else slice(None)
-        parts.append([x[stable] for x in (logits, boxes, ious, stability)])
-    logits, boxes, ious, stability = (torch.cat(part) for part in zip(*parts))
+        return [x[stable] for x in (logits, boxes, ious, stability)]
+    logits, boxes, ious, stability = (torch.cat(part) for part in zip(*halving(piece, points, step)))
     kept = batched_nms(boxes, ious, torch.zeros_like(ious), self.nms)
     return by_area(full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability)))
 

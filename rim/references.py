@@ -31,7 +31,7 @@ from .ledger import note
 from .models import dtype_of, load_clip, load_diffusion, load_dino, load_mae, load_maskformer, load_sam, weights_key
 from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask
 from .settings import Settings
-from .store import address, atomic_write, code_digest, library_versions
+from .store import address, atomic_write, canonical, checksum, code_digest, library_versions
 from .synthesis import class_tokens, image_seed, prompt_length, synthesise
 from .vocabulary import BACKGROUND, Vocabulary
 
@@ -428,8 +428,8 @@ def save(
 ) -> Path:
     "Write the bank to one file, whole or not at all."
     arrays = {name: getattr(self, name) for name in ARRAYS} | {f"thumbnail_{k}": v for k, v in self.thumbnails.items()}
-    facts = {"names": list(self.names), "record": self.record, "digest": self.digest}
-    return atomic_write(path, pack_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"bank": json.dumps(facts, ensure_ascii=False)}))
+    arrays, names, record = {k: np.ascontiguousarray(v) for k, v in arrays.items()}, canonical(list(self.names)), canonical(self.record)
+    return atomic_write(path, pack_arrays(arrays, {"bank": canonical({"names": names, "record": record, "checksum": checksum(names, record, arrays)})}))
 
 def load(
     cls,
@@ -439,12 +439,11 @@ def load(
     try:
         with safe_open(path, "np") as file:
             facts, arrays = json.loads(file.metadata()["bank"]), {k: file.get_tensor(k) for k in file.keys()}
+        if facts["checksum"] != checksum(facts["names"], facts["record"], arrays): raise ValueError("its checksum does not match")
         thumbnails = {k.removeprefix("thumbnail_"): arrays.pop(k) for k in list(arrays) if k.startswith("thumbnail_")}
-        bank = cls(tuple(facts["names"]), **arrays, thumbnails=thumbnails, record=facts["record"])
+        return cls(tuple(json.loads(facts["names"])), **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]))
     except FileNotFoundError: raise FileNotFoundError(f"no reference bank at {path}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as e: raise ValueError(f"a reference bank must be a file that ReferenceBank.save wrote: {path} isn't ({e})") from None
-    if bank.digest != facts["digest"]: raise ValueError(f"a reference bank must be as it was written: the contents of {path} don't match its digest")
-    return bank
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e: raise ValueError(f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({type(e).__name__}: {e})") from None
 
 ReferenceBank.save, ReferenceBank.load = save, classmethod(load)
 

@@ -125,8 +125,8 @@ def rank_classes(
     among=None,  # int64 [P, n], the only classes that may come first; None: all
 ):  # (int64 [P, C] class indices best first, float64 [P, C] score of each class)
     "All classes of each region from best to worst (eq. 9 and 10)."
-    member = torch.nn.functional.one_hot(owner, cosine.shape[1]).double()
-    scores = similarity.double() @ (member / member.sum(0).clamp(min=1)) * subcategories
+    counts = torch.bincount(owner, minlength=cosine.shape[1]).clamp(min=1)
+    scores = torch.zeros_like(cosine, dtype=torch.float64).index_add(1, owner, similarity.double()) / counts * subcategories  # a table of who owns what would take gigabytes at 5000 names
     rounded = scores.round(decimals=12).cpu().numpy()
     late = np.zeros(rounded.shape, bool)
     if among is not None: late[:] = True; np.put_along_axis(late, among.cpu().numpy(), False, 1)

@@ -127,7 +127,7 @@ class RIM:
         vocabulary = Vocabulary.of(vocabulary)
         if self.bank is not None: return self.bank if self.bank.names == vocabulary.names else self.bank.subset(vocabulary.names)
         key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
-        if key not in self.banks: self.banks[key] = ReferenceBank.build(vocabulary, self.settings, self.store, progress, self.tools)
+        if key not in self.banks and self.analysis_key: self.banks[key] = ReferenceBank.build(vocabulary, self.settings, self.store, progress, self.tools)
         return self.banks[key]
 
     def analyse(self, image) -> Regions:

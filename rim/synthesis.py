@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WIDER', 'ENCODED', 'token_attention', 'with_marks', 'marked_attention', 'CapturingProcessor', 'fusible',
            'prompt_length', 'class_tokens', 'AttentionCapture', 'maps', 'image_seed', 'encode_prompt', 'encoded_prompt',
-           'first_noise', 'denoise', 'decode', 'Reference', 'is_degenerate', 'generate', 'synthesise']
+           'first_noise', 'denoise', 'decode', 'Reference', 'is_degenerate', 'generate', 'generate_within',
+           'synthesise']
 
 # %% ../nbs/11_synthesis.ipynb #c54f32e4
 import hashlib
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from transformers import CLIPTokenizer
+from .models import halving
 
 # %% ../nbs/11_synthesis.ipynb #ab7d70bf
 def token_attention(
@@ -322,6 +324,10 @@ def generate(
             for p, a, (_, name, k), s in zip(pictures, attention, items, seeds)]
 
 # %% ../nbs/11_synthesis.ipynb #85a2baee
+def generate_within(pipeline, items, redraw, settings):
+    "The same as `generate`, in smaller pieces where the device has no memory for all."
+    return [reference for part in halving(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items)) for reference in part]
+
 def synthesise(
     pipeline: StableDiffusionPipeline,
     items: list[tuple[str, str, int]],  # prompt, class name, k
@@ -330,9 +336,9 @@ def synthesise(
     "References in the order of `items`, made in batches; degenerate pictures are drawn again."
     for start in range(0, len(items), settings.synthesis_batch):
         batch = items[start : start + settings.synthesis_batch]
-        made = generate(pipeline, batch, 0, settings)
+        made = generate_within(pipeline, batch, 0, settings)
         for redraw in range(1, settings.redraws + 1):
             again = [i for i, reference in enumerate(made) if reference.degenerate]
             if not again: break
-            for i, reference in zip(again, generate(pipeline, [batch[i] for i in again], redraw, settings)): made[i] = reference
+            for i, reference in zip(again, generate_within(pipeline, [batch[i] for i in again], redraw, settings)): made[i] = reference
         yield from made

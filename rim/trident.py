@@ -10,7 +10,7 @@ __all__ = ['CLIP_MEAN', 'CLIP_STD', 'CLIP_MEAN_255', 'CLIP_STD_255', 'CAP', 'INS
            'name_vectors', 'query_names', 'project', 'name_logits', 'name_chances', 'merge_names', 'coarse_labels',
            'nearest', 'half_size', 'Components', 'find_components', 'prompt_scale', 'mask_prompt', 'decode_masks',
            'upscale_masks', 'class_score', 'merge_masks', 'Refinement', 'refine', 'Trident', 'check_window', 'canvas',
-           'sam_parts', 'logits', 'label_regions', 'predict', 'usual_background', 'segment', 'method']
+           'sam_parts', 'logits', 'label_regions', 'predict', 'usual_background', 'roles_of', 'segment', 'method']
 
 # %% ../nbs/32_trident.ipynb #f0858ced
 import math
@@ -24,9 +24,9 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import get_rel_pos
 from transformers import CLIPModel, ViTModel
-from .features import IMAGENET_MEAN, IMAGENET_STD, blocks
+from .features import IMAGENET_MEAN, IMAGENET_STD, blocks, tokenise
 from .images import read_image
-from .models import dtype_of, load_clip, load_sam, load_vit, weights_key
+from .models import dtype_of, load_clip, load_sam, load_vit, resolve, weights_key
 from .segmentation import Method, Region, Segmentation, mask_box
 from .settings import HERE, Settings
 from .store import code_digest, library_versions
@@ -350,7 +350,7 @@ def name_vectors(
     length = min(tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
     def tokens(name):
         text = [template.replace("{}", name) for template in templates]
-        return tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt").to(clip.device)
+        return tokenise(tokenizer, text, length).to(clip.device)
     return torch.stack([name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
 
 def query_names(
@@ -725,6 +725,12 @@ def usual_background(
     words = (word.strip() for word in settings.trident_background.split(","))
     return tuple(word for word in words if word and word.casefold() not in asked) if vocabulary.background else ()
 
+def roles_of(
+    settings,
+) -> list:  # of str
+    "Whose weights these settings need."
+    return ["clip", *["trident_dino"] * (settings.trident_correlation == "dino"), *["sam"] * (settings.trident_sam_correlation or settings.trident_refine)]
+
 def segment(
     self: Trident,
     image,  # path, PIL image or uint8 [H, W, 3]
@@ -733,6 +739,7 @@ def segment(
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
     vocabulary = Vocabulary.of(vocabulary)
+    for role in roles_of(self.settings) if self.settings.pretrained else (): resolve(getattr(self.settings, role), self.settings)  # what is missing is named before anything is loaded
     return self.predict(read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background)
 
 Trident.segment = segment
@@ -749,11 +756,10 @@ def method(
     "One row of a table."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     names, owner = query_names(vocabulary, background)
-    roles = ["clip", *["trident_dino"] * (s.trident_correlation == "dino"), *["sam"] * (s.trident_sam_correlation or s.trident_refine)]
     unused = [*UNUSED["refine"] * (not s.trident_refine), *UNUSED["correlation"] * (not s.trident_sam_correlation), *UNUSED["background"] * (not vocabulary.background), "trident_dino", "trident_dino_revision", "trident_background"]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
     key = {"method": "trident", "names": names, "owner": owner.tolist(), "background": vocabulary.background, "settings": own, "templates": list(self.templates),
-           "weights": [weights_key(role, s) for role in roles], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.trident")}
+           "weights": [weights_key(role, s) for role in roles_of(s)], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.features", "rim.trident")}
     return Method(lambda image, analysis: self.predict(image, vocabulary, background), None, key)
 
 Trident.method = method

@@ -53,3 +53,15 @@ def tiny_masks():
     masks = np.zeros((3, 24, 32), bool)
     masks[0], masks[1, 6:16, 8:20], masks[2, 6:11, 8:20] = True, True, True
     return masks
+
+@pytest.fixture
+def figure(request):
+    "Keeps what a slow test measured, for the page of promises."
+    def keep(text):
+        import json, time
+        from promises import MEASURED, measured
+        from rim.reproduce import machine
+        here, test = machine(), f"{request.path.name}::{request.node.originalname}"
+        kept = measured() | {test: dict(figure=text, machine=f"{here['processor']}, {here['cores']} cores", date=time.strftime("%Y-%m-%d"))}
+        MEASURED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return keep

@@ -114,6 +114,7 @@ def test_segment_writes_three_files_per_picture(capsys, tmp_path, photo, fake_ri
     labels = Image.open(tmp_path / "out/photo.png")
     assert labels.mode == "P" and set(np.unique(labels)) == {0, 1}
 
+@pytest.mark.promise(15)
 def test_a_damaged_picture_is_named_and_the_others_go_on(capsys, tmp_path, photo, fake_rim):
     half = tmp_path / "half.png"
     half.write_bytes(photo.read_bytes()[:-400])
@@ -240,6 +241,7 @@ def test_shards_leave_their_results_in_the_store(capsys, tmp_path, bright):
     code, out, _ = run(capsys, *words, "--shard", "6/6")
     assert code == 0 and "no image" in out
 
+@pytest.mark.promise(15)
 def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path, bright, monkeypatch):
     from rim import examination
     from rim.segmentation import Method

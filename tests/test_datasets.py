@@ -45,6 +45,7 @@ def test_palette_values_not_colours(folder):
     (lambda f: Image.new("RGB", (5, 5)).save(f / "images/1.jpg"), ValueError, "one file per name"),
     (lambda f: [(f / p).unlink() for p in ("labels/1.png", "images/2.png")], FileNotFoundError, "1.png has no partner in labels/.*2.png has no partner in images/"),
     (lambda f: (f / "labels/1.png").write_bytes((f / "labels/1.png").read_bytes()[:-20]), ValueError, "decode completely.*1.png")])
+@pytest.mark.promise(8)
 def test_faults_are_named(folder, damage, error, match):
     damage(folder)
     with pytest.raises(error, match=match): FolderBenchmark(folder).check()
@@ -169,6 +170,7 @@ def test_missing_folders_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="val2017 or images/val2017 and stuffthingmaps/val2017 or"): PublishedBenchmark("coco-object", tmp_path)
     with pytest.raises(FileNotFoundError, match="must be a folder"): PublishedBenchmark("voc21", tmp_path / "nowhere")
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("name", SOURCES)
 def test_missing_files_are_named_all_at_once(tmp_path, name):
     values, source = make(name, tmp_path, 4), SOURCES[name]
@@ -194,6 +196,7 @@ DAMAGES = [
     (lambda image, label, size: label.write_bytes(b""), "{label}"),
     (lambda image, label, size: image.write_bytes(b"no picture"), "{image}")]
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("name", ["voc20", "coco-object", "cityscapes"])
 @pytest.mark.parametrize("damage, match", DAMAGES, ids=["size", "range", "16 bit", "colours", "truncated", "empty", "no picture"])
 def test_damaged_files_are_named_before_a_model_runs(tmp_path, name, damage, match):

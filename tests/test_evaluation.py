@@ -53,6 +53,7 @@ def test_found_again(settings, tmp_path):
     again = evaluate(counter.methods(), Blocks(), settings, store, False)
     assert counter.predicted == 10 and counter.analysed == 10 and (both.confusions["guesses"] == again.confusions["guesses"]).all() and (first.confusions["knows"] == again.confusions["knows"]).all()
 
+@pytest.mark.promise(14)
 def test_interrupted_and_resumed(settings, tmp_path):
     counter, store = Counter(), Store(tmp_path)
     methods, whole = counter.methods(), evaluate(Counter().methods(), Blocks(), settings, progress=False)
@@ -71,6 +72,7 @@ def failing_on(numbers, error=RuntimeError("no")):
         return image[..., 1]
     return {"guesses": Method(fails, key={"m": "guesses"})}
 
+@pytest.mark.promise(15)
 def test_a_failing_image_is_set_aside_and_named_and_the_others_are_done(settings, tmp_path, monkeypatch):
     store, whole = Store(tmp_path / "store"), evaluate(Counter().methods(), Blocks(), settings, progress=False)
     with pytest.raises(Unmeasured, match=r"1 of 5 images could not be measured and was set aside \('guesses' on 'block-1': RuntimeError: no\)"): evaluate(failing_on([1]), Blocks(), settings, store, False)
@@ -85,6 +87,7 @@ def test_a_failing_image_is_set_aside_and_named_and_the_others_are_done(settings
     assert "block-1" in (tmp_path / "out/report.md").read_text() and "Traceback" in (tmp_path / "out/set_aside.txt").read_text()
     assert (evaluate(failing_on([]), Blocks(), settings, store, False).confusions["guesses"] == whole.confusions["guesses"]).all(), "mended, it goes on"
 
+@pytest.mark.promise(15)
 def test_an_unreadable_image_is_set_aside(settings):
     class Torn(Blocks):
         def __getitem__(self, i):
@@ -101,6 +104,7 @@ def test_what_fails_on_every_image_alike_is_no_matter_of_images(settings):
     def differently(image, _): raise RuntimeError(len(calls := [*range(len(image))]) + int(image[0, 0, 0]) + int(image[0, 1, 0]))
     with pytest.raises(Unmeasured, match="40 of 40 images"): evaluate({"m": Method(differently)}, Blocks(40), settings, progress=False, keep_going=True)
 
+@pytest.mark.promise(5)
 def test_a_store_that_cannot_be_written_stops_the_run(settings, tmp_path, monkeypatch):
     store, counter = Store(tmp_path), Counter()
     def full(*_): raise OSError(28, "cannot write: No space left on device")
@@ -123,6 +127,7 @@ def slowly(image, _):
 evaluate({"slow": Method(slowly, key={"m": "slow"})}, ToyboxBenchmark(60, size=64), Settings.from_profile("toybox"), Store(sys.argv[1]), progress=False)
 """
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_most_one_image_is_lost(settings, tmp_path, how):
     from rim.datasets import ToyboxBenchmark
@@ -209,6 +214,7 @@ def test_keys(tiny_image):
 def test_wrong_predictions_are_errors(settings, predict, match):
     with pytest.raises(ValueError, match=match): evaluate({"m": Method(predict)}, Blocks(), settings, progress=False)
 
+@pytest.mark.promise(8)
 def test_benchmark_is_checked_first(settings):
     class Bad(Blocks):
         def check(self): raise ValueError("label 9 in block-2")

@@ -76,6 +76,7 @@ def test_modules_import_from_lower_numbers_only():
         upwards = [name for name in imports(module) if number.get(name, -1) >= own]
         assert not upwards, f"{module} imports from above: {upwards}"
 
+@pytest.mark.promise(20)
 def test_pins_name_a_version_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text().split()
     assert lines and all(re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][\w.]*", line) for line in lines)

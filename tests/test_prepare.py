@@ -186,6 +186,7 @@ def test_a_map_of_another_size_is_named(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b""), lambda p: p.write_bytes(p.read_bytes()[:-20]), lambda p: save(np.zeros((9, 9), np.uint8), p), lambda p: p.unlink(),
     lambda p: p.write_bytes(bytes([*p.read_bytes()[:45], p.read_bytes()[45] ^ 1, *p.read_bytes()[46:]]))], ids=["empty", "truncated", "other", "gone", "bit"])
+@pytest.mark.promise(3)
 def test_what_is_done_but_damaged_is_made_again(tmp_path, damage):
     make("coco-object", tmp_path, 3, raw=True)
     prepare("coco-object", tmp_path)
@@ -205,6 +206,7 @@ store.os.replace = replace_or_die
 prepare(sys.argv[1], sys.argv[2])
 """
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("name", ["coco-stuff", "context"])
 def test_killed_half_way_and_started_again(tmp_path, name):
     for part in ("killed", "whole"):

@@ -50,6 +50,7 @@ def test_no_kind_leaves_the_store(store, kind):
 
 DATA = pack(KEY, ARRAYS, dict(redraws=1))
 
+@pytest.mark.promise(3, 18)
 @given(st.integers(0, len(DATA) * 8 - 1))
 @settings(max_examples=300)
 def test_every_flipped_bit_is_found(bit):
@@ -57,11 +58,13 @@ def test_every_flipped_bit_is_found(bit):
     data[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ValueError): unpack(bytes(data), KEY)
 
+@pytest.mark.promise(3, 18)
 @given(st.integers(0, len(DATA) - 1))
 @settings(max_examples=100)
 def test_every_truncation_is_found(length):
     with pytest.raises(ValueError): unpack(DATA[:length], KEY)
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize("data", [b"", DATA[:-1], DATA + b"x", b"{}", b"\x00" * 64, pack(dict(KEY, seed=4), ARRAYS, {})], ids=["empty", "short", "long", "json", "zeros", "other key"])
 def test_a_damaged_entry_is_named_removed_and_absent(store, data):
     path = store.put("references", KEY, ARRAYS)
@@ -71,6 +74,7 @@ def test_a_damaged_entry_is_named_removed_and_absent(store, data):
     store.put("references", KEY, ARRAYS)
     assert store.get("references", KEY) is not None
 
+@pytest.mark.promise(17)
 def test_nothing_in_an_entry_is_executed(store, tmp_path):
     import pickle
     path = store.path("references", KEY)
@@ -78,6 +82,7 @@ def test_nothing_in_an_entry_is_executed(store, tmp_path):
     path.write_bytes(pickle.dumps(os.system))
     with pytest.warns(UserWarning): assert store.get("references", KEY) is None
 
+@pytest.mark.promise(2)
 def test_a_failing_write_leaves_the_old_content(tmp_path, monkeypatch):
     path = atomic_write(tmp_path / "a" / "file", b"old")
     def fails(file):
@@ -94,6 +99,7 @@ def test_a_full_disk_is_one_sentence_and_no_half_file(tmp_path):
     with pytest.raises(OSError, match=f"cannot write .*file: No space") as caught: atomic_write(path, full)
     assert caught.value.errno == errno.ENOSPC and path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
+@pytest.mark.promise(5)
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot write"): atomic_write(tmp_path / "file" / "below", b"")
@@ -110,6 +116,7 @@ store = Store(sys.argv[1])
 for n in itertools.count(): store.put("a", dict(slot=n % 3), dict(x=np.full(200_000, n % 3)), dict(n=0)); print(n, flush=True)
 """
 
+@pytest.mark.promise(1)
 def test_killed_at_any_moment_no_entry_is_half(store, root):
     for wait in (0.0, 0.003, 0.011, 0.027):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(store.root)], stdout=subprocess.PIPE, cwd=root)
@@ -128,6 +135,7 @@ def build(root):
         elif np.random.default_rng().random() < 0.5: store.put("a", KEY, ARRAYS)
     return file_digest(store.path("a", KEY))
 
+@pytest.mark.promise(4)
 def test_sixteen_processes_one_value(store):
     with ProcessPoolExecutor(16) as pool: assert len(set(pool.map(build, [store.root] * 16))) == 1
     assert not list(store.root.rglob("*.tmp"))

@@ -218,6 +218,7 @@ def test_without_guidance_and_with_bad_size(pipeline, settings):
     assert reference.attention.shape == (16, 16)
     with pytest.raises(ValueError, match="66"): list(synthesise(pipeline, ITEMS[:1], settings.replace(image_size=66)))
 
+@pytest.mark.promise(13)
 def test_degenerate_pictures_are_drawn_again_and_counted(pipeline, settings, monkeypatch):
     real, bad = synthesis.decode, {image_seed(0, "boat", 1), image_seed(0, "tree", 0), image_seed(0, "tree", 0, 1)}
     real_noise, current = synthesis.first_noise, []
@@ -237,6 +238,7 @@ def test_degenerate_pictures_are_drawn_again_and_counted(pipeline, settings, mon
     given_up = list(synthesise(pipeline, ITEMS, settings.replace(redraws=1)))
     assert [r.degenerate for r in given_up] == [False] * 4 + [True, False] and given_up[4].redraws == 1
 
+@pytest.mark.promise(13)
 def test_nan_is_degenerate(settings):
     picture, attention = np.arange(48, dtype=np.uint8).reshape(4, 4, 3), np.eye(4, dtype=np.float32)
     assert not synthesis.is_degenerate(picture, attention, settings)

@@ -16,6 +16,7 @@ def test_all_ways_in_agree(tmp_path):
 @pytest.mark.parametrize("words, message", [
     ("", "at least one"), ([], "at least one"), ("background", "at least one"), ("boat, , tree", "blank"), (["boat", "  "], "blank"), ("boat, BOAT", "named once"), ("straße, STRASSE", "named once"),
     ("caf\u00e9, cafe\u0301", "named once"), ("sofa|couch, couch", "named once"), ("boat|boat", "named once"), (["boat", "Background"], "background=False"), ([3], "got 3"), (["a\x00b"], "printable")])
+@pytest.mark.promise(9)
 def test_what_is_no_vocabulary_is_refused(words, message):
     with pytest.raises(ValueError, match=message): Vocabulary.of(words)
 
@@ -32,6 +33,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x00b")
     with pytest.raises(ValueError, match="names.txt"): Vocabulary.of(tmp_path / "names.txt")
 
+@pytest.mark.promise(9)
 def test_large_and_long_and_foreign():
     vocabulary = Vocabulary.of([f"名前 {i}" for i in range(5000)] + ["x" * 200])
     assert len(vocabulary.prompts()) == 5001 and vocabulary.palette().shape == (5002, 3)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'WEIGHTS', 'WAVES', 'NEIGHBOURS', 'Task', 'load_task', 'waves', 'shift', 'mixed_precision', 'components',
-           'fair_start', 'rate', 'save_half', 'save_pretrained_half', 'revision', 'Run', 'train', 'machine',
-           'read_record', 'plot_record', 'main']
+           'fair_start', 'rate', 'save_half', 'save_pretrained_half', 'revision', 'list_sha256', 'Run', 'train',
+           'machine', 'read_record', 'plot_record', 'main']
 
 # %% ../../nbs/toybox/01_training.ipynb #488724ec
 import argparse, copy, importlib, json, os, platform, subprocess, sys, tempfile, time
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+from ..store import file_digest
 from .world import SPLIT_SIZE, SPLITS
 
 # %% ../../nbs/toybox/01_training.ipynb #5146232d
@@ -127,6 +128,12 @@ def revision():
     try: return (git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "rim"))) or "unknown"
     except (OSError, subprocess.TimeoutExpired): return "unknown"
 
+# %% ../../nbs/toybox/01_training.ipynb #a74944e8
+def list_sha256(out):
+    "Write sha256.json: every file of weights in the folder, and its sha256."
+    listed = {f.relative_to(out).as_posix(): file_digest(f) for f in sorted(Path(out).rglob("*.safetensors"))}
+    _write(Path(out) / "sha256.json", lambda p: p.write_text(json.dumps(listed, indent=1) + "\n"))
+
 # %% ../../nbs/toybox/01_training.ipynb #f258ecaa
 class Run:
     "A task with its optimiser, averaged weights and progress; `state` folder for checkpoints."
@@ -220,6 +227,7 @@ def _report(run, smooth, out):
     run.swap(); task.modules.eval()
     with torch.no_grad(): metrics = {k: round(float(v), 4) for k, v in task.validate().items()}
     task.save(out)
+    list_sha256(out)
     task.modules.train(); run.swap()
     if run.curve: run.curve[-1].update(metrics)
     every = max(1, len(run.curve) // 200)

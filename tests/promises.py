@@ -1,0 +1,58 @@
+"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/60_promises.ipynb from the marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
+import ast, json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, MEASURED = ROOT / "nbs/60_promises.ipynb", ROOT / "tests/measured.json"
+PROMISES = {
+    1: "Killed at any moment of building a bank or evaluating, a restart loses at most the piece in flight, and the end result equals an uninterrupted run byte for byte.",
+    2: "An exception between writing and renaming leaves the old file intact; temporary files lie beside their target.",
+    3: "A truncated, empty or bit-flipped artefact is detected on reading, named, and, where it can be, computed again.",
+    4: "Sixteen processes that build the same entry leave one value and no error.",
+    5: "A full disk or a read-only folder is a clear error, with no half file, and the finished part is kept.",
+    6: "A setting that can change a result makes the cache miss, every time; one that can't, hits.",
+    7: "Hostile pictures are read in the right colours and the right way up, or refused in one sentence; a bomb is refused before it is decoded.",
+    8: "Wrong ground truth is named before any model runs.",
+    9: "A vocabulary may have one name or five thousand, in any script; what is none is refused.",
+    10: "Without a network and with nothing cached, one sentence says which command fetches what is missing, before any work.",
+    11: "Weights: a pickle's payload never runs, a wrong hash is refused, another architecture is named.",
+    12: "Where the device's memory doesn't do, the batch is halved, and the result is the same.",
+    13: "No proposal, an empty mask, NaN features, a black picture, an empty attention map: each has a defined outcome, and is counted.",
+    14: "Ctrl-C ends with a summary of what is done and exit code 130, and the same command goes on.",
+    15: "What fails on one item again and again is set aside with its traceback, the others finish, and the exit code isn't zero.",
+    16: "Ray listens on the loopback only, without a dashboard, with tokens, without usage statistics.",
+    17: "Nothing that a data set, a checkpoint or a parameter contains is executed, and no path in an input leaves the output folder.",
+    18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
+    19: "Large inputs take time, not ever more memory.",
+    20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository."}
+if not (ROOT / "tests/test_engine.py").exists(): del PROMISES[16]  # the tests of Ray come with it
+
+def numbers_of(node):
+    "The promises that a test, or a module's pytestmark, is marked with."
+    found = [c for d in node for c in ast.walk(d) if isinstance(c, ast.Call) and ast.unparse(c.func) == "pytest.mark.promise"]
+    return [number for call in found for number in map(ast.literal_eval, call.args)]
+
+def held():
+    "promise -> tests that hold it, as pytest names them."
+    tests = {number: [] for number in PROMISES}
+    for file in sorted((ROOT / "tests").glob("test_*.py")):
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        whole = [n for a in body if isinstance(a, ast.Assign) and ast.unparse(a.targets[0]) == "pytestmark" for n in numbers_of([a.value])]
+        for test in (f for f in body if isinstance(f, ast.FunctionDef) and f.name.startswith("test_")):
+            for number in (numbers_of(test.decorator_list) or whole): tests[number].append(f"{file.name}::{test.name}")
+    return tests
+
+def measured(): return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+
+def page():
+    "The page, as a notebook of Markdown."
+    figures, parts = measured(), ["# Promises\n\n> What happens when things go wrong, and the test that holds each promise\n\n"
+        "Everything below is injected for real: processes are killed, files are damaged, disks are full, interrupts are sent. Figures were measured by the slow tests, on the machine and the day that stand beside them; all are of the toybox."]
+    for number, tests in held().items():
+        lines = [f"- `{test}`" + (f" — {f['figure']} ({f['machine']}, {f['date']})" if (f := figures.get(test)) else "") for test in tests]
+        parts.append("\n".join([f"## {number}. {PROMISES[number]}", "", *(lines or ["Nothing holds it yet."])]))
+    cells = [{"cell_type": "markdown", "id": f"promise{i}", "metadata": {}, "source": text.splitlines(True)} for i, text in enumerate(parts)]
+    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+if __name__ == "__main__": PAGE.write_text(page(), encoding="utf-8")
