@@ -185,7 +185,7 @@ def total(
     for record in self.records.get(method, ()):
         for name, value in record.items():
             if isinstance(value, int): sums[name] = sums.get(name, 0) + value
-    return sums
+    return dict(sorted(sums.items()))  # the order in a record is another after it was in the store
 
 Report.per_class, Report.worst, Report.total = per_class, worst, total
 
