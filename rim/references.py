@@ -125,12 +125,13 @@ def plan(
     vocabulary: Vocabulary,
     settings: Settings,
 ) -> list:  # batches: lists of (class index from 0, prompt, word, k)
-    "What has to be painted, in batches of one prompt."
-    step, batches = settings.synthesis_batch, []
+    "What has to be painted: batches of one prompt while they are full, then what is left over of all."
+    step, K, full, left = settings.synthesis_batch, settings.images_per_class, [], []
     for number, prompt, word in vocabulary.prompts(settings.prompt):
-        items = [(number - vocabulary.background, prompt, word, k) for k in range(settings.images_per_class)]
-        batches += [items[i:i + step] for i in range(0, len(items), step)]
-    return batches
+        items, rest = [(number - vocabulary.background, prompt, word, k) for k in range(K)], K - K % step
+        full += [items[i:i + step] for i in range(0, rest, step)]
+        left += items[rest:]
+    return full + [left[i:i + step] for i in range(0, len(left), step)]
 
 # %% ../nbs/20_references.ipynb #662f2fa4
 def paint_pictures(
@@ -138,15 +139,15 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-    "The pictures of one batch, from the store where all of them are there."
+    "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
     keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
     found = [store and store.entry("picture", key) for key in keys]
     if all(found): return found
-    painted = synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)
-    made = [({"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}) for r in painted]
-    for key, (arrays, record) in zip(keys, made):
-        if store: store.put("picture", key, arrays, record)
-    return made
+    for i, r in enumerate(synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)):
+        if found[i]: continue
+        found[i] = {"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}
+        if store: store.put("picture", keys[i], *found[i])
+    return found
 
 # %% ../nbs/20_references.ipynb #4ab23abd
 def reference_key(
