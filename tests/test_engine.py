@@ -169,3 +169,12 @@ def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
     report.write(tmp_path / "out")
     assert "image 2" in (tmp_path / "out/set_aside.txt").read_text()
     with pytest.raises(ValueError, match="needs a store"): evaluate({"m": lambda image: image[..., 0]}, benchmark, settings, None, False, engine=two("processes"))
+
+def test_a_bank_is_the_serial_one(tmp_path):
+    from rim.references import ReferenceBank
+    from rim.settings import Settings
+    from rim.store import Store
+    tiny = Settings.from_profile("toybox", pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", images_per_class=2, denoising_steps=1)
+    whole, many = (ReferenceBank.build("boat, tree", tiny, Store(tmp_path / name), False, engine=two(name)) for name in ("serial", "processes"))
+    assert many.digest == whole.digest and many.record == whole.record
+    with pytest.raises(ValueError, match="needs a store"): ReferenceBank.build("boat", tiny, None, False, engine=two("processes"))
