@@ -129,7 +129,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'rim.engine.failure': ('engine.html#failure', 'rim/engine.py'),
                             'rim.engine.give': ('engine.html#give', 'rim/engine.py'),
                             'rim.engine.judged': ('engine.html#judged', 'rim/engine.py'),
-                            'rim.engine.patiently': ('engine.html#patiently', 'rim/engine.py'),
                             'rim.engine.ray_arguments': ('engine.html#ray_arguments', 'rim/engine.py'),
                             'rim.engine.ray_variables': ('engine.html#ray_variables', 'rim/engine.py'),
                             'rim.engine.run': ('engine.html#run', 'rim/engine.py'),
