@@ -15,6 +15,7 @@ import os
 import pickle
 import secrets
 import signal
+import sys
 import tempfile
 import traceback
 from collections import deque
@@ -211,34 +212,39 @@ def ray_arguments(
 # %% ../nbs/07_engine.ipynb #a5b94689
 class Ray:
     "A crew of Ray actors."
+    alone = False  # whether Ray was told so when it was imported
     def __init__(self,
         work,  # () -> function of an item, picklable
         engine: Engine,
     ):
-        self.actors, self.answers, self.workers = set(), {}, engine.crew
-        self.begun = self.own = False  # whether the connection is ours, whether the cluster is: its workers then have our environment
+        self.actors, self.answers = set(), {}
+        if "ray" not in sys.modules: Ray.alone = not engine.address
         with variables({**ray_variables(engine.address), **threads(engine.crew)}):
             import ray
             self.ray = ray
             if not ray.is_initialized(): self.begin(engine)
         self.size(engine)
         self.work = ray.cloudpickle.dumps(work)
-        elsewhere = {**threads(self.workers), **{name: text for name, text in os.environ.items() if name.startswith(ARITHMETIC)}}
-        self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env=None if self.own else {"env_vars": elsewhere})
+        needed = {**threads(self.workers), **{name: text for name, text in os.environ.items() if name.startswith(ARITHMETIC)}}
+        self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env={"env_vars": needed})
 
     def begin(self, engine):
         "Start a cluster, or join one."
-        node = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info["node_ip_address"]
-        self.begun, self.own = True, not engine.address
-        if self.own and node != LOOPBACK:
+        if not (engine.address or self.alone): raise ValueError("a Ray cluster of our own is protected by what Ray reads when it is imported, and it was imported before: give the address of a running one, or begin in a new process")
+        for attempt in (1, 2, 3):
+            try: node = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info["node_ip_address"]; break
+            except Exception as e:  # Ray raises Exception itself when it takes too long
+                self.ray.shutdown()
+                if attempt == 3 or engine.address: raise OSError(f"Ray could not {'be joined at ' + engine.address if engine.address else 'start'}: {e}") from e
+        if not engine.address and node != LOOPBACK:
             self.ray.shutdown()
-            raise RuntimeError(f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {node}: was Ray imported before?")
+            raise RuntimeError(f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {node}")
 
     def size(self, engine):
         "No more workers than the cluster has room for."
         there = self.ray.cluster_resources()
         room = min(int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew)
-        if not room: self.stop(); raise ValueError(f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}")
+        if not room: raise ValueError(f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}")
         self.workers = min(engine.crew, room)
 
 # %% ../nbs/07_engine.ipynb #fab01bf2
@@ -262,7 +268,6 @@ def answer(self: Ray, ref):
 
 def stop(self: Ray):
     for actor in self.actors: self.ray.kill(actor)
-    if self.begun: self.ray.shutdown()
 
 for method in (start, give, wait, answer, stop): setattr(Ray, method.__name__, method)
 

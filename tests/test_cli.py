@@ -48,7 +48,7 @@ def test_help_is_immediate_and_loads_nothing_heavy():
     code = "import sys, rim.cli; rim.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
-@pytest.mark.parametrize("words", [[], ["segment"], ["references"], ["references", "build"], ["references", "show"], ["evaluate"], ["reproduce"], ["doctor"], ["toybox"], ["toybox", "scene"], ["toybox", "train"]])
+@pytest.mark.parametrize("words", [[], ["segment"], ["references"], ["references", "build"], ["references", "show"], ["evaluate"], ["reproduce"], ["doctor"], ["store"], ["store", "list"], ["store", "verify"], ["store", "prune"], ["toybox"], ["toybox", "scene"], ["toybox", "train"]])
 def test_every_command_explains_itself(capsys, words):
     code, out, _ = run(capsys, *words, "--help")
     assert code == 0 and "usage: rim" in out
@@ -293,3 +293,33 @@ def test_evaluate_with_trident(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("RIM_STORE", str(tmp_path / "store"))
     code, out, _ = run(capsys, "evaluate", "toybox", "--method", "trident", "--limit", 2, "--worst", 0, "--out", tmp_path / "out")
     assert code == 0 and "| trident |" in out and (tmp_path / "out/report.md").is_file()
+
+def test_the_store_is_listed_verified_and_pruned(capsys, tmp_path):
+    from rim.store import Store
+    store, there = Store(tmp_path / "store"), ("--set", f"store={tmp_path / 'store'}")
+    for slot in range(3): path = store.put("masks", dict(slot=slot), dict(x=np.zeros(9)))
+    code, out, _ = run(capsys, "store", "list", *there)
+    assert code == 0 and "masks               3 entries" in out
+    assert run(capsys, "store", "verify", *there)[0] == 0
+    path.write_bytes(path.read_bytes()[:-1])
+    code, out, _ = run(capsys, "store", "verify", *there)
+    assert code == 1 and str(path) in out and "1 damaged" in out and path.exists()
+    assert run(capsys, "store", "verify", "--remove", *there)[0] == 1 and not path.exists() and run(capsys, "store", "verify", *there)[0] == 0
+    assert "0 entries and 0 temporary" in run(capsys, "store", "prune", "--older-than", "30d", *there)[1]
+    assert "2 entries" in run(capsys, "store", "prune", "--kind", "masks", "--dry-run", *there)[1] and len(store.list("masks")) == 2
+    assert "2 entries" in run(capsys, "store", "prune", "--limit", "0kB", *there)[1] and store.list("masks") == []
+    for words, named in ((["prune", "--older-than", "long"], "'long'"), (["prune", "--limit", "10"], "'10'"), (["list", "--kind", "mask"], "'mask'")):
+        code, _, err = run(capsys, "store", *words, *there)
+        assert code == 2 and named in err and len(err.strip().splitlines()) == 1
+
+def test_an_engine_evaluates_what_one_process_would(capsys, tmp_path):
+    words = ["evaluate", "toybox", "--method", "trident", "--limit", 2, "--worst", 0]
+    for engine in ("serial", "processes"):
+        assert run(capsys, *words, "--engine", engine, "--set", f"store={tmp_path / engine}-store", "--out", tmp_path / engine, "--workers", 2)[0] == 0
+    assert all(p.read_bytes() == (tmp_path / "processes" / p.name).read_bytes() for p in (tmp_path / "serial").iterdir())
+
+@pytest.mark.parametrize("words, named", [(["--engine", "threads"], "threads"), (["--engine", "processes", "--workers", "-1"], "-1"), (["--address", "host:1"], "engine ray"), (["--shard", "auto"], "none of them is set")])
+def test_an_engine_or_shard_that_cannot_be_is_one_sentence(capsys, tmp_path, monkeypatch, words, named):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID"): monkeypatch.delenv(name, raising=False)
+    code, _, err = run(capsys, "evaluate", "toybox", "--out", tmp_path / "out", *words)
+    assert code == 2 and named in err and len(err.strip().splitlines()) == 1

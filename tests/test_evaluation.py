@@ -162,6 +162,39 @@ def test_shards_merge_to_exactly_the_whole(settings, tmp_path, stores):
 def test_a_shard_is_i_of_n(text):
     with pytest.raises(ValueError, match="i/n with i from 1 to n"): shard(Blocks(), text)
 
+SLURM = dict(SLURM_ARRAY_TASK_ID="6", SLURM_ARRAY_TASK_MIN="2", SLURM_ARRAY_TASK_MAX="8", SLURM_ARRAY_TASK_COUNT="4", SLURM_ARRAY_TASK_STEP="2")
+
+@pytest.mark.parametrize("environment, part", [(dict(RANK="0", WORLD_SIZE="1"), "1 of 1"), (dict(RANK="2", WORLD_SIZE="4"), "3 of 4"), (SLURM, "3 of 4"), (SLURM | dict(RANK="1", WORLD_SIZE="2"), "6 of 8")])
+def test_a_shard_reads_who_it_is(monkeypatch, environment, part):
+    for name in (*SLURM, "RANK", "WORLD_SIZE"): monkeypatch.delenv(name, raising=False)
+    for name, text in environment.items(): monkeypatch.setenv(name, text)
+    assert shard(Blocks(11), "auto").name == f"blocks, shard {part}" and shard(Blocks(11), "1/2").name == "blocks, shard 1 of 2", "only when asked to"
+
+@pytest.mark.parametrize("environment, match", [({}, "none of them is set"), (dict(RANK="1"), "WORLD_SIZE, which is not set"), (dict(RANK="x", WORLD_SIZE="2"), "RANK must be a whole number: got 'x'"),
+                                                (dict(RANK="2", WORLD_SIZE="2"), "below the number of shards: got 2 of 2"), (SLURM | dict(SLURM_ARRAY_TASK_MAX="9"), "without gaps")])
+def test_a_shard_that_cannot_know_who_it_is_says_why(monkeypatch, environment, match):
+    for name in (*SLURM, "RANK", "WORLD_SIZE"): monkeypatch.delenv(name, raising=False)
+    for name, text in environment.items(): monkeypatch.setenv(name, text)
+    with pytest.raises(ValueError, match=match): shard(Blocks(11), "auto")
+
+def test_the_next_image_is_read_meanwhile_and_never_more_than_one(settings):
+    seen, read, used = [], [], []
+    class Watched(Blocks):
+        def __getitem__(self, i): read.append(i); return super().__getitem__(i)
+    def predict(image, _):
+        deadline = time.monotonic() + 5
+        while len(read) < min(len(used) + 2, 6) and time.monotonic() < deadline: time.sleep(0.001)
+        used.append(1); seen.append(len(read)); return image[..., 0]
+    evaluate({"m": Method(predict)}, Watched(6), settings, progress=False)
+    assert seen == [2, 3, 4, 5, 6, 6] and read == list(range(6))
+
+def test_a_run_from_the_store_reads_as_the_first_did(settings, tmp_path):
+    "Records come back from the store with sorted names; a report shows no difference."
+    from rim.segmentation import Segmentation
+    counts = Method(lambda image, _: Segmentation(image, image[..., 0].astype(np.int32), Blocks.vocabulary, (), {"z": 1, "a": 2}), key={"m": "counts"})
+    first, again = (evaluate({"counts": counts}, Blocks(), settings, Store(tmp_path), False) for _ in range(2))
+    assert first.summary() == again.summary() and list(first.total("counts")) == ["a", "z"]
+
 def test_other_words_for_the_classes(settings):
     words = Part(Blocks(), words=Vocabulary.of("boat, tree"))
     report = evaluate(Counter().methods(), words, settings, progress=False)

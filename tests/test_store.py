@@ -152,3 +152,77 @@ def test_digests(tmp_path, monkeypatch):
     (tmp_path / "more").write_text("")
     assert file_digest(tmp_path) != folder
     with pytest.raises(FileNotFoundError, match="none"): file_digest(tmp_path / "none")
+
+AT_ONCE = """
+import os, sys, time, warnings, numpy as np
+from rim.store import Store
+warnings.simplefilter("error")
+store, key = Store(sys.argv[1]), dict(name="boat")
+while not os.path.exists(sys.argv[2]): time.sleep(0.001)
+for _ in range(20):
+    if store.get("a", key) is None: time.sleep(0.001); store.put("a", key, dict(x=np.arange(50_000)))
+    assert (store.get("a", key)["x"] == np.arange(50_000)).all()
+"""
+
+def test_sixteen_builders_that_start_at_once_have_no_error_and_one_value(store, root, tmp_path):
+    builders = [subprocess.Popen([sys.executable, "-c", AT_ONCE, str(store.root), str(tmp_path / "go")], cwd=root, stderr=subprocess.PIPE) for _ in range(16)]
+    (tmp_path / "go").touch()
+    assert all(b.communicate()[1] == b"" and b.returncode == 0 for b in builders)
+    assert [(f.kind, f.temporary) for f in store.scan()] == [("a", False)] and all(wrong is None for _, wrong in store.verify())
+
+def filled(store, n=3):
+    for slot in range(n):
+        os.utime(store.put("masks", dict(slot=slot), dict(x=np.zeros(100))), (time.time() - 86400 * slot,) * 2)
+    store.put("picture", KEY, ARRAYS)
+    return store
+
+def left_behind(store, age):
+    path = store.path("masks", dict(slot=0)).parent / f".{'0123456789' * 4}.abc.tmp"
+    path.write_bytes(b"half")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+def test_verify_names_what_is_damaged_and_nothing_else(store):
+    filled(store)
+    cut, strange, swapped = (store.path("masks", dict(slot=slot)) for slot in range(3))
+    cut.write_bytes(cut.read_bytes()[:-1]); strange.write_bytes(b"")
+    swapped.write_bytes(pack(dict(slot=9), dict(x=np.zeros(3)), {}))
+    wrong = {file.path: wrong for file, wrong in store.verify() if wrong}
+    assert set(wrong) == {cut, strange, swapped} and "address" in wrong[swapped] and all(p.exists() for p in wrong)
+    assert sum(bool(wrong) for _, wrong in store.verify(["picture"])) == 0
+    assert sum(bool(wrong) for _, wrong in store.verify(remove=True)) == 3 and not any(p.exists() for p in wrong)
+    assert [wrong for _, wrong in store.verify()] == [None]
+
+@pytest.mark.parametrize("how, kept", [(dict(), 4), (dict(older_than=1.5 * 86400), 3), (dict(kinds=["masks"]), 1), (dict(kinds=["masks"], older_than=0.5 * 86400), 2), (dict(limit=0), 0), (dict(limit=10**9), 4), (dict(kinds=["picture"], limit=0), 3)])
+def test_prune_removes_what_was_asked_for(store, how, kept):
+    filled(store)
+    old, new = left_behind(store, 7200), store.root / "masks" / "notes.txt"
+    new.write_text("not ours")
+    wanted = store.prune(**how, dry_run=True)
+    assert len(list(store.scan())) == 5 and store.prune(**how) == wanted
+    assert sum(not f.temporary for f in store.scan()) == kept and old.exists() == (how.get("kinds") == ["picture"]) and new.exists()
+
+def test_prune_by_size_keeps_the_newest(store):
+    filled(store)
+    size = sum(f.size for f in store.scan())
+    gone = store.prune(limit=size - 1)
+    assert [f.path for f in gone] == [store.path("masks", dict(slot=2))] and not store.path("masks", dict(slot=2)).exists()
+
+def test_what_a_writer_is_writing_stays_and_what_is_not_ours_too(store, tmp_path):
+    filled(store)
+    young, outside = left_behind(store, 60), Store(tmp_path / "outside")
+    outside.put("masks", KEY, ARRAYS)
+    (store.root / "linked").symlink_to(outside.root / "masks")
+    (store.root / "masks" / "zz").mkdir(); (store.root / "masks" / "zz" / f"{'0' * 64}.safetensors").write_text("not ours")
+    (store.root / "masks" / "00").mkdir(exist_ok=True); (store.root / "masks" / "00" / f"{'1' * 64}.safetensors").write_text("in the wrong folder")
+    before = {p for p in store.root.rglob("*") if p.is_file()}
+    store.prune(kinds=["masks", "picture", "linked"], limit=0)
+    assert young.exists() and len(before - {p for p in store.root.rglob("*") if p.is_file()}) == 4 and len(outside.list("masks")) == 1
+    assert list(Store(tmp_path / "nowhere").scan()) == []
+
+def test_a_damaged_entry_in_a_store_that_may_only_be_read_is_absent(store, monkeypatch):
+    path = store.put("masks", KEY, ARRAYS)
+    path.write_bytes(b"")
+    def refuse(*_, **__): raise PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(type(path), "unlink", refuse)
+    with pytest.warns(UserWarning, match="damaged"): assert store.get("masks", KEY) is None
