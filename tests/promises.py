@@ -25,7 +25,6 @@ PROMISES = {
     18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
     19: "Large inputs take time, not ever more memory.",
     20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository."}
-if not (ROOT / "tests/test_engine.py").exists(): del PROMISES[16]  # the tests of Ray come with it
 
 def numbers_of(node):
     "The promises that a test, or a module's pytestmark, is marked with."

@@ -35,6 +35,7 @@ def test_outcomes_come_in_the_order_of_the_items_and_work_is_loaded_once_per_wor
     assert 1 <= work.lines().count("loaded") == len(work.pids()) <= engine.crew and sorted(o.index for o in heard) == list(range(9))
     if engine.name != "serial": assert os.getpid() not in work.pids()
 
+@pytest.mark.promise(15)
 @pytest.mark.parametrize("name", ["processes", "ray"])
 def test_a_deadly_item_is_set_aside_after_three_attempts_and_the_others_are_done(name, work, request):
     if name == "ray": request.getfixturevalue("ray")
@@ -90,6 +91,7 @@ if __name__ == "__main__":
     except KeyboardInterrupt as stop: print(stop); sys.exit(130)
 """
 
+@pytest.mark.promise(14)
 def test_interrupted_no_worker_stays(work, tmp_path, root):
     script = tmp_path / "stopped.py"
     script.write_text(STOPPED)
@@ -122,6 +124,7 @@ def family(pid):
         for task in os.listdir(f"/proc/{one}/task"): found += map(int, open(f"/proc/{one}/task/{task}/children").read().split())
     return found
 
+@pytest.mark.promise(16)
 def test_ray_is_told_to_be_quiet_and_alone():
     told, arguments = ray_variables(), ray_arguments(2)
     assert told["RAY_AUTH_MODE"] == "token" and len(told["RAY_AUTH_TOKEN"]) == 64 and told["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -130,6 +133,7 @@ def test_ray_is_told_to_be_quiet_and_alone():
     assert joined["RAY_USAGE_STATS_ENABLED"] == "0" and not any(name.startswith("RAY_AUTH") for name in joined), "the token of a running cluster is its owner's"
     assert there["address"] == "there:1" and "num_cpus" not in there
 
+@pytest.mark.promise(16)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
     local = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -141,6 +145,7 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
     done = subprocess.run([sys.executable, "-c", stranger], env={**env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guessed"}, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and "uthenticat" in done.stderr, done.stderr[-400:]
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("name", ["processes", "ray"])
 def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_path, request):
     if name == "ray": request.getfixturevalue("ray")
@@ -157,6 +162,7 @@ def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_pa
         files = [p.relative_to(tmp_path / kind) for p in (tmp_path / kind).rglob("*") if p.is_file()]
         assert files and all((tmp_path / kind / f).read_bytes() == (tmp_path / {"a": "b", "serial": "many"}[kind] / f).read_bytes() for f in files)
 
+@pytest.mark.promise(15)
 def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
     from rim.datasets import ToyboxBenchmark
     from rim.evaluation import Unmeasured, evaluate
