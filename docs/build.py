@@ -136,10 +136,10 @@ def results(pages):
 
 def documents(pages):
     "Pages of the project's own texts: those at the root and in docs/ -> their names."
-    for source in sorted([*(p for p in ROOT.glob("*.md") if p.name != "README.md"), *ROOT.glob("docs/*.md")]): shutil.copy(source, pages)
-    names = sorted(p.stem for p in pages.glob("*.md"))
+    sources = sorted([*(p for p in ROOT.glob("*.md") if p.name != "README.md"), *ROOT.glob("docs/*.md")])
+    for source in sources: (pages / source.relative_to(ROOT)).parent.mkdir(exist_ok=True); shutil.copy(source, pages / source.relative_to(ROOT))
     (pages / "README.md").write_text(re.sub(r"^# .+", "# What rim is", readme.render(), count=1), encoding="utf-8")
-    return names
+    return [source.relative_to(ROOT).with_suffix("").as_posix() for source in sources]
 
 FRONT = """# rim
 

@@ -1,6 +1,7 @@
 """README and site: rendered from the notebooks, and made so that they can be."""
 import ast, importlib.util, json, sys
 import pytest
+from building import site
 
 def load(root, name):
     spec = importlib.util.spec_from_file_location(f"docs_{name}", root / f"docs/{name}.py")
@@ -15,7 +16,7 @@ def readme(root): return load(root, "readme")
 def build(root, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "docs"))
     yield load(root, "build")
-    sys.modules.pop("readme", None)
+    for name in ("gallery", "readme", "signatures"): sys.modules.pop(name, None)
 
 def test_readme_is_rendered_from_its_notebook(root, readme):
     assert readme.without_results((root / "README.md").read_text()) == readme.without_results(readme.render()), "run python docs/readme.py"
@@ -58,11 +59,7 @@ def test_requests_to_other_hosts_are_found(tmp_path, build):
         assert len(build.requests(tmp_path)) == 1, harm
 
 @pytest.mark.slow
-def test_the_site_builds_without_a_warning(build):
-    assert build.build() == 0 and (build.SITE / "index.html").exists()
+def test_the_site_builds_without_a_warning(): assert (site() / "index.html").exists()
 
 @pytest.mark.slow
-def test_tables_that_notebooks_give_are_tables_on_the_page(build):
-    page = build.SITE / "figures/toybox/trident_vs_rim/trident_vs_rim.html"
-    if not page.exists(): assert build.build() == 0
-    assert page.read_text().count("<table") >= 2
+def test_tables_that_notebooks_give_are_tables_on_the_page(): assert (site() / "figures/toybox/trident_vs_rim/trident_vs_rim.html").read_text().count("<table") >= 2
