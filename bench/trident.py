@@ -1,10 +1,8 @@
 """Trident's aggregation at SAM ViT-B's real size: rows in chunks against the matrices as they are written."""
-import re, subprocess, sys
-from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rim.trident import SamTokens, aggregate
-from bench.harness import Row, alternate
+from bench.harness import Row, alternate, peak
 
 HEADS, SIDE, WIDTH, CHANNELS, COS_FAC = 12, 64, 64, 768, 1.2  # of SAM's last block; channels of CLIP's canvas
 
@@ -30,22 +28,12 @@ def written(tokens, canvas):
     X = F.interpolate(canvas[None], tokens.grid, mode="bilinear")[0].flatten(1).T
     return (kept / kept.sum(-1, keepdim=True) @ X).T.unflatten(1, tokens.grid)
 
-def high_water():
-    "The most memory that this process has held, GB; Linux tells."
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
-
-def gigabytes(which, grid):
-    "Peak memory of one form in a process of its own, over what its inputs take; not a number where the system doesn't tell."
-    code = f"from bench.trident import *; torch.set_num_threads(1); a = inputs({grid}); before = high_water(); {which}(*a); print(high_water() - before)"
-    if not Path("/proc/self/status").exists(): return float("nan")
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-
 def run():
     for grid in ((43, 64), (64, 64)):
         tokens, canvas = inputs(grid)
         fast, plain = alternate([lambda: ours(tokens, canvas), lambda: written(tokens, canvas)], rounds=3)
         apart = (ours(tokens, canvas) - written(tokens, canvas)).abs().amax(0).flatten()
         tied = (apart > 1e-5).float().mean().item()  # places where a cosine lies at its threshold, to rounding
-        small, large = (gigabytes(which, grid) for which in ("ours", "written"))
-        yield Row("Trident's aggregation", f"{grid[0]}x{grid[1]} places, {HEADS} heads, float32", fast, f"whole matrices, {large:.2f} GB against our {small:.2f}", plain,
-                  f"{apart[apart <= 1e-5].max().item():.0e} at most, but for {100 * tied:.1f} % of the places, where a cosine lies at its threshold")
+        memory = tuple(peak("trident", f"{which}(*a)", f"inputs({grid})") for which in ("ours", "written"))
+        yield Row("Trident's aggregation", f"{grid[0]}x{grid[1]} places, {HEADS} heads, float32", fast, "whole matrices", plain,
+                  f"{apart[apart <= 1e-5].max().item():.0e} at most, but for {100 * tied:.1f} % of the places, where a cosine lies at its threshold", memory=memory)

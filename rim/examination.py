@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'true_segments', 'majority', 'fits', 'digest', 'oracle', 'RegionTable', 'examine', 'accuracy',
-           'named_by_class_means', 'confusions', 'parted', 'verdict', 'trident_for', 'named_methods', 'small',
-           'painted', 'worst_sheet']
+           'named_by_class_means', 'confusions', 'parted', 'verdict', 'trident_for', 'named_methods', 'make_methods',
+           'small', 'painted', 'worst_sheet']
 
 # %% ../nbs/42_examination.ipynb #51d97071
 import hashlib
@@ -16,9 +16,9 @@ from scipy import ndimage
 from . import figures
 from .rivals import ClipCrop
 from .segmentation import Method, draw_overlay, write_names
-from .segmenter import VARIANTS, paint
+from .segmenter import RIM, VARIANTS, paint
 from .settings import settings_for
-from .store import code_digest
+from .store import Store, code_digest
 from .trident import Trident
 from .vocabulary import IGNORE, IGNORE_COLOUR
 
@@ -204,6 +204,14 @@ def named_methods(
     for name in names:
         if name not in METHODS: raise ValueError(f"a method must be one of {', '.join(METHODS)}: got {name!r}")
     return {name: METHODS[name](rim, benchmark) for name in names}
+
+def make_methods(
+    names,      # keys of METHODS
+    settings,
+    benchmark,  # Benchmark
+):
+    "The methods of these names with models of their own, as the worker of an engine makes them -> dict name -> Method."
+    return named_methods(names, RIM(settings, store=Store(settings.store)), benchmark)
 
 # %% ../nbs/42_examination.ipynb #a85e9f9a
 def small(

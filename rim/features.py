@@ -236,19 +236,22 @@ def encoder_key(
     return weights_key(WEIGHTS[settings.feature], settings) | settings.subset(*READS.get(settings.feature, ()))
 
 # %% ../nbs/13_features.ipynb #497c0475
-def _taps(n: int, size: int, device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    centre = ((torch.arange(n, device=device) + 0.5) * (size / n) - 0.5).clamp_min(0)
+def _taps(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:  # pixels [2 n], share of the second [n]
+    centre = ((torch.arange(n) + 0.5) * (size / n) - 0.5).clamp_min(0)
     low = centre.long().clamp_max(size - 1)
-    return low, (low + 1).clamp_max(size - 1), centre - low
+    return torch.cat([low, (low + 1).clamp_max(size - 1)]), centre - low
 
 def resize_masks(
-    masks: torch.Tensor,  # [P, H, W] bool or number
+    masks,  # [P, H, W] bool or number, tensor or array
     grid: tuple[int, int],  # h, w
+    device=None,  # of the result; None: that of the masks
 ) -> torch.Tensor:  # [P, h, w] float32
     "Bilinear resize without antialiasing; equals `F.interpolate`."
-    (y0, y1, ty), (x0, x1, tx) = (_taps(n, s, masks.device) for n, s in zip(grid, masks.shape[1:]))
-    def row(y): return torch.lerp(masks[:, y][:, :, x0].float(), masks[:, y][:, :, x1].float(), tx)
-    return torch.lerp(row(y0), row(y1), ty[:, None])
+    masks = torch.as_tensor(masks)
+    (y, ty), (x, tx) = (_taps(n, s) for n, s in zip(grid, masks.shape[1:]))
+    read = masks.index_select(1, y.to(masks.device)).index_select(2, x.to(masks.device)).to(device or masks.device).float()  # 2 h rows, 2 w columns
+    rows = torch.lerp(read[..., : grid[1]], read[..., grid[1] :], tx.to(read.device))
+    return torch.lerp(rows[:, : grid[0]], rows[:, grid[0] :], ty[:, None].to(read.device))
 
 # %% ../nbs/13_features.ipynb #df614c13
 def _weighted_mean(features: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -262,16 +265,14 @@ def pool(
     masks,  # [P, H, W] bool, tensor or array
 ) -> tuple[torch.Tensor, torch.Tensor]:  # pooled [P, D] float32; valid [P] bool
     "Mean feature under each mask; eq. 4 and 5."
-    masks = torch.as_tensor(masks, device=features.device)
-    return _weighted_mean(features, resize_masks(masks, features.shape[1:]))
+    return _weighted_mean(features, resize_masks(masks, features.shape[1:], features.device))
 
 def pool_complement(
     features: torch.Tensor,  # [D, h, w] float32
     masks,  # [P, H, W] bool, tensor or array
 ) -> tuple[torch.Tensor, torch.Tensor]:  # pooled [P, D] float32; valid [P] bool
     "Mean feature outside each mask: what the background is made of."
-    masks = torch.as_tensor(masks, device=features.device)
-    return _weighted_mean(features, 1 - resize_masks(masks, features.shape[1:]))
+    return _weighted_mean(features, 1 - resize_masks(masks, features.shape[1:], features.device))
 
 # %% ../nbs/13_features.ipynb #3fa93dd1
 class ClipCrops:

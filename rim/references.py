@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PAINTING', 'MASKING', 'ENCODERS', 'PROPOSERS', 'THUMB', 'ARRAYS', 'Tools', 'painting_key', 'cutting_key',
            'masking_key', 'thumbnail', 'describe_reference', 'plan', 'paint_pictures', 'reference_key', 'kept_mask',
-           'describe_pictures', 'check_words', 'make_references', 'k_means', 'cosine_matrix', 'References',
-           'ReferenceBank', 'bank_from_references', 'build', 'vectors_of', 'references', 'subset', 'merge', 'save',
-           'load', 'tile', 'contact_sheet', 'centre_attention', 'photograph_folders', 'from_photographs']
+           'describe_pictures', 'check_words', 'Describing', 'make_elsewhere', 'make_references', 'k_means',
+           'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'build', 'vectors_of', 'references',
+           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'centre_attention', 'photograph_folders',
+           'from_photographs']
 
 # %% ../nbs/20_references.ipynb #bea2df94
 import hashlib
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack_arrays
 from sklearn.cluster import KMeans
 from tqdm import tqdm
+from .engine import Engine, Undone, run
 from .features import ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, pool
 from .images import open_image, read_image
 from .ledger import note
@@ -123,12 +125,13 @@ def plan(
     vocabulary: Vocabulary,
     settings: Settings,
 ) -> list:  # batches: lists of (class index from 0, prompt, word, k)
-    "What has to be painted, in batches of one prompt."
-    step, batches = settings.synthesis_batch, []
+    "What has to be painted: batches of one prompt while they are full, then what is left over of all."
+    step, K, full, left = settings.synthesis_batch, settings.images_per_class, [], []
     for number, prompt, word in vocabulary.prompts(settings.prompt):
-        items = [(number - vocabulary.background, prompt, word, k) for k in range(settings.images_per_class)]
-        batches += [items[i:i + step] for i in range(0, len(items), step)]
-    return batches
+        items, rest = [(number - vocabulary.background, prompt, word, k) for k in range(K)], K - K % step
+        full += [items[i:i + step] for i in range(0, rest, step)]
+        left += items[rest:]
+    return full + [left[i:i + step] for i in range(0, len(left), step)]
 
 # %% ../nbs/20_references.ipynb #662f2fa4
 def paint_pictures(
@@ -136,15 +139,15 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-    "The pictures of one batch, from the store where all of them are there."
+    "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
     keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
     found = [store and store.entry("picture", key) for key in keys]
     if all(found): return found
-    painted = synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)
-    made = [({"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}) for r in painted]
-    for key, (arrays, record) in zip(keys, made):
-        if store: store.put("picture", key, arrays, record)
-    return made
+    for i, r in enumerate(synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)):
+        if found[i]: continue
+        found[i] = {"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}
+        if store: store.put("picture", keys[i], *found[i])
+    return found
 
 # %% ../nbs/20_references.ipynb #4ab23abd
 def reference_key(
@@ -196,16 +199,39 @@ def check_words(
     for _, prompt, word in vocabulary.prompts(tools.settings.prompt):
         class_tokens(tools.pipeline.tokenizer, prompt, word, prompt_length(tools.pipeline))
 
+@dataclass(frozen=True)
+class Describing:
+    "What a worker does: load the models once, then make batch after batch of references into the store."
+    settings: Settings
+    store: object
+
+    def __call__(self):
+        tools = Tools(self.settings)
+        def describe(batch): describe_pictures(batch, tools, self.store)
+        return describe
+
+def make_elsewhere(batches, tools, store, engine, progress):
+    "Let workers make batches of references; Undone names those that could not be made."
+    if not store: raise ValueError(f"the engine {engine.name} needs a store, where its workers leave the references")
+    try: outcomes = run(Describing(tools.settings, store), batches, engine, progress=f"references, {engine.name}" * progress, things="batches of references")
+    except KeyboardInterrupt as stop: raise KeyboardInterrupt(f"{stop}; the same call goes on from there") from None
+    if not (aside := [o for o in outcomes if o.error]): return
+    named = "; ".join(f"{o.item[0][2]!r}, pictures {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (f"; and {len(aside) - 3} more" if len(aside) > 3 else "")
+    raise Undone(f"{len(aside)} of {len(batches)} batches of references could not be made and {'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept.", aside)
+
 def make_references(
     vocabulary: Vocabulary,
     tools: Tools,
     store=None,
     progress=True,  # whether to show a bar
+    engine="serial",  # or processes, ray, or an Engine: who makes what the store lacks
 ) -> list:  # (class index from 0, word, k, arrays, record)
     "Every reference of a vocabulary, resumable."
-    batches, made = plan(vocabulary, tools.settings), []
+    batches, made, engine = plan(vocabulary, tools.settings), [], Engine(engine) if isinstance(engine, str) else engine
     total = sum(map(len, batches))
-    if not store or not all(store.path("reference", reference_key(item, tools)).exists() for batch in batches for item in batch): check_words(vocabulary, tools)
+    lacking = [b for b in batches if not (store and all(store.path("reference", reference_key(item, tools)).exists() for item in b))]
+    if lacking: check_words(vocabulary, tools)
+    if lacking and engine.name != "serial": make_elsewhere(lacking, tools, store, engine, progress)
     with tqdm(total=total, desc="references", disable=not progress) as bar:
         try:
             for batch in batches:
@@ -303,10 +329,11 @@ def build(
     store=None,  # where references are kept; None: nowhere
     progress=True,  # whether to show a bar
     tools=None,  # models that are loaded already
+    engine="serial",  # or processes, ray, or an Engine: who makes what the store lacks
 ) -> ReferenceBank:
     "Paint and describe the references of a vocabulary."
     vocabulary, tools = Vocabulary.of(vocabulary), tools or Tools(settings)
-    made = make_references(vocabulary, tools, store, progress)
+    made = make_references(vocabulary, tools, store, progress, engine)
     facts = {"source": "diffusion", "encoder": tools.masking_key["encoder"], "painting": tools.painting_key, "masking": tools.masking_key, "settings": settings.as_dict()}
     return bank_from_references(vocabulary.names, made, facts)
 

@@ -140,14 +140,15 @@ def paint(
     scores,  # float [P]
     size,  # (H, W)
     how="area",  # or "score"
+    boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole picture
 ) -> np.ndarray:  # int64 [H, W], -1 where uncovered
     "Lay the labels of overlapping masks on one canvas."
     if how not in ("area", "score"): raise ValueError(f"painting must be area or score: got {how!r}")
-    canvas = np.full(size, -1, np.int64)
-    if not len(masks): return canvas
-    order = np.argsort(-masks.sum((1, 2)) if how == "area" else np.asarray(scores), kind="stable")
-    for i in order:
-        if labels[i] >= 0: canvas[masks[i]] = labels[i]
+    canvas, corners = np.full(size, -1, np.int64), np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int)
+    views = [np.s_[y0 : y1 + 1, x0 : x1 + 1] for x0, y0, x1, y1 in corners]
+    first = [-np.count_nonzero(mask[view]) for mask, view in zip(masks, views)] if how == "area" else np.asarray(scores)
+    for i in np.argsort(first, kind="stable"):
+        if labels[i] >= 0: canvas[views[i]][masks[i][views[i]]] = labels[i]
     return canvas
 
 # %% ../nbs/23_regions.ipynb #12c949ba

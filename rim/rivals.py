@@ -88,7 +88,7 @@ def predict(
     "Classify the proposals and paint the label map."
     masks, names = regions.proposals.masks, vocabulary.labels
     found = self.classify(image, regions.proposals, vocabulary)
-    canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting)
+    canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     rest = 0 if vocabulary.background or (canvas >= 0).all() else int(self.text_scores([image], vocabulary).argmax())
     described = [Region(masks[i], box_of(regions.proposals.boxes[i]), int(l), names[l], float(found.best[i]), (), {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]})
                  for i, l in enumerate(found.labels) if l >= 0]

@@ -169,7 +169,7 @@ def predict(
     found = self.match(regions, bank, background=vocabulary.background, **variant)
     asked = bank.references(self.settings, variant.get("references", "foreground"), variant.get("subcategories", True), vocabulary.background)
     masks, names = regions.proposals.masks, vocabulary.labels
-    canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting)
+    canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     record = {"proposals": len(regions), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
     labels = fill_uncovered(canvas, regions.grid, asked, self.settings, vocabulary.background, ranking=variant.get("ranking", True), seed=self.settings.seed + regions.seed)
     described = [Region(masks[i], box_of(regions.proposals.boxes[i]), int(label), names[label], float(found.best[i]), tuple(names[a] for a in found.agents[i]),

@@ -106,6 +106,7 @@ class RegionSettings:
     dense_thresh: float             # predicted IoU and stability of the dense preset
     points_per_side: int
     points_per_batch: int           # does not change the result
+    mask_generator: str             # batched, or stock: the library's own, slow; the same masks
     pred_iou_thresh: float          # the library's own filters, open
     stability_score_thresh: float
     stability_score_offset: float
@@ -191,7 +192,7 @@ def parse_value(
 
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
-    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
+    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), mask_generator=("batched", "stock"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
     names=("plain", "engineered"), trident_splice=("spliced", "windows"), trident_correlation=("dino", "clip"), trident_templates=("imagenet", "prompt"))
 POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",

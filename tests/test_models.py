@@ -107,10 +107,22 @@ def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
     rows = models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
     assert not rows[2].present and rows[2].command.startswith("hf download nobody/nothing")
     rows = {row.name: row for row in models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
-    for name in ("CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "openai/clip-vit-base-patch16", "facebook/vit-mae-base"):
-        assert len(rows[name].revision) == 40 and f"--revision {rows[name].revision}" in rows[name].command
+    for name in ("CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "openai/clip-vit-base-patch16", "facebook/vit-mae-base", "facebook/dino-vitb16", "facebook/maskformer-resnet101-coco-stuff"):
+        assert len(rows[name].revision) in (7, 40) and int(rows[name].revision, 16) and f"--revision {rows[name].revision}" in rows[name].command
     assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + models.SAM_FILES["sam_vit_b_01ec64.pth"]
     assert all(row.licence and row.megabytes > 100 and row.command for row in rows.values() if not row.present)
+
+def test_a_short_revision_is_found_under_its_whole_commit(tmp_path, monkeypatch):
+    "The hub's cache as a download by the first digits leaves it: a reference by them, a folder by all."
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    settings = Settings.from_profile("paper", models_dir=str(tmp_path / "none"))
+    short, commit = settings.maskformer_revision, settings.maskformer_revision + 33 * "0"
+    assert len(short) == 7 and int(short, 16)
+    repository = tmp_path / "hub" / ("models--" + settings.maskformer.replace("/", "--"))
+    for file, text in {f"refs/{short}": commit, f"snapshots/{commit}/config.json": "{}", f"snapshots/{commit}/model.safetensors": ""}.items():
+        (repository / file).parent.mkdir(parents=True, exist_ok=True); (repository / file).write_text(text)
+    assert models.resolve(settings.maskformer, settings) == repository / "snapshots" / commit
+    with pytest.raises(FileNotFoundError, match="--revision 1234567 "): models.resolve(settings.maskformer, settings.replace(maskformer_revision="1234567"))
 
 def test_doctor_measures_what_is_there(saved, folder):
     row = next(row for row in models.doctor(saved) if row.name == "mae")

@@ -2,11 +2,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings as budget, strategies as st
 from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
-from rim.models import load_maskformer, load_sam
-from rim.proposals import NoProposals, Proposer, QueryProposer, attention_mask, attention_points, foreground_mask, proposal_key, query_masks, thresholds
+from rim.models import build_sam, load_maskformer, load_sam
+from rim.proposals import (Axis, MaskGenerator, NoProposals, PointDecoder, Proposer, QueryProposer, attention_mask, attention_points, blocks, foreground_mask, full_masks, measure,
+                           proposal_key, query_masks, thresholds)
 from rim.settings import Settings
+from rim.toybox.world import World
 
 @pytest.fixture(scope="module")
 def settings():
@@ -45,6 +49,119 @@ def test_proposals_equal_the_stock_generator(sam, settings, image, quantiles, nm
     assert len(ours) == len(stock) and (nms < 1 or 20 <= len(stock) and (len(stock) < 108) == bool(quantiles))
     theirs = zip(*[(m["segmentation"], m["predicted_iou"], m["stability_score"], corners(*m["bbox"])) for m in stock])
     assert rows(ours.masks, ours.scores, ours.stability, ours.boxes) == rows(*theirs)
+    through = Proposer(sam, own.replace(mask_generator="stock")).proposals(image)
+    assert rows(through.masks, through.scores, through.stability, through.boxes) == rows(ours.masks, ours.scores, ours.stability, ours.boxes)
+
+def test_the_toyboxs_masks_equal_the_stock_generators():
+    own = Settings.from_profile("toybox")
+    sam, world = load_sam(own), World()
+    fast, stock = Proposer(sam, own), Proposer(sam, own.replace(mask_generator="stock"))
+    for seed in range(2_000_000, 2_000_004):
+        image = world.scene(seed).image[: 128 - 9 * (seed % 3)]  # not only squares
+        a, b = fast.proposals(image), stock.proposals(image)
+        assert len(a) == len(b) > 0 and (a.masks != b.masks).mean() < 1e-5  # none of 6 million where it was tried; a logit may lie at the threshold, to rounding
+        assert np.allclose(a.scores, b.scores, atol=1e-5) and np.allclose(a.stability, b.stability, atol=1e-3) and np.abs(a.boxes - b.boxes).max() <= 1
+
+def test_the_stock_generator_is_selected(sam, settings, image, monkeypatch):
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate", lambda self, image: [])
+    found = Proposer(sam, settings.replace(mask_generator="stock")).proposals(image)
+    assert len(found) == 0 and found.masks.shape == (0, 48, 64) and found.boxes.shape == (0, 4)
+    assert len(Proposer(sam, settings).proposals(image)) > 0
+
+# the decoder
+
+SHAPES = dict(tiny=dict(image_size=64, patch_size=8, prompt_dim=32, decoder_heads=2), deep=dict(image_size=48, patch_size=8, prompt_dim=48, decoder_heads=4, decoder_depth=3),
+              shallow=dict(image_size=32, patch_size=8, prompt_dim=32, decoder_heads=2, decoder_depth=1), real={})
+
+@pytest.fixture(scope="module", params=SHAPES)
+def decoders(request):
+    "A SAM of some shape, its biases and norms random too, behind a small encoder; features that it might have given; points."
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(5)
+        sam = build_sam(dict(encoder_dim=16, encoder_depth=1, encoder_heads=1, encoder_global_attn=[0]) | SHAPES[request.param])
+        for p in sam.mask_decoder.parameters(): p.add_(0.2 * torch.randn_like(p) / max(p.shape[-1], 1) ** 0.5)
+        side, grid = sam.image_encoder.img_size, sam.prompt_encoder.image_embedding_size
+        return sam, torch.randn(1, sam.mask_decoder.transformer_dim, *grid), side * torch.rand(5, 2, dtype=torch.float64)
+
+@torch.no_grad()
+def by_library(sam, features, xy):
+    sparse, dense = sam.prompt_encoder(points=(xy[:, None], torch.ones(len(xy), 1)), boxes=None, masks=None)
+    return sam.mask_decoder(features, sam.prompt_encoder.get_dense_pe(), sparse, dense, True)
+
+@torch.no_grad()
+def by_ours(sam, features, xy, dtype=torch.float32):
+    decoder = PointDecoder(sam, dtype)
+    decoder.look(features)
+    tokens, places = decoder.tokens(xy)
+    assert places.dtype == dtype and tokens.dtype == torch.float32
+    return decoder.logits(tokens, places), decoder.ious(tokens)
+
+def test_the_decoder_equals_the_librarys(decoders):
+    for a, b in zip(by_ours(*decoders), by_library(*decoders)):
+        assert a.shape == b.shape and b.std() > 1e-2 and (a - b).abs().max() < 2e-5 * b.abs().max().clamp(min=1)
+
+def test_the_decoder_in_bfloat16(decoders):
+    (logits, ious), (exact, sure) = by_ours(*decoders, torch.bfloat16), by_library(*decoders)
+    assert logits.dtype == ious.dtype == torch.float32 and (logits - exact).std() < 0.03 * exact.std() and (ious - sure).abs().max() < 0.02 * sure.abs().max()
+
+def test_chunks_and_earlier_pictures_do_not_matter(decoders):
+    sam, features, xy = decoders
+    decoder = PointDecoder(sam)
+    with torch.no_grad():
+        decoder.look(features.flip(3)); decoder.tokens(xy)
+        decoder.look(features)
+        whole, parts = decoder.ious(decoder.tokens(xy)[0]), torch.cat([decoder.ious(decoder.tokens(part)[0]) for part in xy.split(2)])
+    assert (whole - parts).abs().max() < 1e-5 * whole.abs().max()
+
+# masks at full size
+
+sizes = st.integers(1, 90)
+
+@budget(max_examples=60, deadline=None)
+@given(sizes, sizes, sizes, sizes, st.integers(0, 9))
+def test_an_axis_is_what_the_library_resizes(inside_h, inside_w, height, width, seed):
+    sam = build_sam(dict(image_size=96, patch_size=32, encoder_dim=8, encoder_depth=1, encoder_heads=1, encoder_global_attn=[], prompt_dim=8, decoder_heads=1)) if not CACHE else CACHE[0]
+    CACHE[:] = [sam]
+    logits = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(seed)) - 1
+    theirs = sam.postprocess_masks(logits[None], (inside_h, inside_w), (height, width))[0]
+    rows, columns = Axis(12, 96, inside_h, height), Axis(12, 96, inside_w, width)
+    assert (rows.matrix @ logits @ columns.matrix.T - theirs).abs().max() < 5e-6
+    for threshold, offset in ((0, 0.5), (0.5, 1), (9, 1)):
+        stability, boxes = measure(logits, rows, columns, threshold, offset)
+        near = ((theirs - threshold).abs() < 1e-5) | ((theirs - threshold).abs() - offset).abs().lt(1e-5)
+        if near.any(): continue  # a pixel at a threshold, to rounding
+        assert torch.equal(stability.nan_to_num(-1), calculate_stability_score(theirs, threshold, offset).nan_to_num(-1))
+        assert torch.equal(boxes, batched_mask_to_box(theirs > threshold).float())
+        assert np.array_equal(full_masks(logits, rows, columns, threshold), (theirs > threshold).numpy())
+
+CACHE = []
+
+def test_only_the_pixels_that_may_pass_are_computed():
+    axis, logits = Axis(32, 128, 128, 1100), torch.full((3, 32, 32), -9.0)
+    logits[0, 4:7, 10:12], logits[1, 30, 31] = 9, 9
+    found = list(blocks(logits, axis, axis, 0))
+    assert [f[0].start for f in found] == [0, 1, 2]  # one at a time: a full-size mask is large
+    areas = [values[0].numel() / 1100 ** 2 for *_, values in found]
+    assert areas[0] < (5 / 32) * (4 / 32) and areas[1] < (3 / 32) ** 2 and (found[2][3] <= 0).all()
+    full = full_masks(logits, axis, axis, 0)
+    assert full[0].any() and full[1].any() and not full[2].any()
+    for row in range(1100):  # a pixel sees what its row of the matrix says
+        seen = axis.matrix[row].nonzero()[:, 0]
+        assert axis.first[row] == seen.min() and axis.last[row] == seen.max()
+
+def test_points_that_fail_are_never_upscaled(sam, settings, image, monkeypatch):
+    seen, whole = [], PointDecoder.logits
+    monkeypatch.setattr(PointDecoder, "logits", lambda self, tokens, places: seen.append(len(tokens)) or whole(self, tokens, places))
+    scores = MaskGenerator(sam, 6, 36, 0, 0, 1, 1).generate(image).scores
+    for level in (float(np.quantile(scores, 0.9)), 1): MaskGenerator(sam, 6, 36, level, 0, 1, 1).generate(image)
+    assert len(scores) == 108 and len(seen) == 2 and seen[0] == 36 > 11 >= seen[1] > 0
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_shorter_precision_changes_little(sam, settings, image, dtype):
+    exact, short = Proposer(sam, settings), Proposer(sam, settings, dtype)
+    a, b = exact.proposals(image), short.proposals(image)
+    assert next(sam.parameters()).dtype == torch.float32 and abs(len(a) - len(b)) <= 0.1 * len(a)
+    assert Proposer(sam, settings.replace(dtype="bfloat16")).generate.__self__.dtype == torch.float32  # a CPU's settings say float32
 
 def test_proposals_are_sorted_and_typed(sam, settings, image):
     p = Proposer(sam, settings).proposals(image)
@@ -54,9 +171,11 @@ def test_proposals_are_sorted_and_typed(sam, settings, image):
     assert len(p) == len(again) and (p.masks == again.masks).mean() > 0.999  # a logit of 0 may fall either way in another batch
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (33, 70)])
-def test_any_image_and_no_proposal(sam, settings, size):
+@pytest.mark.parametrize("generator", ["batched", "stock"])
+def test_any_image_and_no_proposal(sam, settings, size, generator):
     image = np.zeros((*size, 3), np.uint8)
-    p = Proposer(sam, settings.replace(pred_iou_thresh=1, stability_score_thresh=1)).proposals(image)
+    assert len(Proposer(sam, settings.replace(mask_generator=generator)).proposals(image)) > 0
+    p = Proposer(sam, settings.replace(pred_iou_thresh=1, stability_score_thresh=1, mask_generator=generator)).proposals(image)
     assert len(p) == 0 and p.masks.shape == (0, *size) and p.boxes.shape == (0, 4) and p.scores.shape == p.stability.shape == (0,)
 
 def test_dense_preset(settings):
@@ -145,4 +264,5 @@ def test_a_key_names_what_determines_the_proposals(settings):
     for change in (dict(maskformer_side=96), dict(maskformer_score=0.1), dict(maskformer_thresh=0.1)):
         changed = [proposal_key(own.replace(proposer=p, **change)) for p in ("sam", "maskformer", "none")]
         assert [a == b for a, b in zip(keys, changed)] == [True, False, True]
+    assert len({str(proposal_key(own.replace(mask_generator=g))) for g in ("batched", "stock")}) == 2
     assert proposal_key(own.replace(points_per_side=3)) != keys[0] == proposal_key(own.replace(points_per_batch=3))

@@ -1,7 +1,7 @@
 import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rim.ranking import (clamp_scores, inverse_sums, level_maxima, pairwise_ranking_similarity, ranking_distribution, ranking_permutations, ranking_similarity, softmax_scores, subset_levels)
+from rim.ranking import (clamp_scores, overlap, pairwise_ranking_similarity, ranking_distribution, ranking_permutations, ranking_similarity, smallest_shares, softmax_scores, subset_levels)
 
 score = st.floats(1e-6, 1.0)
 def vectors(count, sizes=st.integers(1, 6)): return sizes.flatmap(lambda n: st.tuples(*[st.lists(score, min_size=n, max_size=n)] * count))
@@ -71,6 +71,8 @@ def test_broadcasting_equals_a_loop():
     assert fast.shape == (5, 7)
     assert all(abs(fast[i, j] - brute_force(a[i], b[i, j])) < 1e-12 for i in range(5) for j in range(7))
     assert ranking_similarity(a[:0, None], b[:0]).shape == (0, 7)
+    for i in range(5): assert torch.equal(ranking_similarity(a[i], b[i]), fast[i]) and torch.equal(ranking_similarity(b[i], a[i]), fast[i])
+    assert ranking_similarity(torch.rand(4) + 0.1, torch.rand(3, 2, 4) + 0.1).shape == (3, 2)
 
 def test_types():
     a = [0.2, 0.5]
@@ -91,13 +93,31 @@ def test_sizes_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=str(n)): ranking_permutations(n)
 
 def test_subset_levels_name_every_subset_once():
-    assert [len(last) for last, _ in subset_levels(5)] == [5, 10, 10, 5, 1]
-    assert [tuple(places.shape) for _, places in subset_levels(5)] == [(1, 5), (2, 10), (3, 10), (4, 5), (5, 1)]
+    assert [len(last) for last, _, _ in subset_levels(5)] == [5, 10, 10, 5, 1]
+    assert [tuple(places.shape) for _, _, places in subset_levels(5)] == [(5, 1), (10, 2), (10, 3), (5, 4), (1, 5)]
 
-def test_the_maxima_multiply_to_the_overlap():
-    a, b = torch.rand(2, 4, dtype=torch.float64) + 0.1
-    p, q = ranking_distribution(a), ranking_distribution(b)
-    assert level_maxima(inverse_sums(a), inverse_sums(b)).prod() == pytest.approx((p @ q / a.prod() / b.prod()).item())
+@given(vectors(2, st.integers(2, 5)))
+@settings(max_examples=20)
+def test_the_overlap_is_the_sum_over_orders(pair):
+    a, b = (torch.tensor(x, dtype=torch.float64) for x in pair)
+    of_a, of_b = smallest_shares(a), smallest_shares(b)
+    assert all(0 < share.min() and share.max() == 1 for share in of_a)
+    sums = [torch.stack([torch.stack([x.sort().values[:k].sum() / x[list(order[:k])].sum() for k in range(1, len(x))]).prod() for order in ranking_permutations(len(x)).tolist()]) for x in (a, b)]
+    assert overlap([x * y for x, y in zip(of_a, of_b)], a[0]).item() == pytest.approx((sums[0] * sums[1]).sum().item(), rel=1e-10)
+    assert 1 <= overlap([x * x for x in of_a], a[0]) * (1 + 1e-12) and overlap([x * x for x in of_a], a[0]) <= math.factorial(len(a)) * (1 + 1e-12)
+
+@pytest.mark.parametrize("n", [2, 4, 8, 12, 16])
+def test_wide_scores_stay_finite_in_float32(n):
+    rising = torch.logspace(-6, 0, n)
+    scores = torch.stack([rising, rising.flip(0), torch.ones(n), rising * 1e-20])
+    similarity = ranking_similarity(scores[:, None], scores[None])
+    assert similarity.isfinite().all() and (similarity.diagonal() - 1).abs().max() < 1e-5
+    assert torch.allclose(similarity.double(), ranking_similarity(scores[:, None].double(), scores[None].double()), atol=1e-5)
+
+def test_a_pair_does_not_depend_on_its_company():
+    a, b = (torch.rand(37, n, generator=torch.Generator().manual_seed(1)) + 0.1 for n in (6, 6))
+    many = ranking_similarity(a, b)
+    assert all(torch.equal(ranking_similarity(a[i:i + 1], b[i:i + 1]), many[i:i + 1]) for i in range(37))
 
 def test_clamping_counts():
     scores, count = clamp_scores(torch.tensor([[0.4, -0.2], [0.0, 1e-6]]), 1e-6)

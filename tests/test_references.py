@@ -34,7 +34,10 @@ def test_batch_size_does_not_matter(bank, tools, tiny, batch):
     np.testing.assert_allclose(other.foreground, bank.foreground, atol=0.02 * np.abs(bank.foreground).max())  # a pixel may round the other way
 
 def test_order_and_company_do_not_matter(bank, tools, tiny):
-    other = ReferenceBank.build("tree, moon, boat", tiny, progress=False, tools=tools).subset(["boat", "tree"])
+    left_over = ReferenceBank.build("tree, moon, boat", tiny, progress=False, tools=tools).subset(["boat", "tree"])  # two of a batch's three pictures have other company
+    np.testing.assert_allclose(left_over.foreground, bank.foreground, atol=0.02 * np.abs(bank.foreground).max())
+    full = with_settings(tools, tiny.replace(synthesis_batch=3))
+    bank, other = (ReferenceBank.build(names, full.settings, progress=False, tools=full).subset(["boat", "tree"]) for names in ("boat, tree", "tree, moon, boat"))
     assert other.digest == bank.digest
     turned = bank.subset(["tree", "boat"])
     a, b = bank.references(tiny), turned.references(tiny)
@@ -48,7 +51,31 @@ def test_order_of_arrival_does_not_matter(tools, tiny):
 def test_synonyms_join_their_class(tiny):
     batches = plan(Vocabulary.of("boat|ship, tree"), tiny)
     assert {(c, word) for batch in batches for c, _, word, _ in batch} == {(0, "boat"), (0, "ship"), (1, "tree")}
-    assert all(len({word for _, _, word, _ in batch}) == 1 for batch in batches)
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 8, 100])
+def test_batches_are_full_and_hold_every_picture_once(tiny, batch):
+    vocabulary, settings = Vocabulary.of("boat|ship, tree, moon"), tiny.replace(synthesis_batch=batch)
+    batches = plan(vocabulary, settings)
+    assert [len(b) for b in batches[:-1]] == [batch] * (len(batches) - 1) and 0 < len(batches[-1]) <= batch
+    assert sorted(sum(batches, [])) == sorted((c, f"a photo of a {word}", word, k) for c, word in ((0, "boat"), (0, "ship"), (1, "tree"), (2, "moon")) for k in range(3))
+    own = [b for b in batches if len({word for _, _, word, _ in b}) == 1]
+    assert sum(map(len, own)) >= 4 * (3 - 3 % batch)
+
+def test_a_batch_is_painted_whole_and_what_was_stored_stays(tiny, tools, tmp_path, monkeypatch):
+    "A picture's rounding may depend on its batch: so a resumed batch is the interrupted one."
+    store, asked, real = Store(tmp_path), [], references.synthesise
+    monkeypatch.setattr(references, "synthesise", lambda pipeline, items, settings: asked.append([item[1:] for item in items]) or real(pipeline, items, settings))
+    wide = with_settings(tools, tiny.replace(synthesis_batch=100))
+    first = ReferenceBank.build("boat, tree", wide.settings, store, False, wide)
+    files = {path: path.read_bytes() for path in (tmp_path / "picture").glob("*/*")}
+    gone = sorted(files)[0]
+    gone.unlink()
+    for path in (tmp_path / "reference").glob("*/*"): path.unlink()
+    again = ReferenceBank.build("boat, tree", wide.settings, store, False, wide)
+    assert asked == [[(word, k) for word in ("boat", "tree") for k in range(3)]] * 2
+    assert again.digest == first.digest and {path: path.read_bytes() for path in files} == files
+    both = ReferenceBank.build("boat, tree, moon", wide.settings, store, False, wide)
+    assert len(asked[-1]) == 9 and len(both.owner) == 9 and {path: path.read_bytes() for path in files} == files
 
 def test_stored_and_found_again(bank, tiny, tools, tmp_path, monkeypatch):
     store = Store(tmp_path)
@@ -63,7 +90,7 @@ def test_interrupted_and_resumed(bank, tiny, tools, tmp_path, monkeypatch):
         if len(calls) == 4: raise KeyboardInterrupt
         return real(*args)
     monkeypatch.setattr(references, "describe_reference", stops)
-    with pytest.raises(KeyboardInterrupt, match="3 of 6 references are done; the same call goes on"): ReferenceBank.build("boat, tree", tiny, store, False, tools)
+    with pytest.raises(KeyboardInterrupt, match="2 of 6 references are done; the same call goes on"): ReferenceBank.build("boat, tree", tiny, store, False, tools)
     resumed = ReferenceBank.build("boat, tree", tiny, store, False, tools)
     assert len(calls) == 7 and resumed.digest == bank.digest  # three before, one interrupted, three after
 

@@ -129,6 +129,8 @@ def test_paint_equals_a_loop_over_pixels(n, seed, how):
     rng = np.random.default_rng(seed)
     masks, labels, scores = rng.random((n, 5, 6)) < rng.random((n, 1, 1)), rng.integers(-1, 4, n), rng.integers(0, 3, n) / 4
     found = paint(masks, labels, scores, (5, 6), how)
+    boxes = [(xs.min(), ys.min(), xs.max(), ys.max()) if len(ys) else (0, 0, 0, 0) for ys, xs in map(np.nonzero, masks)]
+    assert np.array_equal(found, paint(masks, labels, scores, (5, 6), how, boxes))
     rank = sorted(range(n), key=lambda i: (-masks[i].sum() if how == "area" else scores[i], i))
     for y, x in np.ndindex(5, 6): assert found[y, x] == next((labels[i] for i in reversed(rank) if masks[i, y, x] and labels[i] >= 0), -1)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from rim import synthesis
 from rim.models import load_diffusion
 from rim.settings import Settings
-from rim.synthesis import AttentionCapture, class_tokens, image_seed, synthesise
+from rim.synthesis import AttentionCapture, class_tokens, encoded_prompt, fusible, image_seed, synthesise
 
 @pytest.fixture(scope="module")
 def settings():
@@ -58,7 +58,79 @@ def test_capture_equals_explicit_softmax_and_leaves_the_output(unet, tokens, gui
         with AttentionCapture(unet, tokens) as capture: heard = unet(x, t, encoder_hidden_states=context).sample
         assert torch.equal(plain, heard)
         assert torch.allclose(capture.maps(), explicit(unet, x, t, context, tokens), atol=2e-6)
+        assert len(capture.processors) == (7 if processor is AttnProcessor2_0 else 0)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet.modules())
+    assert all(type(p) is processor for p in unet.attn_processors.values())
+
+def stable_diffusion_unet(dtype=torch.float32):
+    "Stable Diffusion's UNet in everything but depth and width: four resolutions, eight heads of 16 or 32, a prompt of width 768; random weights."
+    torch.manual_seed(0)
+    return UNet2DConditionModel(sample_size=16, block_out_channels=(128, 128, 256, 256), layers_per_block=1, cross_attention_dim=768, attention_head_dim=8).eval().to(dtype)
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_the_fused_maps_are_those_of_a_second_softmax(dtype):
+    unet, g = stable_diffusion_unet(dtype), torch.Generator().manual_seed(2)
+    x, context = torch.randn(4, 4, 16, 16, generator=g).to(dtype), torch.randn(4, 77, 768, generator=g).to(dtype)
+    maps, captures = {}, {fused: AttentionCapture(unet, [[5], [5, 6, 7]], fused=fused) for fused in (True, False)}
+    plain = unet(x, 300, encoder_hidden_states=context).sample
+    for fused, capture in captures.items():
+        with capture: assert torch.equal(unet(x, 300, encoder_hidden_states=context).sample, plain)
+        assert capture.count == len(capture.layers) == 10
+        maps[fused] = capture.maps()
+        assert maps[fused].dtype == torch.float32
+    assert len(captures[True].processors) == 10 and not captures[False].processors
+    if dtype == torch.float32: assert (maps[True] - maps[False]).abs().max() < 2e-6
+    else:  # both round to bfloat16 on the way: the fused maps are the ones nearer to those of float32
+        with AttentionCapture(unet.float(), [[5], [5, 6, 7]], fused=False) as exact: unet(x.float(), 300, encoder_hidden_states=context.float())
+        errors = {fused: (m - exact.maps()).abs().max() for fused, m in maps.items()}
+        assert errors[True] < 0.03 and errors[True] < 1.2 * errors[False]
+
+@torch.no_grad()
+def test_the_maps_of_a_picture_do_not_depend_on_its_batch():
+    unet, g = stable_diffusion_unet(), torch.Generator().manual_seed(2)
+    x, context, tokens = torch.randn(3, 4, 16, 16, generator=g), torch.randn(3, 77, 768, generator=g), [[5], [5, 6], [9]]
+    with AttentionCapture(unet, tokens) as batch: unet(x, 300, encoder_hidden_states=context)
+    for i in range(3):
+        with AttentionCapture(unet, tokens[i:i + 1]) as one: unet(x[i:i + 1], 300, encoder_hidden_states=context[i:i + 1])
+        assert (one.maps()[0] - batch.maps()[i]).abs().max() < 2e-6
+
+@torch.no_grad()
+def test_layers_of_another_kind_are_heard_beside(unet):
+    x, t, context = inputs(2)
+    layers = [m for name, m in unet.named_modules() if name.endswith("attn2")]
+    layers[1].processor, layers[2].residual_connection = AttnProcessor(), True
+    try:
+        plain, before = unet(x, t, encoder_hidden_states=context).sample, [layer.processor for layer in layers]
+        with AttentionCapture(unet, [[3]]) as capture: assert torch.equal(unet(x, t, encoder_hidden_states=context).sample, plain)
+        assert len(capture.processors) == len(layers) - 2 and capture.count == len(layers)
+        assert (capture.maps() - explicit(unet, x, t, context, [[3]])).abs().max() < 2e-6
+        assert [layer.processor for layer in layers] == before
+    finally: layers[1].processor, layers[2].residual_connection = AttnProcessor2_0(), False
+    for unusual in (dict(qk_norm="rms_norm"), dict(norm_num_groups=4), dict(cross_attention_norm="layer_norm"), dict(rescale_output_factor=2.0), dict(scale_qk=False)):
+        assert not fusible(Attention(32, **unusual))
+
+@torch.no_grad()
+def test_another_prompt_is_noticed(unet):
+    x, t, context = inputs(2)
+    with AttentionCapture(unet, [[3]]):
+        first = unet(x, t, encoder_hidden_states=context).sample
+        second = unet(x, t, encoder_hidden_states=context.flip(1)).sample
+        assert torch.equal(unet(x, t, encoder_hidden_states=context).sample, first)
+        context.copy_(context.flip(1))
+        assert torch.equal(unet(x, t, encoder_hidden_states=context).sample, second) and not torch.equal(first, second)
+    with torch.inference_mode(), AttentionCapture(unet, [[3]]) as capture:
+        assert torch.equal(unet(x.clone(), t, encoder_hidden_states=context.clone()).sample, second) and capture.count == len(capture.layers)
+
+@torch.no_grad()
+def test_encoded_prompts_are_remembered_while_the_encoder_stays(settings):
+    pipeline = load_diffusion(settings)
+    first = encoded_prompt(pipeline, "a photo of a boat")
+    assert encoded_prompt(pipeline, "a photo of a boat") is first and torch.equal(first, synthesis.encode_prompt(pipeline, "a photo of a boat"))
+    next(pipeline.text_encoder.parameters()).mul_(2)
+    assert not torch.equal(encoded_prompt(pipeline, "a photo of a boat"), first)
+    for i in range(300): encoded_prompt(pipeline, f"{i % 129}")
+    assert len(synthesis.ENCODED[pipeline.text_encoder]) <= 128
 
 @torch.no_grad()
 def test_steps_and_resolutions_are_averaged(unet):
@@ -83,8 +155,14 @@ def test_refusals(unet):
     with AttentionCapture(unet, [[77]]), pytest.raises(ValueError, match="77"): unet(x, t, encoder_hidden_states=context)
     with AttentionCapture(unet, [[]]), pytest.raises(ValueError, match="tokens"): unet(x, t, encoder_hidden_states=context)
     with AttentionCapture(unet, [[3]]) as capture, pytest.raises(RuntimeError, match="heard once"):
+        layer = next(iter(capture.processors))
+        layer.processor = capture.processors[layer]
+        unet(x, t, encoder_hidden_states=context)
+    with AttentionCapture(unet, [[3]], fused=False) as capture, pytest.raises(RuntimeError, match="6 were heard"):
         capture.handles.pop().remove()
         unet(x, t, encoder_hidden_states=context)
+    with AttentionCapture(unet, [[3]]), pytest.raises(ValueError, match="without a mask"):
+        unet(x, t, encoder_hidden_states=context, encoder_attention_mask=torch.ones(2, 77))
     with pytest.raises(ValueError, match="none"): AttentionCapture(torch.nn.Linear(1, 1), [[3]])
 
 def test_capture_of_the_paper_unet_hears_sixteen_layers():
