@@ -37,6 +37,10 @@ def linked(text):
     "Markdown whose names link to our pages."
     return re.sub(r"\[(`[^`]+`)\]\((/[^)]*)\)", lambda m: f"[{m[1]}]({page})" if (page := page_of(m[2])) else m[1], text)
 
+def unlinked(text):
+    "Markdown that a cell gave, without links to anything but other sites: nbdev takes values for names, and a shown document's own files are not here."
+    return re.sub(r"(?<!!)\[([^\[\]]+)\]\((?!\w+:)[^)\s]*\)", r"\1", text)
+
 def page_cell(c):
     "A cell as the site shows it, or None."
     text = "".join(c["source"])
@@ -98,8 +102,9 @@ def page(source, target, more=()):
     book = json.loads(source.read_text(encoding="utf-8"))
     cells = consecutive([*(p for c in book["cells"] if (p := page_cell(c))), *map(cell, more)])
     for i, c in enumerate(cells): c["id"] = f"c{i}"
-    for c in cells:
-        for out in c.get("outputs", []): out.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    for data in (out.get("data", {}) for c in cells for out in c.get("outputs", [])):
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        if "text/markdown" in data: data["text/markdown"] = unlinked("".join(data["text/markdown"]))
     book = dict(cells=cells, nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(book), encoding="utf-8")
@@ -179,7 +184,7 @@ def assets(pages):
     target.mkdir(parents=True)
     shutil.copy(package / "tex-chtml.js", target)
     shutil.copytree(package / "output/chtml/fonts/woff-v2", target / "output/chtml/fonts/woff-v2")
-    shutil.copy(ROOT / "docs/rim.css", pages / "_static"); shutil.copy(ROOT / "docs/conf.py", pages)
+    shutil.copy(ROOT / "docs/rim.css", pages / "_static"); shutil.copy(ROOT / "docs/conf.py", pages); shutil.copy(ROOT / "docs/rim.svg", pages)
 
 OUTSIDE = re.compile(r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["'](?:https?:)?//[^"']+|<link\b(?=[^>]*rel=["'](?:stylesheet|preload|preconnect|icon))[^>]*href=["'](?:https?:)?//[^"']+|@import[^;]*//[^;]+|url\(["']?(?:https?:)?//[^)]+""")
 

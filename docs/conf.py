@@ -3,6 +3,7 @@ project, author, copyright = "rim", "The rim authors", "The rim authors, Apache-
 extensions = ["myst_nb"]
 html_theme = "furo"
 html_title = "rim"
+html_favicon = "rim.svg"
 html_static_path = ["_static"]
 html_css_files = ["rim.css"]
 html_show_sphinx = False

@@ -58,6 +58,19 @@ def test_requests_to_other_hosts_are_found(tmp_path, build):
         page.write_text(harm)
         assert len(build.requests(tmp_path)) == 1, harm
 
+def test_links_lead_to_pages_or_files_or_nowhere(tmp_path, build):
+    (tmp_path / "nbs").mkdir(); (tmp_path / "nbs/00_settings.ipynb").write_text("{}")
+    settle = lambda text: build.settled(text, "nbs/tutorials", tmp_path)
+    assert settle("[a](../00_settings.ipynb)") == "[a](/nbs/00_settings.ipynb)" and settle("[b](../nothing.ipynb), ![c](none.png)") == "b, "
+    assert settle("[s](../../settings.ini)") == "[s](/settings.ini)" and (tmp_path / "settings.ini").read_text() == (build.ROOT / "settings.ini").read_text()
+    assert settle("[t](https://example.org), [u](#here)\n```\n[v](w.md)\n```") == "[t](https://example.org), [u](#here)\n```\n[v](w.md)\n```"
+    assert build.unlinked("[`candidates`](/proposals.html#candidates) and [t](https://example.org)") == "`candidates` and [t](https://example.org)"
+
+def test_parameters_are_a_table_without_empty_columns(build):
+    table = build.signatures.parameter_table({"image": dict(docment="uint8 [H, W, 3]"), "k": dict(anno=int, default=5, docment="a|b"), "return": dict(docment="labels")})
+    assert table.split("\n")[0] == "| parameter | type | default |  |" and "| `image` |  |  | uint8 \\[H, W, 3\\] |" in table and "| `k` | `int` | `5` | a\\|b |" in table and "| **returns** |  |  | labels |" in table
+    assert "type" not in build.signatures.parameter_table({"x": dict(docment="y")})
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(): assert (site() / "index.html").exists()
 
