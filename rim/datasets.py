@@ -8,19 +8,20 @@ __all__ = ['THINGS', 'COCO_VALUES', 'COCO_STUFF', 'COCO_OBJECT', 'CITYSCAPES_NAM
            'check_size', 'some', 'FolderBenchmark', 'read_names', 'names_file', 'relabel', 'numbered', 'spans',
            'translate', 'Source', 'background_words', 'find_home', 'file_of', 'keys_in', 'split_keys', 'image_size',
            'PublishedBenchmark', 'files', 'truth', 'getitem', 'problem', 'missing', 'check', 'is_toybox',
-           'get_benchmark']
+           'get_benchmark', 'first_pictures', 'benchmark_page']
 
 # %% ../nbs/21_datasets.ipynb #e334fce1
 import re
 from collections import Counter
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
-from .images import open_image, read_image
+from .images import data_uri, framed, open_image, read_image, swatch
 from .settings import HERE, Settings
-from .vocabulary import BACKGROUND, IGNORE, Vocabulary
+from .vocabulary import BACKGROUND, IGNORE, IGNORE_COLOUR, Vocabulary
 
 # %% ../nbs/21_datasets.ipynb #0eced1c3
 @runtime_checkable
@@ -421,3 +422,28 @@ def get_benchmark(
         return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
     if (Path(name).expanduser() / "images").is_dir(): return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
     raise FileNotFoundError(f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}")
+
+# %% ../nbs/21_datasets.ipynb #2157132c
+def first_pictures(
+    benchmark: Benchmark,
+    n=4,  # pictures
+) -> str:
+    "The first pictures above their truth, as HTML; what is wrong with them, if they can't be read."
+    palette = benchmark.vocabulary.palette()
+    colours = np.full((max(256, len(palette)), 3), IGNORE_COLOUR, np.uint8)
+    colours[:len(palette)] = palette
+    try: items = [benchmark[i] for i in range(min(n, len(benchmark)))]
+    except (OSError, ValueError) as e: return f"<div>{escape(str(e))}</div>"
+    return "".join(f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>' for image, truth, key in items)
+
+def benchmark_page(
+    self: Benchmark,
+    most=40,  # classes that are listed
+) -> str:
+    "A benchmark as HTML."
+    labels = self.vocabulary.labels
+    names = "".join(f'<span style="display:inline-block;margin-right:1em">{swatch(c)}{escape(label)}</span>' for label, c in zip(labels[:most], self.vocabulary.palette()))
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return framed(f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>', first_pictures(self))
+
+for kind in (ToyboxBenchmark, FolderBenchmark, PublishedBenchmark): kind._repr_html_ = benchmark_page

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'as_method', 'as_methods', 'item_key', 'pack_confusion', 'unpack_confusion', 'BadPrediction', 'measure',
-           'Unmeasured', 'measure_image', 'SetAside', 'Report', 'per_class', 'worst', 'total', 'markdown', 'to_csv',
-           'class_rows', 'ahead', 'measure_item', 'set_aside', 'told', 'report_of', 'Patience', 'measure_here',
-           'Measuring', 'measure_elsewhere', 'evaluate', 'Part', 'number_of', 'own_shard', 'shard', 'summary', 'as_csv',
-           'write']
+           'Unmeasured', 'measure_image', 'SetAside', 'Report', 'per_class', 'worst', 'total', 'table_name', 'markdown',
+           'to_csv', 'class_rows', 'ahead', 'measure_item', 'set_aside', 'told', 'report_of', 'Patience',
+           'measure_here', 'Measuring', 'measure_elsewhere', 'evaluate', 'Part', 'number_of', 'own_shard', 'shard',
+           'summary', 'as_csv', 'write']
 
 # %% ../nbs/40_evaluation.ipynb #e21f675a
 import csv
@@ -189,13 +189,24 @@ def total(
 
 Report.per_class, Report.worst, Report.total = per_class, worst, total
 
+# %% ../nbs/40_evaluation.ipynb #9ca69e16
+from html import escape
+from .datasets import benchmark_page
+
+# %% ../nbs/40_evaluation.ipynb #b0c64f22
+def table_name(
+    name: str,
+) -> str:
+    "A name in a cell of a Markdown table."
+    return escape(name, quote=False).replace("|", "&#124;")
+
 # %% ../nbs/40_evaluation.ipynb #84a1039c
 def markdown(
     self: Report,
 ) -> str:
     "The table as Markdown."
-    lines = [f"| {self.extent} | mIoU | 95 % interval |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {r['method']} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows])
+    lines = [f"| {table_name(self.extent)} | mIoU | 95 % interval |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows])
 
 def to_csv(
     self: Report,
@@ -363,6 +374,9 @@ class Part:
     def check(self):
         if not self.checked: self.whole.check()
         self.checked = True
+
+# %% ../nbs/40_evaluation.ipynb #84fdcfe3
+Part._repr_html_ = benchmark_page
 
 # %% ../nbs/40_evaluation.ipynb #d4bd332b
 def number_of(name):

@@ -7,14 +7,15 @@ __all__ = ['PAINTING', 'MASKING', 'ENCODERS', 'PROPOSERS', 'THUMB', 'ARRAYS', 'T
            'masking_key', 'thumbnail', 'describe_reference', 'plan', 'paint_pictures', 'reference_key', 'kept_mask',
            'describe_pictures', 'check_words', 'Describing', 'make_elsewhere', 'make_references', 'k_means',
            'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'build', 'vectors_of', 'references',
-           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'centre_attention', 'photograph_folders',
-           'from_photographs']
+           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'strip', 'bank_page', 'centre_attention',
+           'photograph_folders', 'from_photographs']
 
 # %% ../nbs/20_references.ipynb #bea2df94
 import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from sklearn.cluster import KMeans
 from tqdm import tqdm
 from .engine import Engine, Undone, run
 from .features import ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, pool
-from .images import open_image, read_image
+from .images import data_uri, framed, open_image, read_image
 from .ledger import note
 from .models import dtype_of, load_clip, load_diffusion, load_dino, load_mae, load_maskformer, load_sam, weights_key
 from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask
@@ -448,10 +449,11 @@ ReferenceBank.save, ReferenceBank.load = save, classmethod(load)
 def tile(
     bank: ReferenceBank,
     i: int,  # index of a thumbnail
-    what="mask",  # mask: outside it dimmed; image; attention
+    what="mask",  # mask: outside it dimmed; background: inside it dimmed; image; attention
 ) -> np.ndarray:  # uint8 [S, S, 3]
     "One picture of the contact sheet."
     image, mask, attention = (bank.thumbnails[part][i] for part in ("image", "mask", "attention"))
+    if what == "background": mask = 255 - mask
     if what == "attention": return np.repeat(attention[..., None], 3, 2)
     if what == "image": return image
     return np.where((mask > 127)[..., None], image, image * 0.3).astype(np.uint8)
@@ -472,8 +474,31 @@ def contact_sheet(
             sheet.paste(Image.fromarray(tile(self, i, what)), (left + column * (THUMB + 2), row * (THUMB + 2)))
     return sheet
 
-def _repr_png_(self): return self.contact_sheet()._repr_png_()
-ReferenceBank.contact_sheet, ReferenceBank._repr_png_ = contact_sheet, _repr_png_
+ReferenceBank.contact_sheet = contact_sheet
+
+# %% ../nbs/20_references.ipynb #d4bf85f7
+def strip(
+    self: ReferenceBank,
+    name: str,  # a class, or background
+    columns=4,  # pictures
+    attention=False,  # whether the attention is shown below
+) -> np.ndarray:  # uint8 [S or 2 S, columns * S, 3]
+    "The first reference pictures of a class, with their masks, side by side."
+    what, owner = "mask" if name in self.names else "background", self.thumbnails["owner"]
+    shown = np.flatnonzero(owner == self.names.index(name)) if name in self.names else np.unique(owner, return_index=True)[1]
+    rows = [np.concatenate([tile(self, i, kind) for i in shown[:columns]], 1) for kind in ([what, "attention"] if attention else [what])]
+    return np.concatenate(rows)
+
+def bank_page(
+    self: ReferenceBank,
+) -> str:
+    "The contact sheet as HTML."
+    shown, columns = self.names[:24], 8 if len(self) <= 8 else 4
+    rows = "".join(f'<tr><td style="text-align:left">{escape(name)}<br>{int((self.owner == i).sum())} references</td><td><img src="{data_uri(self.strip(name, columns, attention=True))}" alt="" style="max-width:none"></td></tr>' for i, name in enumerate(shown))
+    more = f"<p>and {len(self) - len(shown)} more</p>" if len(self) > len(shown) else ""
+    return framed(f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>")
+
+ReferenceBank.strip, ReferenceBank._repr_html_ = strip, bank_page
 
 # %% ../nbs/20_references.ipynb #f7c5d902
 def centre_attention(

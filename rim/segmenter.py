@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'choose_agents', 'region_scores', 'positive_scores', 'match_features', 'fill_uncovered', 'RIM', 'match',
-           'predict', 'segment', 'matching_key', 'method']
+           'Evidence', 'words', 'explain', 'predict', 'segment', 'matching_key', 'method']
 
 # %% ../nbs/30_segmenter.ipynb #adf5299b
+from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 import torch
 from .images import read_image
-from .ranking import clamp_scores, pairwise_ranking_similarity, softmax_scores
+from .ranking import clamp_scores, pairwise_ranking_similarity, ranking_distribution, ranking_permutations, softmax_scores
 from .references import ReferenceBank, References, Tools, cosine_matrix
 from .regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from .segmentation import Method, Region, Segmentation
@@ -156,6 +157,55 @@ def match(
 
 RIM.match = match
 
+# %% ../nbs/30_segmenter.ipynb #ac93647e
+@dataclass(frozen=True)
+class Evidence:
+    "What the regions of a result were matched with."
+    match: Match
+    rows: list  # of the match, one per region of the result
+    features: torch.Tensor  # float [P, D]
+    references: References
+    bank: ReferenceBank
+    settings: Settings
+    names: tuple  # of the classes
+
+    def distributions(self, row, classes):
+        "Orders of the agents and their probabilities [1 + len(classes), n!]: of the region, and of the subcategory of each class that is most like it."
+        agents, r = torch.from_numpy(self.match.agents[row])[None], self.references
+        cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)
+        own, theirs = (positive_scores(s, self.settings)[0][0] for s in region_scores(cosine, r.gram, agents))
+        alike = pairwise_ranking_similarity(own[None], theirs[None])[0]
+        nearest = [int(alike.masked_fill(r.owner != c, -1).argmax()) for c in classes]
+        return ranking_permutations(agents.shape[1]).numpy(), ranking_distribution(torch.stack([own, *theirs[nearest]])).numpy()
+
+# %% ../nbs/30_segmenter.ipynb #4ec37be6
+def words(
+    by,  # what decided
+    ranked,  # (class, score), best first
+    cosines,  # (class, cosine), best first
+) -> str:
+    "The outcome of a match in words."
+    first, second = (f"{name} ({value:.3f})" for name, value in ranked[:2]) if len(ranked) > 1 else (ranked[0][0], "nothing else")
+    plain = "as the plain cosine would" if cosines[0][0] == ranked[0][0] else f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} {dict(cosines)[ranked[0][0]]:.3f})"
+    return f"{by} says {first} before {second}" + (f", {plain}." if by == "Ranking" else ".")
+
+def explain(
+    self: Evidence,
+    i: int,  # of the result's region
+) -> dict:  # fields of an Explanation
+    "The numbers behind a region's name."
+    row, r, by_name = self.rows[i], self.references, lambda values, order: {self.names[c]: float(values[c]) for c in order}
+    order, agents = self.match.order[row], self.match.agents[row]
+    cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)[0].numpy()
+    scores, cosines = by_name(self.match.scores[row], order), by_name(cosine, np.argsort(-cosine, kind="stable"))
+    shown = dict.fromkeys(self.names[c] for c in (*agents, *order[:2]))
+    fields = dict(scores=scores, cosines=cosines, agents=tuple(self.names[a] for a in agents), runner_up=self.names[order[1]] if len(order) > 1 else "",
+                  pictures={name: self.bank.strip(name, 3) for name in shown}, text=words("Ranking" if len(agents) else "The cosine", list(scores.items()), list(cosines.items())))
+    if 0 < len(agents) <= 6: fields |= dict(zip(("rankings", "distributions"), self.distributions(row, order[:2])))
+    return fields
+
+Evidence.explain = explain
+
 # %% ../nbs/30_segmenter.ipynb #5128e5e4
 def predict(
     self: RIM,
@@ -172,9 +222,10 @@ def predict(
     canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     record = {"proposals": len(regions), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
     labels = fill_uncovered(canvas, regions.grid, asked, self.settings, vocabulary.background, ranking=variant.get("ranking", True), seed=self.settings.seed + regions.seed)
-    described = [Region(masks[i], box_of(regions.proposals.boxes[i]), int(label), names[label], float(found.best[i]), tuple(names[a] for a in found.agents[i]),
-                        {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]}) for i, label in enumerate(found.labels) if label >= 0]
-    return Segmentation(image, labels.astype(np.int32), vocabulary, tuple(described), record)
+    rows = [int(i) for i in np.argsort(found.best if self.settings.painting == "score" else -regions.proposals.areas, kind="stable") if found.labels[i] >= 0]  # as they are painted
+    described = tuple(Region(masks[i], box_of(regions.proposals.boxes[i]), int(found.labels[i]), names[found.labels[i]], float(found.best[i]), tuple(names[a] for a in found.agents[i]),
+                             {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]}) for i in rows)
+    return Segmentation(image, labels.astype(np.int32), vocabulary, described, record, Evidence(found, rows, regions.features, asked, bank, self.settings, names))
 
 RIM.predict = predict
 

@@ -6,11 +6,12 @@
 __all__ = ['HERE', 'BOOLEANS', 'CHOICES', 'POSITIVE', 'SHARES', 'KINDS', 'ENVIRONMENT', 'shipped_file', 'read_ini', 'own_file',
            'RunSettings', 'ModelSettings', 'SynthesisSettings', 'ForegroundSettings', 'RegionSettings',
            'MatchingSettings', 'TridentSettings', 'EvaluationSettings', 'parse_value', 'broken_rule', 'Settings',
-           'nearest', 'check_keys', 'typed', 'from_profile', 'settings_for']
+           'nearest', 'check_keys', 'typed', 'from_profile', 'settings_for', 'ini_groups', 'settings_page']
 
 # %% ../nbs/00_settings.ipynb #2de8a4aa
 import configparser, difflib, os
 from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from pathlib import Path
 
 # %% ../nbs/00_settings.ipynb #96c39e34
@@ -296,3 +297,31 @@ def settings_for(
     if section not in ini: return settings
     own = typed({key: value for key, value in ini[section].items() if value != ini.defaults().get(key)})
     return settings.replace(**{key: value for key, value in own.items() if getattr(settings, key) == plain[key]})
+
+# %% ../nbs/00_settings.ipynb #53c4cb73
+def ini_groups():
+    "The headings of [DEFAULT] in the shipped file, with their keys."
+    text = shipped_file().read_text(encoding="utf-8").partition("\n[DEFAULT]\n")[2].partition("\n[")[0]
+    blocks = [block.splitlines() for block in text.strip().split("\n\n")]
+    return {lines[0].lstrip("# "): [line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")] for lines in blocks}
+
+# %% ../nbs/00_settings.ipynb #2dc415cf
+def settings_page(
+    self,
+):
+    "The settings as HTML."
+    ini = read_ini(shipped_file(), *([f] if (f := own_file()) else []))
+    default, parts = typed(ini.defaults()), []
+    profile = typed(dict(ini[self.profile])) if self.profile in ini else default
+    for heading, keys in ini_groups().items():
+        rows, changed = [], 0
+        for key in keys:
+            value, own = getattr(self, key), getattr(self, key) != profile[key]
+            beside = f"{self.profile}: {profile[key]}" if own else f"DEFAULT: {default[key]}" if value != default[key] else ""
+            shown = f"<b>{escape(str(value))}</b>" if own else escape(str(value))
+            rows.append(f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td style="text-align:left;opacity:.7">{escape(beside)}</td></tr>')
+            changed += own
+        parts.append(f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>")
+    return f'<div style="color:var(--jp-ui-font-color1,inherit)">profile {escape(self.profile)}{"".join(parts)}</div>'
+
+Settings._repr_html_ = settings_page

@@ -199,7 +199,7 @@ def test_subset_and_merge(bank, tiny):
     with pytest.raises(ValueError, match="one encoder"): boat.merge(bank_from_references(["x"], made([[1, 0]])))
 
 def test_contact_sheet(bank):
-    assert bank.contact_sheet().size == bank.contact_sheet("attention").size and bank.contact_sheet().height == 2 * 66 and bank._repr_png_()
+    assert bank.contact_sheet().size == bank.contact_sheet("attention").size and bank.contact_sheet().height == 2 * 66 and bank._repr_html_().count("<img") == 2
 
 def test_photographs(tiny, tools, tmp_path, tiny_image):
     for name in ("cat", "dog"):

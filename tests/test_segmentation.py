@@ -1,5 +1,5 @@
 """The result: files that say what the label map says, and a picture of it."""
-import io, json
+import json
 import numpy as np, pytest
 from PIL import Image
 from rim.segmentation import Method, Region, Segmentation, from_rle, label_edges, label_image, mask_box, to_rle
@@ -23,8 +23,9 @@ def test_edges(): assert label_edges(np.array([[0, 0, 1], [0, 0, 1]])).tolist() 
 def test_legend(result): assert [(i, n) for i, n, _ in result.legend] == [(0, "background"), (2, "tree")] and sum(s for *_, s in result.legend) == pytest.approx(1)
 
 def test_shows_itself(result):
-    picture = Image.open(io.BytesIO(result._repr_png_()))
-    assert picture.width > result.overlay(legend=False).width and result.overlay(legend=False).size[0] % 32 == 0
+    bare, named = result.overlay(legend=False), result.overlay(legend=False, names=True)
+    assert result.overlay().width > bare.width == named.width and bare.width % 32 == 0 and bare.tobytes() != named.tobytes()
+    assert result._repr_html_().count("<path") == 1 and "<title>tree 0.750</title>" in result._repr_html_()
 
 def test_save(result, tmp_path):
     paths = result.save(tmp_path / "out", "photo")
