@@ -1,6 +1,6 @@
 # Only Python 3.11 or newer, pip and make are needed; everything else is put into .venv, once.
 #   PYTHON=...  the interpreter that .venv is made with      VENV=...  another environment than .venv
-#   JOBS=...    processes of the tests                       ARGS=...  further words for pytest, bench or rim reproduce
+#   JOBS=...    processes of the tests                       ARGS=...  further words for pytest, bench, jupyter lab or rim reproduce
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
@@ -35,8 +35,8 @@ docs: $(STAMP)  ## build the site into _docs/
 bench: $(STAMP)  ## time our code beside what one would use instead
 	$(BIN)/python -m bench $(ARGS)
 
-lab: $(STAMP)  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+lab: $(STAMP)  ## open the first tutorial in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/tutorials/01_first_steps.ipynb $(ARGS)
 
 clean:  ## remove what was built; the environment, the store and the figures stay
 	rm -rf _docs _proc jupyter_execute build dist .pytest_cache .hypothesis

@@ -2,13 +2,13 @@
 
 Component notebooks come through nbdev (`proc_nbs`: exported cells become signatures), results as the notebooks that papermill executed. Sphinx turns both into pages; any warning is an error, and so is a page that would
 load something from another host."""
-import ast, importlib.util, json, re, shutil, subprocess, sys, tempfile, warnings
+import ast, importlib.util, json, os, re, shutil, subprocess, sys, tempfile, warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_docs"
-sys.path.insert(0, str(ROOT / "docs"))
-import readme
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+import gallery, readme, signatures
 
 def cell(text): return dict(cell_type="markdown", metadata={}, source=text, id=None)
 
@@ -25,7 +25,7 @@ def signature(c):
     found = [o["data"]["text/markdown"] for o in c["outputs"] if "text/markdown" in o.get("data", {})]
     if not found: raise ValueError(f"nbdev left no signature for {source.splitlines()[-1]}; remove _proc/ and build again.")
     text = re.sub(r"^---\s+", "", "".join(found[0]))
-    return re.sub(r"^\[source\]\(/[^)]*\)(\{[^}]*\})?\s+", "", text)      # a link to the source needs the address of a repository
+    return re.sub(r"^\[source\]\(/[^)]*\)(\{[^}]*\})?\s+", "", text)      # nbdev's own link to the source needs the address of a repository
 
 def page_of(link):
     "nbdev's address of a component, such as /toybox/world.html#fish, as the page that explains it; None for other addresses."
@@ -36,6 +36,10 @@ def page_of(link):
 def linked(text):
     "Markdown whose names link to our pages."
     return re.sub(r"\[(`[^`]+`)\]\((/[^)]*)\)", lambda m: f"[{m[1]}]({page})" if (page := page_of(m[2])) else m[1], text)
+
+def unlinked(text):
+    "Markdown that a cell gave, without links to anything but other sites: nbdev takes values for names, and a shown document's own files are not here."
+    return re.sub(r"(?<!!)\[([^\[\]]+)\]\((?!\w+:)[^)\s]*\)", r"\1", text)
 
 def page_cell(c):
     "A cell as the site shows it, or None."
@@ -62,13 +66,45 @@ def consecutive(cells):
         c["source"] = "\n".join(lines)
     return cells
 
-def page(source, target):
-    "Write the notebook `source` as a page."
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|!\[[^]]*\]\([^)]*\))*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+
+def in_the_repository(target, folder):
+    "What a link means in the repository, from a file in `folder`; what is shown elsewhere on the site, there."
+    path = os.path.normpath(target[1:] if target.startswith("/") else os.path.join(folder, target))
+    result = re.fullmatch(r"nbs/paper/(\w+)\.ipynb", path)
+    return {"figures/README.md": "index.md", "nbs/index.ipynb": "README.md"}.get(path, f"figures/toybox/{result[1]}/{result[1]}.ipynb" if result else path)
+
+def settled(text, folder, pages):
+    "Text whose links lead to pages, or to files of the repository, copied for download. What is neither becomes plain text."
+    def link(m):
+        path = in_the_repository(m[3], folder)
+        here, there = pages / path, ROOT / path
+        if not here.exists() and there.is_file() and there.suffix not in (".md", ".ipynb"):
+            here.parent.mkdir(parents=True, exist_ok=True); shutil.copy(there, here)
+        inner = LINK.sub(link, m[2])
+        return f"{m[1]}[{inner}](/{path}{m[4] or ''})" if here.is_file() else "" if m[1] else inner
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
+    return "".join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
+
+def settle_links(pages):
+    "Settle the links of all pages. An executed notebook has those of the notebook it was made from."
+    for path in sorted(pages.rglob("*")):
+        folder = path.parent.relative_to(pages).as_posix()
+        if path.suffix == ".md": path.write_text(settled(path.read_text(encoding="utf-8"), folder, pages), encoding="utf-8")
+        if path.suffix != ".ipynb": continue
+        book = json.loads(path.read_text(encoding="utf-8"))
+        for c in book["cells"]:
+            if c["cell_type"] == "markdown": c["source"] = settled("".join(c["source"]), "nbs/paper" if folder.startswith("figures/") else folder, pages)
+        path.write_text(json.dumps(book), encoding="utf-8")
+
+def page(source, target, more=()):
+    "Write the notebook `source` as a page, with `more` text at its end."
     book = json.loads(source.read_text(encoding="utf-8"))
-    cells = consecutive([p for c in book["cells"] if (p := page_cell(c))])
+    cells = consecutive([*(p for c in book["cells"] if (p := page_cell(c))), *map(cell, more)])
     for i, c in enumerate(cells): c["id"] = f"c{i}"
-    for c in cells:
-        for out in c.get("outputs", []): out.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    for data in (out.get("data", {}) for c in cells for out in c.get("outputs", [])):
+        data.pop("application/vnd.jupyter.widget-view+json", None)
+        if "text/markdown" in data: data["text/markdown"] = unlinked("".join(data["text/markdown"]))
     book = dict(cells=cells, nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(book), encoding="utf-8")
@@ -81,40 +117,65 @@ def only_definitions(chosen):
     return keep
 
 def components(pages):
-    "Pages of the component notebooks, through nbdev -> their names by chapter."
-    from nbdev import processors
+    "Pages of the component notebooks and the tutorials, through nbdev."
+    from nbdev import processors, showdoc
     from nbdev.serve import proc_nbs
     processors._do_eval = only_definitions(processors._do_eval)
+    showdoc.BasicMarkdownRenderer = signatures.renderer()
     warnings.filterwarnings("ignore", message="Found cells containing imports")
+    shutil.rmtree(ROOT / "_proc", ignore_errors=True)                      # nbdev renews a page when its notebook is newer, whatever else has changed
     proc = Path(proc_nbs(n_workers=0))
     for source in sorted(proc.rglob("*.ipynb")):
         name = source.relative_to(proc)
         if name.parts[0] not in ("paper", "index.ipynb"): page(source, pages / "nbs" / name)
-    chapter = lambda pattern: [p.relative_to(pages).with_suffix("").as_posix() for p in sorted(pages.glob(pattern))]
-    return {"The method, in reading order": chapter("nbs/*.ipynb"), "Tutorials": chapter("nbs/tutorials/*.ipynb"), "The toybox": chapter("nbs/toybox/*.ipynb")}
 
 def results(pages):
-    "Pages of the executed notebooks in figures/."
+    "Pages of the executed notebooks in figures/ -> their names."
     names = []
     for source in sorted((ROOT / "figures").glob("*/*/*.ipynb")):
-        if ".partial." in source.name: continue
+        if ".partial." in source.name or not (source.parent / "provenance.json").exists(): continue
         target = pages / source.relative_to(ROOT)
-        page(source, target)
+        page(source, target, [gallery.provenance(source.parent)])
         names.append(target.relative_to(pages).with_suffix("").as_posix())
     return names
 
-def front(pages, chapters):
-    "The first page: the README, with its pictures, and the table of contents."
-    text = readme.render()
-    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
-        if (ROOT / picture).exists(): (pages / picture).parent.mkdir(parents=True, exist_ok=True); shutil.copy(ROOT / picture, pages / picture)
-        else: text = re.sub(rf"!\[[^]]*\]\({re.escape(picture)}\)\n*", "", text)
-    text = re.sub(r"\]\(nbs/paper/(\w+)\.ipynb\)", r"](figures/toybox/\1/\1.ipynb)", text)
-    text = re.sub(r"\[([^]]+)\]\(([^)#:]+)\)", lambda m: m[0] if (pages / m[2]).is_file() else m[1], text)   # links to what is no page become text
-    for name in ("CONTRIBUTING", "CHANGELOG"):
-        shutil.copy(ROOT / f"{name}.md", pages / f"{name}.md")
-    trees = [f"```{{toctree}}\n:caption: {caption}\n:hidden:\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```" for caption, names in chapters.items() if names]
-    (pages / "index.md").write_text(text + "\n" + "\n\n".join(trees) + "\n", encoding="utf-8")
+def documents(pages):
+    "Pages of the project's own texts: those at the root and in docs/ -> their names."
+    sources = sorted([*(p for p in ROOT.glob("*.md") if p.name != "README.md"), *ROOT.glob("docs/*.md")])
+    for source in sources: (pages / source.relative_to(ROOT)).parent.mkdir(exist_ok=True); shutil.copy(source, pages / source.relative_to(ROOT))
+    (pages / "README.md").write_text(re.sub(r"^# .+", "# What rim is", readme.render(), count=1), encoding="utf-8")
+    return [source.relative_to(ROOT).with_suffix("").as_posix() for source in sources]
+
+FRONT = """# rim
+
+> Segment what you can name. No training, no labels: pictures of the names are generated, and regions of your image are matched with them.
+
+A readable implementation of *Relation-aware Intra-modal Matching* (CVPR 2024), and of *Trident* (ICCV 2025) beside it. Every step is a notebook that can be read, run and changed. It runs on a laptop, without a download.
+
+{start}
+
+Below is what `make reproduce` makes. Each picture leads to the executed notebook behind it, with its numbers and where they come from.
+"""
+
+def contents(pages):
+    "The landing page and one page per section, from all that the site has."
+    from rim.reproduce import INDEXED, TARGETS, world
+    from rim.settings import Settings
+    components(pages)
+    made, own, sources = results(pages), documents(pages), signatures.source_pages(pages)
+    chapter = lambda pattern: [p.relative_to(pages).with_suffix("").as_posix() for p in sorted(pages.glob(pattern))]
+    section = lambda *about: gallery.section(pages, *about)
+    ordered = sorted(made, key=lambda name: (name.split("/")[1], [*TARGETS].index(name.split("/")[2]) if name.split("/")[2] in TARGETS else len(TARGETS)))
+    section("source", "Source", "The modules as they are installed. They are exported from the notebooks.", sources)
+    names = [section("start", "Start", "Tutorials, in the order in which to read them. Each runs on a laptop in less than a minute.", ["README", *chapter("nbs/tutorials/*.ipynb")]),
+             section("method", "Method", "One notebook per module: what it does, why, and what its functions take and give. Read in order, they are the paper in order.", chapter("nbs/*.ipynb")),
+             section("toybox", "Toybox", "The small world that everything is tried on, and how its models are trained.", chapter("nbs/toybox/*.ipynb")),
+             section("results", "Results", "The executed notebooks behind the tables and figures.", ordered),
+             section("project", "Project", "How the work is done, and what it promises.", [*own, "source"])]
+    profiles = {name: (text := world(Settings.from_profile(name)))[0].upper() + text[1:] for name in INDEXED}
+    start = gallery.listing(pages, [*chapter("nbs/tutorials/*.ipynb")[:2], "README"])
+    (pages / "index.md").write_text("\n\n".join([FRONT.format(start=start), gallery.gallery(pages, made, TARGETS, profiles), gallery.tree(names)]) + "\n", encoding="utf-8")
+    settle_links(pages)
 
 def assets(pages):
     "Style, and MathJax from the package that carries the npm distribution."
@@ -123,7 +184,7 @@ def assets(pages):
     target.mkdir(parents=True)
     shutil.copy(package / "tex-chtml.js", target)
     shutil.copytree(package / "output/chtml/fonts/woff-v2", target / "output/chtml/fonts/woff-v2")
-    shutil.copy(ROOT / "docs/rim.css", pages / "_static"); shutil.copy(ROOT / "docs/conf.py", pages)
+    shutil.copy(ROOT / "docs/rim.css", pages / "_static"); shutil.copy(ROOT / "docs/conf.py", pages); shutil.copy(ROOT / "docs/rim.svg", pages)
 
 OUTSIDE = re.compile(r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["'](?:https?:)?//[^"']+|<link\b(?=[^>]*rel=["'](?:stylesheet|preload|preconnect|icon))[^>]*href=["'](?:https?:)?//[^"']+|@import[^;]*//[^;]+|url\(["']?(?:https?:)?//[^)]+""")
 
@@ -135,8 +196,7 @@ def build():
     with tempfile.TemporaryDirectory() as scratch:
         pages = Path(scratch) / "pages"
         pages.mkdir()
-        chapters = {**components(pages), "Results": results(pages), "The project": ["CONTRIBUTING", "CHANGELOG"]}
-        front(pages, chapters); assets(pages)
+        contents(pages); assets(pages)
         shutil.rmtree(SITE, ignore_errors=True)
         code = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", f"{scratch}/doctrees", str(pages), str(SITE)]).returncode
     if code: return code

@@ -1,6 +1,7 @@
 """README and site: rendered from the notebooks, and made so that they can be."""
 import ast, importlib.util, json, sys
 import pytest
+from building import site
 
 def load(root, name):
     spec = importlib.util.spec_from_file_location(f"docs_{name}", root / f"docs/{name}.py")
@@ -15,7 +16,7 @@ def readme(root): return load(root, "readme")
 def build(root, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "docs"))
     yield load(root, "build")
-    sys.modules.pop("readme", None)
+    for name in ("gallery", "readme", "signatures"): sys.modules.pop(name, None)
 
 def test_readme_is_rendered_from_its_notebook(root, readme):
     assert readme.without_results((root / "README.md").read_text()) == readme.without_results(readme.render()), "run python docs/readme.py"
@@ -57,12 +58,21 @@ def test_requests_to_other_hosts_are_found(tmp_path, build):
         page.write_text(harm)
         assert len(build.requests(tmp_path)) == 1, harm
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(build):
-    assert build.build() == 0 and (build.SITE / "index.html").exists()
+def test_links_lead_to_pages_or_files_or_nowhere(tmp_path, build):
+    (tmp_path / "nbs").mkdir(); (tmp_path / "nbs/00_settings.ipynb").write_text("{}")
+    settle = lambda text: build.settled(text, "nbs/tutorials", tmp_path)
+    assert settle("[a](../00_settings.ipynb)") == "[a](/nbs/00_settings.ipynb)" and settle("[b](../nothing.ipynb), ![c](none.png)") == "b, "
+    assert settle("[s](../../settings.ini)") == "[s](/settings.ini)" and (tmp_path / "settings.ini").read_text() == (build.ROOT / "settings.ini").read_text()
+    assert settle("[t](https://example.org), [u](#here)\n```\n[v](w.md)\n```") == "[t](https://example.org), [u](#here)\n```\n[v](w.md)\n```"
+    assert build.unlinked("[`candidates`](/proposals.html#candidates) and [t](https://example.org)") == "`candidates` and [t](https://example.org)"
+
+def test_parameters_are_a_table_without_empty_columns(build):
+    table = build.signatures.parameter_table({"image": dict(docment="uint8 [H, W, 3]"), "k": dict(anno=int, default=5, docment="a|b"), "return": dict(docment="labels")})
+    assert table.split("\n")[0] == "| parameter | type | default |  |" and "| `image` |  |  | uint8 \\[H, W, 3\\] |" in table and "| `k` | `int` | `5` | a\\|b |" in table and "| **returns** |  |  | labels |" in table
+    assert "type" not in build.signatures.parameter_table({"x": dict(docment="y")})
 
 @pytest.mark.slow
-def test_tables_that_notebooks_give_are_tables_on_the_page(build):
-    page = build.SITE / "figures/toybox/trident_vs_rim/trident_vs_rim.html"
-    if not page.exists(): assert build.build() == 0
-    assert page.read_text().count("<table") >= 2
+def test_the_site_builds_without_a_warning(): assert (site() / "index.html").exists()
+
+@pytest.mark.slow
+def test_tables_that_notebooks_give_are_tables_on_the_page(): assert (site() / "figures/toybox/trident_vs_rim/trident_vs_rim.html").read_text().count("<table") >= 2
