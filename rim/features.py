@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
 from .models import halving, weights_key
 from .synthesis import prompt_length
@@ -181,7 +180,7 @@ class DiffusionFeatures(PatchEncoder):
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
+        pipeline,  # `StableDiffusionPipeline`
         side: int,  # long side of the input, pixels
         timestep: int = 261,  # 0 to 999
         block: int = 1,  # 0 is the coarsest

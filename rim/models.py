@@ -21,8 +21,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -174,7 +172,8 @@ def _clip_text(c: CLIPTextConfig, length: int = 77):
     tokenizer = byte_tokenizer(c.vocab_size, length)
     return CLIPTextModel(c), tokenizer
 
-def _diffusion(unet: dict, vae: dict, text: dict, scheduler) -> StableDiffusionPipeline:
+def _diffusion(unet: dict, vae: dict, text: dict, scheduler):  # a StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # seconds, which only those pay who paint
     encoder, tokenizer = _clip_text(CLIPTextConfig(**text), text.get("max_position_embeddings", 77))
     levels = len(vae["block_out_channels"])
     autoencoder = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * levels,
@@ -186,14 +185,16 @@ def _diffusion(unet: dict, vae: dict, text: dict, scheduler) -> StableDiffusionP
 # %% ../nbs/10_models.ipynb #60c3e2db
 _NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 
-def _stable_diffusion_v1() -> StableDiffusionPipeline:
+def _stable_diffusion_v1():
+    from diffusers import PNDMScheduler
     text = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
                 num_attention_heads=12, projection_dim=768, bos_token_id=49406, eos_token_id=49407)
     return _diffusion(unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8), text=text,
                       vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512),
                       scheduler=PNDMScheduler(**_NOISE, skip_prk_steps=True, set_alpha_to_one=False))
 
-def _tiny_diffusion() -> StableDiffusionPipeline:
+def _tiny_diffusion():
+    from diffusers import DDIMScheduler
     text = dict(vocab_size=514, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
                 projection_dim=32, bos_token_id=512, eos_token_id=513)
     unet = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
@@ -275,9 +276,9 @@ def _frozen(model: torch.nn.Module, settings, float32: bool = False) -> torch.nn
 _OFFLINE = dict(local_files_only=True, use_safetensors=True)  # neither the network nor a pickle
 
 @contextmanager
-def _quiet():
+def _quiet(*more):  # logging of further libraries
     "No progress bars and reports of the libraries while loading; restored afterwards."
-    shown, level = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()], transformers_logging.get_verbosity()
+    shown, level = [log for log in (transformers_logging, *more) if log.is_progress_bar_enabled()], transformers_logging.get_verbosity()
     for log in shown: log.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is an error of ours, what is left over is meant to be
     try: yield
@@ -341,12 +342,14 @@ def _from_folder(kind, path: Path, **how):
 @_quiet()
 def load_diffusion(
     settings,
-) -> StableDiffusionPipeline:
+):  # a StableDiffusionPipeline
     "Rombach et al. 2022: text encoder, UNet with cross-attention, autoencoder, scheduler."
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
     if settings.pretrained:
         path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
         text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
-        with _reading(path):
+        with _reading(path), _quiet(logging):
             if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline": raise ValueError(f"its model_index.json says {said!r}")
             pipeline = StableDiffusionPipeline.from_pretrained(intact(path), text_encoder=text, safety_checker=None, feature_extractor=None,
                                                                requires_safety_checker=False, dtype=dtype, **_OFFLINE)

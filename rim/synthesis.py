@@ -20,14 +20,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from transformers import CLIPTokenizer
 from .models import halving
 
 # %% ../nbs/11_synthesis.ipynb #ab7d70bf
 def token_attention(
-    layer: Attention,  # an `attn2` layer
+    layer,  # `Attention`, an `attn2` layer
     hidden: torch.Tensor,  # [B, N, D] places of the picture
     context: torch.Tensor,  # [B, L, E] tokens of the prompt
 ) -> torch.Tensor:  # [B, N, L] float32, rows sum to 1
@@ -79,16 +77,17 @@ class CapturingProcessor:
 
 # %% ../nbs/11_synthesis.ipynb #e7e63d1f
 def fusible(
-    layer: Attention,
+    layer,  # `Attention`
 ) -> bool:
     "Whether `CapturingProcessor` computes what the layer does."
+    from diffusers.models.attention_processor import AttnProcessor2_0  # here, as names and seeds are wanted without a diffusion model
     more = layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k, layer.residual_connection
     plain = not any(part is not None and part is not False for part in more) and layer.rescale_output_factor == 1 and layer.scale_qk
     return type(layer.processor) is AttnProcessor2_0 and plain
 
 # %% ../nbs/11_synthesis.ipynb #aefda72c
 def prompt_length(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
 ) -> int:
     "Tokens the text encoder reads, begin and end included."
     return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
@@ -115,7 +114,7 @@ class AttentionCapture:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet,  # `UNet2DConditionModel`
         token_indices: list[list[int]],  # per picture, positions of its class tokens
         resolutions: tuple[int, ...] = (),  # sides of the layers that count, in latent pixels; empty: all
         fused=True,  # False: a second softmax beside every layer
@@ -207,7 +206,7 @@ def image_seed(
 # %% ../nbs/11_synthesis.ipynb #0d6e7a8f
 @torch.no_grad()
 def encode_prompt(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     prompt: str,
 ) -> torch.Tensor:  # [1, L, E]
     "The text encoder's last hidden states."
@@ -218,7 +217,7 @@ def encode_prompt(
 ENCODED = WeakKeyDictionary()  # text encoder -> {(prompt, its parameters' state): states}, the latest few
 
 def encoded_prompt(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     prompt: str,
 ) -> torch.Tensor:  # [1, L, E]
     "As `encode_prompt`, remembered from batch to batch while the encoder's weights stay as they are."
@@ -231,7 +230,7 @@ def encoded_prompt(
 
 # %% ../nbs/11_synthesis.ipynb #752975b1
 def first_noise(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     generators: list[torch.Generator],  # on the CPU, one per picture
     side: int,  # of the pictures, in pixels
 ) -> torch.Tensor:  # [B, C, h, w]
@@ -245,7 +244,7 @@ def first_noise(
 # %% ../nbs/11_synthesis.ipynb #9a7a28cf
 @torch.no_grad()
 def denoise(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     context: torch.Tensor,  # [B, L, E] encoded prompts
     tokens: list[list[int]],  # class tokens of each
     generators: list[torch.Generator],
@@ -274,7 +273,7 @@ def _stochastic(scheduler, generators) -> dict:
 # %% ../nbs/11_synthesis.ipynb #4ba34ef6
 @torch.no_grad()
 def decode(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     latents: torch.Tensor,  # [B, C, h, w]
     side: int,  # of the pictures, in pixels
 ) -> np.ndarray:  # [B, side, side, 3] uint8 RGB
@@ -308,7 +307,7 @@ def is_degenerate(
 
 # %% ../nbs/11_synthesis.ipynb #067c1dda
 def generate(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     items: list[tuple[str, str, int]],  # prompt, class name, k
     redraw: int,  # how often these were drawn before
     settings,
@@ -329,7 +328,7 @@ def generate_within(pipeline, items, redraw, settings):
     return [reference for part in halving(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items)) for reference in part]
 
 def synthesise(
-    pipeline: StableDiffusionPipeline,
+    pipeline,  # `StableDiffusionPipeline`
     items: list[tuple[str, str, int]],  # prompt, class name, k
     settings,
 ) -> Iterator[Reference]:
