@@ -1,16 +1,18 @@
 """Masks of a picture whose SAM features are there: the batched generator against the stock one and transformers' pipeline; ViT-B's decoder, random weights made to give masks that pass."""
-import re, subprocess, sys
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
+from rim.agreement import plain_pool
 from rim.models import build_sam
 from rim.proposals import MaskGenerator, PointDecoder, stock_proposals
-from bench.harness import Row, alternate
+from rim.references import Tools
+from rim.regions import describe
+from rim.settings import Settings
+from bench.harness import Row, alternate, peak
 
-POINTS, PASS, SIZE, CHUNKS = 8, 0.2, (480, 640), (16, 64)  # points per side; share of masks that pass the predicted IoU
+POINTS, PASS, SIZE, CHUNKS = 6, 0.2, (480, 640), (16,)  # points per side; share of masks that pass the predicted IoU
 FILTERS = dict(pred_iou_thresh=0.88, stability_score_thresh=0.95, stability_score_offset=1.0, box_nms_thresh=1.0)  # random weights answer all points alike: nothing is suppressed, so that the survivors are as many as usual
 RENAMES = [("output_upscaling.0", "upscale_conv1"), ("output_upscaling.1", "upscale_layer_norm"), ("output_upscaling.3", "upscale_conv2"),
            ("norm1", "layer_norm1"), ("norm2", "layer_norm2"), ("norm3", "layer_norm3"), ("norm4", "layer_norm4"), ("norm_final_attn", "layer_norm_final_attn"), ("point_embeddings", "point_embed"),
@@ -25,20 +27,25 @@ class Seen(torch.nn.Module):
         self.register_buffer("features", F.interpolate(coarse, (64, 64), mode="bicubic"))  # neighbours look alike
     def forward(self, pixels): return self.features.to(pixels)
 
-@cache
 @torch.no_grad()
-def model():
-    "SAM ViT-B behind its encoder: louder hypernetworks, so that masks are stable, and predicted IoUs moved so that the wanted share passes."
-    torch.manual_seed(0)
-    sam = build_sam(dict(encoder_dim=16, encoder_depth=1, encoder_heads=1, encoder_global_attn=[]))
-    sam.image_encoder, net = Seen(), sam.mask_decoder
+def passing(sam, features, share):
+    "Make random weights useful: louder hypernetworks, so that masks are stable, and predicted IoUs moved so that a share of the masks passes."
+    net = sam.mask_decoder
     for mlp in net.output_hypernetworks_mlps: mlp.layers[-1].weight.mul_(2000)
-    decoder, points = PointDecoder(sam), 1024 * torch.rand(64, 2, generator=torch.Generator().manual_seed(1))
-    decoder.look(sam.image_encoder.features)
+    decoder, points = PointDecoder(sam), 1024 * torch.rand(64, 2, generator=torch.Generator().manual_seed(1)).to(features.device)
+    decoder.look(features)
     ious, last = torch.cat([decoder.ious(decoder.tokens(xy)[0]) for xy in points.split(4)]), net.iou_prediction_head.layers[-1]
     scale = 0.1 / ious.std(0).mean()
-    last.weight.mul_(scale); last.bias.mul_(scale).add_(0.88 - (ious * scale).quantile(1 - PASS))
+    last.weight.mul_(scale); last.bias.mul_(scale).add_(0.88 - (ious * scale).quantile(1 - share))
     return sam
+
+@cache
+def model():
+    "SAM ViT-B behind its encoder."
+    torch.manual_seed(0)
+    sam = build_sam(dict(encoder_dim=16, encoder_depth=1, encoder_heads=1, encoder_global_attn=[]))
+    sam.image_encoder = Seen()
+    return passing(sam, sam.image_encoder.features, PASS)
 
 def picture(): return np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
 
@@ -77,28 +84,36 @@ def theirs():
     own = dict(pred_iou_thresh=FILTERS["pred_iou_thresh"], stability_score_thresh=FILTERS["stability_score_thresh"], stability_score_offset=1, crops_nms_thresh=FILTERS["box_nms_thresh"])
     return lambda image: np.array(generate(Image.fromarray(image), points_per_crop=POINTS, points_per_batch=64, **own)["masks"])
 
-def high_water():
-    "The most memory that this process has held, GB; Linux tells."
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
-
-def gigabytes(which):
-    "Peak memory of one generator in a process of its own, over what it takes before the picture comes; not a number where the system doesn't tell."
-    code = f"import torch; from bench.proposals import *; torch.set_num_threads(1); f = {which}(); before = high_water(); f(picture()); print(high_water() - before)"
-    if not Path("/proc/self/status").exists(): return float("nan")
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-
 def agreement(found, other):
     "Counts, and the share of pixels that differ where masks can be paired, largest first."
     other = np.array(sorted(other, key=lambda mask: -mask.sum()))
     if len(found) != len(other): return f"{len(found)} masks against {len(other)}"
-    return f"{len(found)} masks each, {(found.masks != other).sum()} of {found.masks.size} pixels differ"
+    return f"{len(found)} of {3 * POINTS ** 2} masks survive in each, {(found.masks != other).sum()} of {found.masks.size} pixels differ"
 
-def run():
-    image, generators = picture(), [ours(), stock(), theirs(), *map(chunked, CHUNKS)]
-    times = alternate([lambda f=f: f(image) for f in generators], rounds=3)
-    found, size = generators[0](image), f"ViT-B's decoder, {POINTS}x{POINTS} points, {SIZE[0]}x{SIZE[1]}, float32"
-    small, large = (gigabytes(which) for which in ("ours", "stock"))
-    yield Row("mask generation", size, times[0], f"segment_anything, {large:.2f} GB against our {small:.2f}", times[1], agreement(found, generators[1](image).masks))
-    yield Row("mask generation", size, times[0], "transformers' pipeline", times[2], agreement(found, generators[2](image)))
-    for chunk, generate, spent in zip(CHUNKS, generators[3:], times[3:]):
-        yield Row("mask generation", size, times[0], f"ours, {chunk} points at a time instead of 4", spent, agreement(found, generate(image).masks))
+def stage2(image, device, share=0.03):
+    "Milliseconds from a picture to its regions with their features, both encoders included: ours in bfloat16, the library's generator and full-size pooling in float32; and what they found."
+    settings, found = Settings.from_profile("paper", pretrained=False, device=device, dtype="bfloat16"), {}
+    torch.manual_seed(0)
+    sam, encoder, grid = build_sam().to(device), Tools(settings).region_encoder, (settings.points_per_side, settings.points_per_batch)
+    ours, other = MaskGenerator(sam, *grid, **FILTERS, dtype=torch.bfloat16), SamAutomaticMaskGenerator(sam, *grid, **FILTERS)
+    with torch.no_grad(): passing(sam, sam.image_encoder(sam.preprocess(torch.as_tensor(ours.resize.apply_image(image), device=device).permute(2, 0, 1)[None])), share)
+    def fast(): found["ours"] = describe(ours.generate(image), encoder.features(image).float())
+    def stock():
+        masks = found["stock"] = stock_proposals(other, image).masks
+        plain_pool(encoder.features(image).float(), masks)
+    times = alternate([fast, stock], rounds=5, device=device)
+    return times, f"{len(found['ours'])} masks against {len(found['stock'])}"
+
+def run(device="cpu"):
+    image, generators, kept = picture(), [ours(), stock(), theirs(), *map(chunked, CHUNKS)], {}
+    def turn(i): kept[i] = generators[i](image)
+    times = alternate([partial(turn, i) for i in range(len(generators))], rounds=2, least=2, turn=0)
+    found, size = kept[0], f"ViT-B's decoder, {POINTS}x{POINTS} points, {SIZE[0]}x{SIZE[1]}, float32"
+    memory = tuple(peak("proposals", "a(picture())", f"{which}()") for which in ("ours", "stock"))
+    yield Row("mask generation", size, times[0], "segment_anything", times[1], agreement(found, kept[1].masks), memory=memory)
+    yield Row("mask generation", size, times[0], "transformers' pipeline", times[2], agreement(found, kept[2]))
+    for i, chunk in enumerate(CHUNKS, 3):
+        yield Row("mask generation", size, times[0], f"ours, {chunk} points at a time instead of 4", times[i], agreement(found, kept[i].masks))
+    size, other = "SAM ViT-B, 32x32 points, DINOv2 ViT-B/14, 480x640, bfloat16, random weights, on a GPU; per picture", "segment_anything in float32, full-size pooling"
+    spent, found = stage2(image, device) if device == "cuda" else ((None, None), "")
+    yield Row("stage 2", size, spent[0], other, spent[1], found, floor=6.3)

@@ -170,6 +170,20 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
     code, _, err = run(capsys, "segment", photo, "--bank", tmp_path / "bank.safetensors", "--out", tmp_path / "out")
     assert code == 2 and "the encoder that made it" in err
 
+def test_segment_loads_no_painter_that_it_does_not_need(tmp_path, photo):
+    from rim.segmenter import RIM
+    from rim.settings import Settings
+    from rim.store import Store
+    tiny = dict(pretrained="no", diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", trident_dino="tiny:vit", images_per_class="1", denoising_steps="1", points_per_side="4")
+    RIM(Settings.from_profile("toybox", **tiny), store=Store(tmp_path / "store")).bank_for("boat, tree", progress=False)
+    words = ["segment", str(photo), "--classes", "boat, tree", *(w for key, value in {**tiny, "store": tmp_path / "store"}.items() for w in ("--set", f"{key}={value}"))]
+    code = f"""import sys, rim.cli
+for method in ("rim", "trident"):
+    assert rim.cli.main({words} + ["--method", method, "--out", {str(tmp_path)!r} + "/" + method]) == 0
+    assert "diffusers" not in sys.modules, method"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "bank " in done.stdout and "painting" not in done.stdout, done.stdout + done.stderr
+
 def test_photographs_become_a_bank(capsys, tmp_path, photo):
     more = ["--set", "pretrained=no", "--set", "sam=tiny:sam", "--set", "dino=tiny:dino", "--set", "diffusion=tiny:diffusion", "--set", "images_per_class=1", "--set", "denoising_steps=1"]
     for name in ("cat", "couch"):
