@@ -494,7 +494,6 @@ def attention_mask(
     top = np.argsort(-full, axis=None, kind="stable")[: max(1, round(settings.attention_top * full.size))]
     return np.isin(np.arange(full.size), top).reshape(size)
 
-# %% ../nbs/12_proposals.ipynb #ea9be98e
 def attention_points(
     attention: np.ndarray,  # [h, w] float32, [0, 1]
     size: tuple[int, int],  # H, W of the picture
