@@ -62,8 +62,8 @@ def peak(
     call,    # an expression in it; `inputs`, an expression before it, is made first and doesn't count
     inputs="None",
 ):
-    "Peak memory of a call in a process of its own, GB over what its inputs take; not a number where the system doesn't tell."
-    code = f"import torch; from bench.harness import high_water; from bench.{module} import *; torch.set_num_threads(1); a = {inputs}; before = high_water(); {call}; print(high_water() - before)"
+    "Peak memory of a call in a process of its own, GB over what its inputs take, not over what making them took; not a number where the system doesn't tell."
+    code = f"import torch; from bench.harness import high_water; from bench.{module} import *; torch.set_num_threads(1); a = {inputs}; open('/proc/self/clear_refs', 'w').write('5'); before = high_water(); {call}; print(high_water() - before)"
     if not Path("/proc/self/status").exists(): return float("nan")
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
 
