@@ -25,6 +25,7 @@ def signature(c):
     found = [o["data"]["text/markdown"] for o in c["outputs"] if "text/markdown" in o.get("data", {})]
     if not found: raise ValueError(f"nbdev left no signature for {source.splitlines()[-1]}; remove _proc/ and build again.")
     text = re.sub(r"^---\s+", "", "".join(found[0]))
+    text = re.sub(r"^\|.*", lambda row: re.sub(r"\[(`[^`]+`)\]\(/[\w/]+\.html[^)]*\)", r"\1", row[0]), text, flags=re.M)      # in a table nbdev takes parameters for functions, and links what is a link
     return re.sub(r"^\[source\]\(/[^)]*\)(\{[^}]*\})?\s+", "", text)      # nbdev's own link to the source needs the address of a repository
 
 def page_of(link):

@@ -117,7 +117,7 @@ def segment(args):
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
     if args.coco: print(f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} picture{'s' * (len(done) != 1)}")
-    if faults: print(f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:", *(told(o) for o in faults), sep="\n", file=sys.stderr)
+    if faults: print(f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:", *(told(o, folder) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
 
 # %% ../nbs/51_cli.ipynb #ad19a1e1
@@ -130,12 +130,12 @@ def check_one_opens(pictures):
         except ValueError as error: faults.append(error)
     raise faults[0]
 
-def told(outcome):
+def told(outcome, folder):
     "One line on a picture."
     from rim.batch import shown
     if outcome.fault: return f"{shown(outcome.picture.path)}: {shown(outcome.fault)}"
     if outcome.skipped: return f"{shown(outcome.picture.path)}: done before"
-    return f"{shown(outcome.picture.path)} -> {shown(outcome.picture.results[0])}: " + ", ".join(f"{label} {share:.0%}" for _, label, share in outcome.legend)
+    return f"{shown(outcome.picture.path)} -> {shown(folder / outcome.picture.results[0])}: " + ", ".join(f"{label} {share:.0%}" for _, label, share in outcome.legend)
 
 def reported(segmenter, vocabulary, pictures, folder, args):
     "The outcomes, told one by one as they come."
@@ -143,7 +143,7 @@ def reported(segmenter, vocabulary, pictures, folder, args):
     from rim.batch import segment_pictures
     with tqdm(total=len(pictures), unit="picture", disable=None) as bar:
         for outcome in segment_pictures(segmenter, vocabulary, pictures, folder, args.force, args.longest):
-            if not outcome.fault: tqdm.write(told(outcome))
+            if not outcome.fault: tqdm.write(told(outcome, folder))
             bar.update()
             yield outcome
 

@@ -13,13 +13,19 @@ import sys
 import numpy as np
 from rim.demo import serve
 from rim.segmentation import Region, Segmentation
+class Evidence:
+    def __init__(self, names): self.names = names
+    def explain(self, i):
+        scores, picture = dict(zip(self.names, (0.75, 0.5))), np.full((64, 128, 3), 200, np.uint8)
+        return dict(text=f"{self.names[0]}, before {self.names[1]}.", runner_up=self.names[1], scores=scores, cosines=scores, agents=self.names, rankings=np.array([[0, 1], [1, 0]]),
+                    distributions=np.array([[0.7, 0.3], [0.6, 0.4], [0.5, 0.5]]), pictures=dict.fromkeys(self.names, picture))
 class Left:
     "Finds the first class in the left half."
     def segment(self, image, vocabulary):
         labels = np.zeros(image.shape[:2], int)
         labels[:, :image.shape[1] // 2] = 1
         region = Region(labels == 1, (0, 0, image.shape[1] // 2, image.shape[0]), 1, vocabulary.names[0], 0.75, vocabulary.names[:2], {vocabulary.names[0]: 0.75})
-        return Segmentation(image, labels, vocabulary, (region,))
+        return Segmentation(image, labels, vocabulary, (region,), evidence=Evidence(vocabulary.names))
 serve(Left(), "boat, <img src=x onerror=alert(1)>", sys.argv[1], 0, say=lambda line: print(line, flush=True))
 """
 
@@ -55,11 +61,13 @@ def test_ask_and_click(address, tmp_path, width, theme):
         page.locator("#legend", has_text="boat").wait_for()
         box = result.bounding_box()
         result.click(position={"x": box["width"] * 0.25, "y": box["height"] * 0.5})
-        page.locator("#why", has_text="from a region of").wait_for()
+        page.locator("#why", has_text="before").wait_for()
+        bars, picture = page.locator("#why svg rect").all(), page.locator("#why td img").first
+        assert len(bars) == 6 and all(bar.bounding_box()["height"] > 10 for bar in bars) and picture.bounding_box()["width"] == 2 * picture.bounding_box()["height"]
         assert "boat" in page.inner_text("#why") and "onerror=alert(1)" in page.inner_text("#why")
-        result.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.5})
-        page.locator("#why", has_text="background").wait_for()
         if os.environ.get("RIM_SCREENSHOTS"): page.screenshot(path=f"{os.environ['RIM_SCREENSHOTS']}/demo-{theme}-{width}.png", full_page=True)
+        result.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.5})
+        page.locator("#why", has_text="No region").wait_for()
         page.fill("#words textarea, #words input", ", ".join(f"thing {i}" for i in range(25)))
         page.click("#ask")
         page.wait_for_selector("text=at most 24 names")
