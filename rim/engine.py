@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'THREADS', 'ARITHMETIC', 'LOOPBACK', 'QUIET', 'ALONE', 'FRUITLESS', 'cores', 'Engine', 'Failure', 'failure',
-           'Worker', 'threads', 'variables', 'Serial', 'serve', 'cause_of_death', 'Processes', 'token', 'ray_variables',
-           'ray_arguments', 'Ray', 'start', 'give', 'wait', 'answer', 'stop', 'Outcome', 'Undone', 'judged',
-           'supervise', 'crew_of', 'run']
+           'Worker', 'threads', 'variables', 'Serial', 'serve', 'cause_of_death', 'Processes', 'token', 'needs', 'ours',
+           'ray_variables', 'ray_arguments', 'Ray', 'start', 'give', 'wait', 'answer', 'stop', 'Outcome', 'Undone',
+           'judged', 'supervise', 'crew_of', 'run']
 
 # %% ../nbs/07_engine.ipynb #d65bff3c
 import faulthandler
@@ -195,6 +195,14 @@ ALONE = dict(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 @cache
 def token() -> str: return secrets.token_hex(32)
 
+def needs(workers):
+    "Variables that the worker of any cluster needs."
+    return {**threads(workers), **{name: text for name, text in os.environ.items() if name.startswith(ARITHMETIC)}}
+
+def ours(workers):
+    "Variables that the worker of a cluster of our own needs: it imports what this process can."
+    return {**needs(workers), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+
 def ray_variables(
     address="",  # of a running cluster; empty: of our own
 ) -> dict:  # variable -> text
@@ -213,32 +221,35 @@ def ray_arguments(
 class Ray:
     "A crew of Ray actors."
     alone = False  # whether Ray was told so when it was imported
+    begun = {}     # address of a cluster that we began -> the variables it was begun with
     def __init__(self,
         work,  # () -> function of an item, picklable
         engine: Engine,
     ):
         self.actors, self.answers = set(), {}
         if "ray" not in sys.modules: Ray.alone = not engine.address
-        with variables({**ray_variables(engine.address), **threads(engine.crew)}):
+        with variables(ray_variables(engine.address)):
             import ray
             self.ray = ray
             if not ray.is_initialized(): self.begin(engine)
         self.size(engine)
         self.work = ray.cloudpickle.dumps(work)
-        needed = {**threads(self.workers), **{name: text for name, text in os.environ.items() if name.startswith(ARITHMETIC)}}
-        self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env={"env_vars": needed})
+        self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env=self.lacking())
 
     def begin(self, engine):
         "Start a cluster, or join one."
         if not (engine.address or self.alone): raise ValueError("a Ray cluster of our own is protected by what Ray reads when it is imported, and it was imported before: give the address of a running one, or begin in a new process")
-        for attempt in (1, 2, 3):
-            try: node = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info["node_ip_address"]; break
-            except Exception as e:  # Ray raises Exception itself when it takes too long
-                self.ray.shutdown()
-                if attempt == 3 or engine.address: raise OSError(f"Ray could not {'be joined at ' + engine.address if engine.address else 'start'}: {e}") from e
-        if not engine.address and node != LOOPBACK:
+        with variables({} if engine.address else ours(engine.crew)):
+            for attempt in (1, 2):
+                try: there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info; break
+                except Exception as e:  # Ray raises Exception itself when it takes too long
+                    self.ray.shutdown()
+                    if attempt == 2 or engine.address: raise OSError(f"Ray could not {'be joined at ' + engine.address if engine.address else 'start on this machine, which may be too busy'}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+        if engine.address: return
+        if there["node_ip_address"] != LOOPBACK:
             self.ray.shutdown()
-            raise RuntimeError(f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {node}")
+            raise RuntimeError(f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {there['node_ip_address']}")
+        Ray.begun[there["gcs_address"]] = ours(engine.crew)
 
     def size(self, engine):
         "No more workers than the cluster has room for."
@@ -246,6 +257,13 @@ class Ray:
         room = min(int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew)
         if not room: raise ValueError(f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}")
         self.workers = min(engine.crew, room)
+
+    def lacking(self):
+        "The runtime environment: variables that a worker needs and the cluster was not begun with."
+        begun = self.begun.get(self.ray.get_runtime_context().gcs_address)
+        needed = needs(self.workers) if begun is None else ours(self.workers)
+        different = {name: text for name, text in needed.items() if (begun or {}).get(name) != text}
+        return {"env_vars": different} if different else {}
 
 # %% ../nbs/07_engine.ipynb #fab01bf2
 def start(self: Ray):

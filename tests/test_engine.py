@@ -2,7 +2,7 @@
 import os, pickle, signal, subprocess, sys, time
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
-from rim.engine import LOOPBACK, Engine, Ray, failure, ray_arguments, ray_variables, run, threads, variables
+from rim.engine import ALONE, LOOPBACK, Engine, Ray, failure, ray_arguments, ray_variables, run, threads, variables
 
 @pytest.fixture
 def work(tmp_path): return Work(tmp_path / "log")
@@ -16,10 +16,15 @@ def two(name): return Engine(name, workers=2 if name != "serial" else 0)
 @pytest.fixture(scope="module")
 def ray():
     "One cluster of our own for all tests, as `run` starts it."
-    Ray(int, Engine("ray", workers=2))
+    try: Ray(int, Engine("ray", workers=2))
+    except OSError as error:
+        if not str(error).startswith("Ray could not start on this machine"): raise
+        pytest.skip(f"RAY WAS NOT TESTED, since it started in neither of two attempts: {error}")
     import ray  # not before: Ray reads how it is to be protected when it is imported
     yield ray
     ray.shutdown()
+
+SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)  # Ray needs two or three seconds of a core for every worker that it replaces
 
 @pytest.fixture(params=["serial", "processes", "ray"])
 def engine(request):
@@ -51,6 +56,7 @@ def test_a_worker_that_dies_once_is_replaced(work):
     outcomes = run(work, [1, "kill once", 3], Engine("processes", workers=1))
     assert [o.index for o in outcomes if o.value] == [0, 2] and "TypeError" in outcomes[1].error and work.lines().count("loaded") == 2
 
+@pytest.mark.parametrize("engine", ["serial", "processes", SLOW_RAY], indirect=True)
 def test_what_concerns_every_item_ends_the_run(engine, work):
     with pytest.raises(OSError, match="No space"): run(work, ["full", "full", *range(50)], engine)
     assert len(work.lines()) <= 4
@@ -140,10 +146,9 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
     found = listening(family(os.getpid()))
     assert len(found) >= 3 and set(found) <= local, found
     assert not ray._private.worker.global_worker.node.webui_url, "no dashboard"
-    stranger = f"import ray; ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)"
-    env = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run([sys.executable, "-c", stranger], env={**env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guessed"}, capture_output=True, text=True, timeout=120)
-    assert done.returncode != 0 and "uthenticat" in done.stderr, done.stderr[-400:]
+    visitor = f"from ray._raylet import GcsClient; print(len(GcsClient(address={ray.get_runtime_context().gcs_address!r}).get_all_node_info(timeout=20)))"
+    done = subprocess.run([sys.executable, "-c", visitor], env={**os.environ, **ALONE, "RAY_AUTH_TOKEN": "0" * 64}, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "uthentication token is missing or incorrect" in done.stderr, done.stderr[-400:]
 
 @pytest.mark.promise(1)
 @pytest.mark.parametrize("name", ["processes", "ray"])
