@@ -48,7 +48,7 @@ def measured(): return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASU
 def page():
     "The page, as a notebook of Markdown."
     figures, parts = measured(), ["# Promises\n\n> What happens when things go wrong, and the test that holds each promise\n\n"
-        "Faults are injected for real: processes are killed, files are damaged, disks are full, interrupts are sent. Slow tests take minutes and run with `--slow`, the others in every `make test`. Figures were measured by the slow tests, on the machine and the day that stand beside them; all are of the toybox."]
+        "Faults are injected for real: processes are killed, files are damaged, disks are full, interrupts are sent. Slow tests take minutes and run with `--slow`, the others in every `make test`. Figures were measured by the slow tests, on the machine and the day that stand beside them; all are of the toybox, its trained models or tiny untrained ones."]
     for number, tests in held().items():
         lines = [f"- `{test}`" + ", slow" * slow + (f" — {f['figure']} ({f['machine']}, {f['date']})" if (f := figures.get(test)) else "") for test, slow in tests.items()]
         parts.append("\n".join([f"## {number}. {PROMISES[number]}", "", *(lines or ["Nothing holds it yet."])]))
