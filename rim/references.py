@@ -311,12 +311,13 @@ def bank_from_references(
     usable = [not r.get("degenerate") and bool(np.isfinite(a["foreground"]).all() and np.isfinite(a["whole"]).all()) for *_, a, r in made]
     kept = [m for m, ok in zip(made, usable) if ok]
     owner = np.array([m[0] for m in kept], np.int64)
-    for i, name in enumerate(names):
-        if not (owner == i).any(): raise ValueError(f"a class needs at least one usable reference picture: {name!r} has none of {sum(m[0] == i for m in made)}")
+    asked, left = (np.bincount(np.array(classes, np.int64), minlength=len(names)).tolist() for classes in ([m[0] for m in made], owner))
+    for name, n, wanted in zip(names, left, asked):
+        if not n: raise ValueError(f"a class needs at least one usable reference picture: {name!r} has none of {wanted}")
     shown = [j for i in range(len(names)) for j in np.flatnonzero(owner == i)[:8]]
     thumbnails = {"owner": owner[shown], **{part: np.stack([kept[j][3][part] for j in shown]) for part in ("image", "mask", "attention")}}
     counts = {"references": len(kept), "dropped": len(made) - len(kept), "fallbacks": sum(m[4].get("mask") == "attention" for m in kept),
-              "redraws": sum(m[4].get("redraws", 0) for m in made), "dropped_of": {n: c for i, n in enumerate(names) if (c := sum(m[0] == i for m in made) - int((owner == i).sum()))}}
+              "redraws": sum(m[4].get("redraws", 0) for m in made), "dropped_of": {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n}}
     vectors = [np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")]
     bank = ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
     note("bank", digest=bank.digest, classes=len(names), **{k: counts[k] for k in ("references", "dropped", "fallbacks", "redraws")})

@@ -26,7 +26,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from transformers import CLIPModel, ViTModel
 from .features import IMAGENET_MEAN, IMAGENET_STD, blocks, tokenise
 from .images import read_image
-from .models import dtype_of, load_clip, load_sam, load_vit, resolve, weights_key
+from .models import dtype_of, halving, load_clip, load_sam, load_vit, resolve, weights_key
 from .segmentation import Method, Region, Segmentation, mask_box
 from .settings import HERE, Settings
 from .store import code_digest, library_versions
@@ -631,8 +631,9 @@ def canvas(
     size = tuple(n // patch for n in pixels.shape[1:])
     boxes = window_boxes(size, s.trident_crop // patch, s.trident_stride // patch)
     windows = cut_windows(pixels, boxes * patch)
-    tokens = clip_tokens(clip, windows, s.trident_faithful)
-    alike = dino_features(guide, dino_pixels(windows), s.trident_faithful) if guide else tokens
+    seen = lambda look: torch.cat(list(halving(look, windows, len(windows))))
+    tokens = seen(lambda some: clip_tokens(clip, some, s.trident_faithful))
+    alike = seen(lambda some: dino_features(guide, dino_pixels(some), s.trident_faithful)) if guide else tokens
     maps = guided_values(clip, tokens, guiding_attention(cosine_maps(alike), s.trident_beta, s.trident_gamma))
     return splice(maps if text is None else name_logits(project(clip, maps), text), boxes, size)
 

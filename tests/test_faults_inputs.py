@@ -11,7 +11,7 @@ from rim.models import halving
 from rim.proposals import NoProposals, Proposals, foreground_mask
 from rim.references import ReferenceBank, Tools
 from rim.rivals import ClipCrop
-from rim.segmentation import Segmentation
+from rim.segmentation import Segmentation, mask_box
 from rim.segmenter import RIM
 from rim.settings import Settings
 from rim.store import Store, unpack
@@ -307,14 +307,24 @@ def test_crops_are_embedded_in_halves_where_the_device_is_full(tiny):
     model.vision_model.forward, real = lambda x, *args, **kwargs: refused.append(len(x)) or full() if len(x) > 2 else real(x, *args, **kwargs), model.vision_model.forward
     assert torch.allclose(ClipCrops(model, processor, 32, 7).images(crops), expected, atol=1e-5) and refused == [7, 3]
 
+@pytest.mark.promise(12)
+@pytest.mark.parametrize("tower", ["clip", "dino"])
+def test_windows_are_seen_in_halves_where_the_device_is_full(tiny, tower):
+    trident, refused = Trident(tiny.replace(trident_dino="tiny:vit")), []
+    image = np.random.default_rng(2).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    expected = trident.canvas(image)
+    block = trident.clip[0].vision_model.encoder.layers[0] if tower == "clip" else trident.dino.layernorm
+    block.forward, real = lambda x, *args, **kwargs: refused.append(len(x)) or full() if len(x) > 2 else real(x, *args, **kwargs), block.forward
+    assert torch.allclose(trident.canvas(image), expected, atol=1e-5) and len(refused) > 1 and refused == [refused[0] >> i for i in range(len(refused))]
+
 # --- degenerate outcomes
 
 class Fixed:
     "A proposer of the masks that it is given."
     def __init__(self, masks): self.masks = np.asarray(masks, bool)
     def proposals(self, image):
-        n = len(self.masks)
-        return Proposals(self.masks, np.zeros((n, 4), np.float32), np.ones(n, np.float32), np.ones(n, np.float32))
+        n, boxes = len(self.masks), [mask_box(mask) for mask in self.masks]
+        return Proposals(self.masks, (np.array(boxes, np.float32).reshape(n, 4) - [0, 0, 1, 1]).clip(0), np.ones(n, np.float32), np.ones(n, np.float32))
     def foreground(self, image, points): return np.zeros(image.shape[:2], bool), 0.5
 
 @pytest.fixture(scope="module")

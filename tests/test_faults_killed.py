@@ -52,7 +52,7 @@ def uninterrupted(tmp_path_factory, tiny, tools):
     return whole(root, tiny, tools), entries(root), time.perf_counter() - start
 
 @pytest.mark.promise(1)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path, tiny, tools, uninterrupted, seed):
     files, kept, seconds = uninterrupted
     rng, found = random.Random(seed), {}
@@ -110,8 +110,7 @@ DOWNSTREAM = dict(picture=("mask", "reference"), mask=("reference",), reference=
 DAMAGES = dict(truncated=lambda data: data[:len(data) // 2], empty=lambda data: b"", flipped=lambda data: data[:-40] + bytes([data[-40] ^ 4]) + data[-39:])
 
 @pytest.mark.promise(3)
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", DOWNSTREAM)
+@pytest.mark.parametrize("kind, damage", [*zip(DOWNSTREAM, [*DAMAGES] * 2), ("picture", "flipped"), ("analysis", "empty")])
 def test_a_damaged_entry_is_named_and_computed_again(tmp_path, tiny, tools, uninterrupted, kind, damage):
     for name, data in uninterrupted[1].items(): atomic_write(tmp_path / name, data)
     for later in DOWNSTREAM[kind]:
@@ -193,51 +192,53 @@ def test_the_command_says_in_one_sentence_that_a_folder_cannot_be_written(capsys
 
 # --- Ctrl-C
 
-def interrupted(words, when, out):
-    "Run the command in a process of its own and send it Ctrl-C as soon as `when()`; its exit code and what it said."
+def interrupted(words, pattern, out):
+    "Run the command in a process of its own that gets Ctrl-C when its second file like `pattern` is there; its exit code and what it said."
     def child():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with out.open("w") as file: os.dup2(file.fileno(), 1); os.dup2(file.fileno(), 2)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        real, there = os.replace, []
+        def replace(temporary, path):
+            real(temporary, path)
+            if path.match(pattern): there.append(path)
+            if path.match(pattern) and len(there) == 2: os.kill(os.getpid(), signal.SIGINT)  # a parent that watches may come too late on a busy machine
+        os.replace = replace
         code = cli.main([str(w) for w in words])
         sys.stdout.flush(); sys.stderr.flush()
         os._exit(code)
     process = fork(target=child)
-    process.start()
-    while process.is_alive() and not when(): time.sleep(0.002)
-    os.kill(process.pid, signal.SIGINT)
-    process.join()
+    process.start(); process.join()
     return process.exitcode, out.read_text()
 
 @pytest.fixture
 def photographs(tmp_path):
     rng = np.random.default_rng(0)
-    for i in range(24):
-        (tmp_path / "photos").mkdir(exist_ok=True)
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
         Image.fromarray(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / f"photos/{i:02}.png")
     return sorted((tmp_path / "photos").iterdir())
 
 def commands(tmp_path, photographs):
-    "command -> (words, when to interrupt, whether the results are all there)"
+    "command -> (words, files of which the second brings the interrupt, whether the results are all there)"
     store, out = tmp_path / "store", tmp_path / "out"
     (tmp_path / "data/images").mkdir(parents=True), (tmp_path / "data/labels").mkdir()
     (tmp_path / "data/names.txt").write_text("background\nboat\ntree\n")
     for path in photographs:
         os.link(path, tmp_path / "data/images" / path.name)
         Image.fromarray(np.zeros((60, 90), np.uint8)).save(tmp_path / "data/labels" / path.name)
-    some = lambda pattern, n=2: lambda: len(list(tmp_path.glob(pattern))) >= n
-    return {"segment": (["segment", *photographs, "--classes", "boat, tree", "--out", out], some("out/*.json"), lambda: len(list(out.glob("*.json"))) == 24),
-            "references build": (["references", "build", "--classes", "boat, tree", "--out", out / "bank"], some("store/reference/*/*.safetensors"), lambda: (out / "bank").is_file() and ReferenceBank.load(out / "bank").names == ("boat", "tree")),
-            "evaluate": (["evaluate", tmp_path / "data", "--worst", 0, "--out", out], some("store/confusion/*/*.safetensors"), lambda: (out / "report.md").is_file())}
+    return {"segment": (["segment", *photographs, "--classes", "boat, tree", "--out", out], "out/*.json", lambda: len(list(out.glob("*.json"))) == 6),
+            "references build": (["references", "build", "--classes", "boat, tree", "--out", out / "bank"], "store/reference/*/*.safetensors", lambda: (out / "bank").is_file() and ReferenceBank.load(out / "bank").names == ("boat", "tree")),
+            "evaluate": (["evaluate", tmp_path / "data", "--worst", 0, "--out", out], "store/confusion/*/*.safetensors", lambda: (out / "report.md").is_file())}
 
 @pytest.mark.promise(14)
 @pytest.mark.parametrize("which", ["segment", "references build", "evaluate"])
 def test_interrupted_it_says_so_and_goes_on(tmp_path, photographs, which):
-    words, when, there = commands(tmp_path, photographs)[which]
-    words = [*words, *words_of(store=tmp_path / "store", images_per_class=12, synthesis_batch=1)]
-    code, said = interrupted(words, when, tmp_path / "said")
+    words, pattern, there = commands(tmp_path, photographs)[which]
+    words = [*words, *words_of(store=tmp_path / "store", images_per_class=3, synthesis_batch=1)]
+    code, said = interrupted(words, pattern, tmp_path / "said")
     assert code == 130 and "rim: interrupted; " in said and "goes on from there" in said and "Traceback" not in said
-    if which != "segment": assert any(f"{n} of 24 " in said for n in range(1, 24)), "how far it came"
+    if which != "segment": assert any(f"{n} of 6 " in said for n in (1, 2)), "how far it came"
     assert not there() and not list(tmp_path.rglob("*.tmp"))
     kept = entries(tmp_path)
     assert cli.main([str(w) for w in words]) == 0 and there() and kept.items() <= entries(tmp_path).items()

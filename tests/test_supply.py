@@ -17,5 +17,5 @@ def test_known_holes_are_closed(root, name):
     assert number(floors[name]) >= number(MENDED[name]) and number(pins(root)[name]) >= number(floors[name])
 
 def test_everything_that_is_asked_for_is_pinned(root):
-    asked = {re.match(r"[\w-]+", w)[0] for part in wanted(root) for w in part} - {"rim"}
+    asked = {re.match(r"[\w-]+", w)[0] for part in wanted(root) for w in part if "==" not in w} - {"rim"}  # what is pinned where it stands has an environment of its own
     assert asked <= set(pins(root)), asked - set(pins(root))
