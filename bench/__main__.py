@@ -1,11 +1,11 @@
-"""`python -m bench [NAME ...]`: run the benchmarks, print one table, keep it in bench/results/ under the machine's name."""
+"""`python -m bench [NAME ...]`: run the benchmarks, print one table, keep it in bench/results/ under the machine's name, as JSON and as Markdown."""
 import argparse, json, re, sys
 from dataclasses import asdict
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 import torch
-from bench.harness import machine, table
+from bench.harness import machine, markdown, table
 from rim.store import atomic_write
 
 NAMES = "ranking", "confusion", "trident", "world", "capture", "synthesis", "cost", "startup", "proposals", "pooling", "segment"
@@ -32,6 +32,7 @@ def main(words=None):
     slug = "-".join([re.sub(r"[^a-z0-9]+", "-", on.lower()).strip("-"), *args.names])
     found = [{k: v for k, v in dict(asdict(row), faster=row.faster and round(row.faster, 2)).items() if v not in (None, "") or k == "ours"} for row in rows]
     path = atomic_write(args.out / f"{slug}.json", json.dumps(dict(machine=about, rows=found), indent=1) + "\n")
-    print(f"\nkept as {path}")
+    atomic_write(path.with_suffix(".md"), markdown(rows, about))
+    print(f"\nkept as {path}, and for reading as {path.with_suffix('.md').name}")
 
 if __name__ == "__main__": main()

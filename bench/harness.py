@@ -91,3 +91,14 @@ def table(rows, gpu=None):
     columns = [column for column in zip(*lines) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in zip(*columns))
+
+def markdown(rows, about):
+    "The rows with a target, as a Markdown table with a line on the machine."
+    def cell(x): return "not measured" if x is None else f"{x:.3g}"
+    lines = ["| stage | input | ours, ms | instead | its, ms | times faster | agreement | target |", "|---|---|---|---|---|---|---|---|"]
+    for r in (r for r in rows if r.target):
+        words = r.benchmark, r.size, cell(r.ours), r.other, cell(r.theirs) if r.other else "", f"{r.faster:.3g}" if r.faster else "", r.agreement, r.target
+        lines.append("| " + " | ".join(w.replace("|", "\\|") for w in words) + " |")
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if name in ("torch", "diffusers", "transformers"))
+    on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
+    return "\n".join([*lines, "", f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}."]) + "\n"
