@@ -65,7 +65,7 @@ def load_gradio():
     "The library, with its analytics off; ImportError says how to get it."
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try: import gradio
-    except ImportError: raise ImportError("the demo needs gradio: pip install 'rim[demo]' in an environment of its own, because it needs an older Pillow than this project is pinned to") from None
+    except ImportError: raise ImportError("the demo needs gradio: pip install -e '.[demo]' in the clone, in an environment of its own, because it needs an older Pillow than this project is pinned to") from None
     return gradio
 
 def page(

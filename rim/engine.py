@@ -46,7 +46,7 @@ class Engine:
         if self.name not in NAMES: raise ValueError(f"an engine must be one of {', '.join(NAMES)}: got {self.name!r}")
         if self.workers < 0 or self.attempts < 1 or self.gpus < 0: raise ValueError(f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} and {self.attempts}")
         if (self.address or self.gpus) and self.name != "ray": raise ValueError(f"an address and GPUs belong to the engine ray: got them with {self.name!r}")
-        if self.name == "ray" and not importlib.util.find_spec("ray"): raise ValueError("the engine ray needs its package: pip install 'rim[ray]'")
+        if self.name == "ray" and not importlib.util.find_spec("ray"): raise ValueError("the engine ray needs its package: pip install -e '.[ray]' in the clone")
 
     @property
     def crew(self): return 1 if self.name == "serial" else self.workers or min(4, cores())  # workers

@@ -37,9 +37,9 @@ def test_a_click_is_a_pixel(result):
 
 def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert cli.main(["demo"]) == 2 and "pip install 'rim[demo]'" in capsys.readouterr().err
+    assert cli.main(["demo"]) == 2 and "pip install -e '.[demo]'" in capsys.readouterr().err
 
-@pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio isn't installed: pip install 'rim[demo]' in an environment of its own")
+@pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio isn't installed: pip install -e '.[demo]' in the clone, in an environment of its own")
 def test_a_port_in_use_is_an_error_at_once():
     import socket
     with socket.create_server((demo.HOST, 0)) as taken, pytest.raises(OSError, match="in use"): demo.serve(None, "boat", port=taken.getsockname()[1])
