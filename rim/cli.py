@@ -452,7 +452,7 @@ def add_method(commands):
     command.add_argument("--longest", type=int, default=2048, metavar="N", help="larger pictures are looked at with this long side, results keep the picture's size (2048; 0: never)")
     command.add_argument("--method", choices=("rim", "trident"), default="rim", help="rim: by painted references (default); trident: by CLIP's texts, DINO and SAM")
     command.set_defaults(run=segment)
-    command = with_settings(commands.add_parser("demo", help="a page in the browser: a picture and words in, overlay and reasons out", description="Serve a page on this machine's loopback address. Needs `pip install 'rim[demo]'`."))
+    command = with_settings(commands.add_parser("demo", help="a page in the browser: a picture and words in, overlay and reasons out", description="Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone."))
     command.add_argument("--classes", help="the words that the page begins with, separated by commas")
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
     command.add_argument("--method", choices=("rim", "trident"), default="rim")

@@ -8,9 +8,10 @@ from rim.settings import Settings
 
 def test_the_table_is_printed_and_kept(tmp_path, capsys):
     main(["confusion", "--out", str(tmp_path)])
-    (path,) = tmp_path.iterdir()
+    path, read = sorted(tmp_path.iterdir())
     kept, shown = json.loads(path.read_text()), capsys.readouterr().out
     assert kept["machine"]["processor"] in shown and str(path) in shown
+    assert path.suffix == ".json" and read.read_text().count("\n| ") == sum("target" in row for row in kept["rows"]) > 0
     assert len(kept["rows"]) == 8 and all(row["ours"] > 0 and row["theirs"] > 0 for row in kept["rows"])
     assert all(row["agreement"] == "equal" for row in kept["rows"] if row["other"] == "scikit-learn")
     assert all(float(re.search(r"\S+(?= at most)", row["agreement"])[0]) < 1e-6 for row in kept["rows"] if "mmseg" in row["other"])
