@@ -37,7 +37,7 @@ def run():
         at, words = masks[some], f"{some.sum()} masks of {size[0]}x{size[1]}, {CHANNELS}x{shape[0]}x{shape[1]} features"
         ours, theirs = alternate([lambda: pool(grid, at), lambda: averaged(grid, torch.from_numpy(at))], rounds=5)
         apart = (pool(grid, at)[0] - averaged(grid, torch.from_numpy(at))).abs().max().item()
-        yield Row("pooling", words, ours, "F.interpolate of the masks", theirs, f"{apart:.0e} at most")
+        yield Row("pooling", words, ours, "F.interpolate of the masks", theirs, f"{apart:.0e} at most", "at least 20 times faster")
         ours, theirs = alternate([lambda: pool(grid, blockwise(low[some], size)), lambda: averaged(grid, resized(low[some], size))], rounds=3)
         differ = int((resized(low, size).numpy() != masks).sum())
         yield Row("masks and pooling", words, ours, "postprocess_masks, then F.interpolate", theirs, f"{differ} of {masks.size} pixels differ")
