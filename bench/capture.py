@@ -31,7 +31,7 @@ class ExplicitCapture:
     def __exit__(self, *_): self.unet.set_attn_processor(self.before)
 
 @torch.no_grad()
-def run(device="cpu", side=32, pictures=1, unet=None, rounds=3):
+def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
     "One pass with guidance, latents of `side`; on a GPU eight pictures at once in bfloat16, of 64."
     dtype = torch.float32
     if device == "cuda": side, pictures, dtype, rounds = 64, 8, torch.bfloat16, 15
