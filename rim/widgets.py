@@ -27,11 +27,7 @@ from .vocabulary import Vocabulary
 
 # %% ../nbs/45_widgets.ipynb #3b24763b
 class Pictured(anywidget.AnyWidget):
-    "A widget that is a picture where widgets don't live."
-
-    def picture(self) -> Image.Image:
-        "What the widget shows, as a picture."
-        raise NotImplementedError
+    "A widget that is a picture where widgets don't live; a subclass says which in `picture`."
 
     def _repr_mimebundle_(self, **how):
         bundle = super()._repr_mimebundle_(**how) or {}
@@ -177,7 +173,7 @@ def slider(name, label, low, high, step=1): return dict(name=name, label=label, 
 def choice(name, label, options): return dict(name=name, label=label, options=list(options))
 
 class Controlled(Pictured):
-    "Controls and what follows from them; a subclass says what that is in `compute`."
+    "Controls and what follows from them: a subclass's `compute`, of settings, returns what was computed and its page."
     _esm, _css = CONTROLS, STYLE
     controls = traitlets.List().tag(sync=True)  # of `slider` and `choice`; their names are settings
     values = traitlets.Dict().tag(sync=True)  # name -> value
@@ -187,9 +183,6 @@ class Controlled(Pictured):
         self.settings, self.kept = settings, {}
         super().__init__(controls=controls, values=settings.subset(*(c["name"] for c in controls)))
         self.answer()
-
-    def compute(self, settings: Settings):  # (what was computed, its page)
-        raise NotImplementedError
 
     @traitlets.observe("values")
     def answer(self, change=None):
