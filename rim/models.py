@@ -173,7 +173,7 @@ def _clip_text(c: CLIPTextConfig, length: int = 77):
     return CLIPTextModel(c), tokenizer
 
 def _diffusion(unet: dict, vae: dict, text: dict, scheduler):  # a StableDiffusionPipeline
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # seconds, which only those pay who paint
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # here, because only those who paint need it
     encoder, tokenizer = _clip_text(CLIPTextConfig(**text), text.get("max_position_embeddings", 77))
     levels = len(vae["block_out_channels"])
     autoencoder = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * levels,
