@@ -11,6 +11,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'rim.agreement.plain_match': ('agreement.html#plain_match', 'rim/agreement.py'),
                                'rim.agreement.plain_pool': ('agreement.html#plain_pool', 'rim/agreement.py'),
                                'rim.agreement.plain_similarity': ('agreement.html#plain_similarity', 'rim/agreement.py'),
+                               'rim.agreement.predict': ('agreement.html#predict', 'rim/agreement.py'),
                                'rim.agreement.segment': ('agreement.html#segment', 'rim/agreement.py'),
                                'rim.agreement.summary': ('agreement.html#summary', 'rim/agreement.py')},
             'rim.batch': { 'rim.batch.Outcome': ('batch.html#outcome', 'rim/batch.py'),
