@@ -206,7 +206,7 @@ def demo(args):
     if args.profile == "toybox" and not args.bank:
         from PIL import Image
         from rim.toybox.world import World
-        scene = World().scene(7)
+        scene = World().scene(13)
         picture, args.classes = Image.fromarray(scene.image), args.classes or ", ".join(dict.fromkeys(o.name for o in scene.objects))
     elif args.bank: args.classes = args.classes or ", ".join(segmenter.bank.names)
     serve(segmenter, args.classes or "", picture, args.port)
