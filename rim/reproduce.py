@@ -42,30 +42,30 @@ class Target:
     variants: tuple = ()                        # of dict: settings of the models that it compares, where they are there
 
 # %% ../nbs/50_reproduce.ipynb #517f6b95
-TABLE2 = Target("table2", "Ablation: from text matching to ranking distributions", "paper/table2.ipynb", 6,
+TABLE2 = Target("table2", "Ablation: from text matching to ranking distributions", "paper/table2.ipynb", 3,
                 needs=("diffusion", "sam", "dino", "clip"), measured_on="COCO-Object, mIoU",
                 paper={"CLIP on crops": 26.7, "Whole-image references": 38.7, "Foreground references": 41.8,
                        "+ ranking distribution": 43.1, "+ subcategories": 44.5})
 
 # %% ../nbs/50_reproduce.ipynb #f4a8eea9
-TABLE1 = Target("table1", "Comparison with existing methods on the benchmarks", "paper/table1.ipynb", 6, needs=("diffusion", "sam", "dino", "clip"), benchmarks=("voc21", "context60", "coco-object"), measured_on="each row's benchmark, mIoU",
+TABLE1 = Target("table1", "Comparison with existing methods on the benchmarks", "paper/table1.ipynb", 3, needs=("diffusion", "sam", "dino", "clip"), benchmarks=("voc21", "context60", "coco-object"), measured_on="each row's benchmark, mIoU",
                 paper={"RIM, PASCAL VOC": 77.8, "RIM, PASCAL Context": 34.3, "RIM, COCO-Object": 44.5})
-TABLE3 = Target("table3", "Which features: CLIP, Stable Diffusion, MAE, DINOv2", "paper/table3.ipynb", 8, needs=("diffusion", "sam", "dino", "clip", "mae"), measured_on="COCO-Object, mIoU",
+TABLE3 = Target("table3", "Which features: CLIP, Stable Diffusion, MAE, DINOv2", "paper/table3.ipynb", 4, needs=("diffusion", "sam", "dino", "clip", "mae"), measured_on="COCO-Object, mIoU",
                 paper={"CLIP": 42.0, "SD": 43.1, "MAE": 39.5, "DINOv2": 44.5})
-TABLE4 = Target("table4", "Which proposals: none, MaskFormer, SAM", "paper/table4.ipynb", 6, needs=("diffusion", "sam", "dino", "maskformer"), benchmarks=("voc21",), measured_on="PASCAL VOC, mIoU",
+TABLE4 = Target("table4", "Which proposals: none, MaskFormer, SAM", "paper/table4.ipynb", 3, needs=("diffusion", "sam", "dino", "maskformer"), benchmarks=("voc21",), measured_on="PASCAL VOC, mIoU",
                 paper={"none": 42.0, "MaskFormer": 76.7, "SAM": 77.8})
-TABLE5 = Target("table5", "Which agents: drawn at random, or the nearest", "paper/table5.ipynb", 6, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object, mIoU",
+TABLE5 = Target("table5", "Which agents: drawn at random, or the nearest", "paper/table5.ipynb", 3, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object, mIoU",
                 paper={"Rand": 43.8, "Top-N": 44.5})
-FIG1 = Target("fig1", "Motivation: one region, named individually and by ranking", "paper/fig1.ipynb", 6, needs=("diffusion", "sam", "dino", "clip"))
-FIG3 = Target("fig3", "Qualitative results on the benchmarks that are present", "paper/fig3.ipynb", 6, benchmarks=("voc21", "context60", "coco-object"), needs=("diffusion", "sam", "dino"))
-FIG4 = Target("fig4", "Regions against pixels", "paper/fig4.ipynb", 6, benchmarks=("voc21",), needs=("diffusion", "sam", "dino"), measured_on="PASCAL VOC (Table 4), mIoU",
+FIG1 = Target("fig1", "Motivation: one region, named individually and by ranking", "paper/fig1.ipynb", 3, needs=("diffusion", "sam", "dino", "clip"))
+FIG3 = Target("fig3", "Qualitative results on the benchmarks that are present", "paper/fig3.ipynb", 3, benchmarks=("voc21", "context60", "coco-object"), needs=("diffusion", "sam", "dino"))
+FIG4 = Target("fig4", "Regions against pixels", "paper/fig4.ipynb", 3, benchmarks=("voc21",), needs=("diffusion", "sam", "dino"), measured_on="PASCAL VOC (Table 4), mIoU",
               paper={"Patches": 42.0, "Regions": 77.8})
-FIG5 = Target("fig5", "Number of subcategories and threshold of the attention", "paper/fig5.ipynb", 7, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object (Table 2), mIoU",
+FIG5 = Target("fig5", "Number of subcategories and threshold of the attention", "paper/fig5.ipynb", 4, needs=("diffusion", "sam", "dino"), measured_on="COCO-Object (Table 2), mIoU",
               paper={"T = 1": 43.1, "T = 8": 44.5, "threshold 0.7": 44.5})
-FIG6 = Target("fig6", "Regions with image references in DINOv2's space and text references in CLIP's", "paper/fig6.ipynb", 6, needs=("diffusion", "sam", "dino", "clip"))
+FIG6 = Target("fig6", "Regions with image references in DINOv2's space and text references in CLIP's", "paper/fig6.ipynb", 3, needs=("diffusion", "sam", "dino", "clip"))
 STUDIES = tuple(Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("diffusion", "sam", "dino", *more)) for name, title, minutes, *more in (
-    ("images_per_class", "How many reference pictures a class needs", 6), ("agents", "How many agents, from 1 to 10", 6),
-    ("background", "What describes the background: one vector, clusters, a list of words", 8, "clip"), ("label_painting", "Overlapping masks: painted by area or by score", 6)))
+    ("images_per_class", "How many reference pictures a class needs", 3), ("agents", "How many agents, from 1 to 10", 3),
+    ("background", "What describes the background: one vector, clusters, a list of words", 4, "clip"), ("label_painting", "Overlapping masks: painted by area or by score", 3)))
 EIGHT = {"voc21": 67.1, "context60": 38.6, "coco-object": 41.1, "voc20": 84.5, "context59": 42.2, "coco-stuff": 28.3, "cityscapes": 42.9, "ade20k": 21.9}
 EIGHT_LARGE = dict(zip(EIGHT, (70.8, 40.1, 42.2, 88.7, 44.3, 28.6, 47.6, 26.7)))
 CALLED = dict(zip(EIGHT, ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE20K")))
@@ -74,7 +74,7 @@ TRIDENT = (
            paper={f"{tower}, {CALLED[name]}": value for tower, values in (("ViT-B/16", EIGHT), ("ViT-H/14", EIGHT_LARGE)) for name, value in values.items()},
            variants=(dict(clip="openai/clip-vit-base-patch16"), dict(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c"))),
     Target("trident_ablation", "Trident, step by step", "paper/trident_ablation.ipynb", 1, needs=("sam", "clip", "trident_dino")),
-    Target("trident_vs_rim", "Trident and RIM: the same images, the same names", "paper/trident_vs_rim.ipynb", 6, needs=("diffusion", "sam", "dino", "clip", "trident_dino")))
+    Target("trident_vs_rim", "Trident and RIM: the same images, the same names", "paper/trident_vs_rim.ipynb", 3, needs=("diffusion", "sam", "dino", "clip", "trident_dino")))
 TARGETS = {t.name: t for t in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIG1, FIG3, FIG4, FIG5, FIG6, *STUDIES, *TRIDENT)}
 
 # %% ../nbs/50_reproduce.ipynb #07ff74bb
