@@ -1,4 +1,5 @@
 """`python -m bench [NAME ...]`: run the benchmarks, print one table, keep it in bench/results/ under the machine's name, as JSON and as Markdown."""
+
 import argparse, json, re, sys
 from dataclasses import asdict
 from importlib import import_module
@@ -8,7 +9,20 @@ import torch
 from bench.harness import machine, markdown, table
 from rim.store import atomic_write
 
-NAMES = "ranking", "confusion", "trident", "world", "capture", "synthesis", "cost", "startup", "proposals", "pooling", "segment"
+NAMES = (
+    "ranking",
+    "confusion",
+    "trident",
+    "world",
+    "capture",
+    "synthesis",
+    "cost",
+    "startup",
+    "proposals",
+    "pooling",
+    "segment",
+)
+
 
 def rows_of(name, device):
     "The rows of one benchmark; those that know no device measure on the CPU."
@@ -16,23 +30,41 @@ def rows_of(name, device):
     print(f"{name} ...", file=sys.stderr, flush=True)
     return list(run(device=device) if "device" in signature(run).parameters else run())
 
+
 def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)}; all by default")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where models run; cpu by default")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR", help="folder of the JSON file; bench/results by default")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        metavar="DIR",
+        help="folder of the JSON file; bench/results by default",
+    )
     args = parser.parse_args(words)
     for name in args.names:
-        if name not in NAMES: parser.error(f"unknown benchmark {name!r}; there are {', '.join(NAMES)}")
-    if args.device == "cuda" and not torch.cuda.is_available(): parser.error("--device cuda needs a CUDA device, and torch finds none")
+        if name not in NAMES:
+            parser.error(f"unknown benchmark {name!r}; there are {', '.join(NAMES)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, and torch finds none")
     torch.set_num_threads(1)  # the inputs are small, and one thread each is disturbed least by what else runs
     about, rows = machine(args.device), [row for name in args.names or NAMES for row in rows_of(name, args.device)]
     on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
     print(f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}\n\n{table(rows, about['gpu'])}")
     slug = "-".join([re.sub(r"[^a-z0-9]+", "-", on.lower()).strip("-"), *args.names])
-    found = [{k: v for k, v in dict(asdict(row), faster=row.faster and round(row.faster, 2)).items() if v not in (None, "") or k == "ours"} for row in rows]
+    found = [
+        {
+            k: v
+            for k, v in dict(asdict(row), faster=row.faster and round(row.faster, 2)).items()
+            if v not in (None, "") or k == "ours"
+        }
+        for row in rows
+    ]
     path = atomic_write(args.out / f"{slug}.json", json.dumps(dict(machine=about, rows=found), indent=1) + "\n")
     atomic_write(path.with_suffix(".md"), markdown(rows, about))
     print(f"\nkept as {path}, and for reading as {path.with_suffix('.md').name}")
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

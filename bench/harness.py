@@ -1,4 +1,5 @@
 """How times are taken: one thread, warm-up apart, medians of rounds in alternation, agreement beside the time, the machine named."""
+
 import os, platform, re, subprocess, sys, time
 from dataclasses import dataclass
 from datetime import date
@@ -6,99 +7,193 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+
 @dataclass
 class Row:
     "One comparison on one input; without a rival, one absolute number."
-    benchmark: str       # what is computed
-    size: str            # of the input
-    ours: float | None   # median milliseconds; None: not measured on this machine
-    other: str = ""      # what one would use instead
+
+    benchmark: str  # what is computed
+    size: str  # of the input
+    ours: float | None  # median milliseconds; None: not measured on this machine
+    other: str = ""  # what one would use instead
     theirs: float | None = None  # median milliseconds
     agreement: str = ""  # how far the two results are apart
-    target: str = ""     # what is asked of it
+    target: str = ""  # what is asked of it
     floor: float | None = None  # milliseconds that the matrix arithmetic alone takes an H200, computed, at 790 TFLOP/s
     memory: tuple | None = None  # peak GB, ours and theirs
-    point: dict | None = None    # what was varied, and its value, where the row is a point of a curve
+    point: dict | None = None  # what was varied, and its value, where the row is a point of a curve
 
     @property
-    def faster(self): return self.theirs / self.ours if self.ours and self.theirs else None
+    def faster(self):
+        return self.theirs / self.ours if self.ours and self.theirs else None
+
 
 def clock(device):
     "Milliseconds as a function without arguments: of the GPU when its work is done, else CPU time, so that other jobs on the machine don't count."
-    if not device.startswith("cuda"): return lambda: 1e3 * time.process_time()
+    if not device.startswith("cuda"):
+        return lambda: 1e3 * time.process_time()
     import torch
+
     return lambda: torch.cuda.synchronize() or 1e3 * time.perf_counter()
 
+
 def alternate(
-    functions,     # without arguments
-    rounds=7,      # at most
-    seconds=6.0,   # after the least rounds, stop when this is spent
+    functions,  # without arguments
+    rounds=7,  # at most
+    seconds=6.0,  # after the least rounds, stop when this is spent
     device="cpu",  # or cuda
-    least=3,       # rounds
-    turn=20.0,     # milliseconds: a function that takes less is called several times in its turn
+    least=3,  # rounds
+    turn=20.0,  # milliseconds: a function that takes less is called several times in its turn
 ):
     "Median milliseconds of each function, in turns."
     now, calls = clock(device), []
     for function in functions:
         function()  # warm-up: nothing of it counts
         before = now()
-        if turn: function()
+        if turn:
+            function()
         calls.append(max(1, int(turn / max(now() - before, turn / 1000))) if turn else 1)
     times, start = [[] for _ in functions], time.perf_counter()
     for done in range(rounds):
-        if done >= least and time.perf_counter() - start > seconds: break
+        if done >= least and time.perf_counter() - start > seconds:
+            break
         for function, n, spent in zip(functions, calls, times):
             before = now()
-            for _ in range(n): function()
+            for _ in range(n):
+                function()
             spent.append((now() - before) / n)
     return [median(spent) for spent in times]
+
 
 def high_water():
     "The most memory that this process has held, GB; Linux tells."
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
 
+
 def peak(
     module,  # of this folder
-    call,    # an expression in it; `inputs`, an expression before it, is made first and doesn't count
+    call,  # an expression in it; `inputs`, an expression before it, is made first and doesn't count
     inputs="None",
 ):
     "Peak memory of a call in a process of its own, GB over what its inputs take, not over what making them took; not a number where the system doesn't tell."
     code = f"import torch; from bench.harness import high_water; from bench.{module} import *; torch.set_num_threads(1); a = {inputs}; open('/proc/self/clear_refs', 'w').write('5'); before = high_water(); {call}; print(high_water() - before)"
-    if not Path("/proc/self/status").exists(): return float("nan")
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
+    if not Path("/proc/self/status").exists():
+        return float("nan")
+    return float(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
+    )
+
 
 def processor():
     "Name of the CPU, as the system calls it."
-    try: return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError): return platform.processor() or platform.machine()
+    try:
+        return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
 
 def machine(device="cpu"):
     "What the times depend on, the load by others included."
     import torch
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    return dict(processor=processor(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=torch.cuda.get_device_name() if device.startswith("cuda") else None,
-        load=[round(x, 2) for x in os.getloadavg()], system=platform.system(), python=platform.python_version(),
-        versions={name: version(name) for name in ("numpy", "torch", "scikit-learn", "diffusers", "transformers")}, revision=revision, date=date.today().isoformat())
+
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
+    return dict(
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        load=[round(x, 2) for x in os.getloadavg()],
+        system=platform.system(),
+        python=platform.python_version(),
+        versions={name: version(name) for name in ("numpy", "torch", "scikit-learn", "diffusers", "transformers")},
+        revision=revision,
+        date=date.today().isoformat(),
+    )
+
 
 def table(rows, gpu=None):
     "The rows as aligned text, times in milliseconds; shares of the floor, which is an H200's, only on one."
-    def time_of(x): return "not measured" if x is None else f"{x:.3g}"
+
+    def time_of(x):
+        return "not measured" if x is None else f"{x:.3g}"
+
     def line(r):
-        share = "" if r.floor is None else f"{r.floor / r.ours:.0%}" if r.ours and "H200" in (gpu or "") else "not measured"
+        share = (
+            "" if r.floor is None else f"{r.floor / r.ours:.0%}" if r.ours and "H200" in (gpu or "") else "not measured"
+        )
         memory = "" if r.memory is None else " / ".join(f"{x:.2g}" for x in r.memory)
-        return (r.benchmark, r.size, time_of(r.ours), r.other, time_of(r.theirs) if r.other else "", f"{r.faster:.3g}" if r.faster else "", r.agreement, r.target, share, memory)
-    lines = [("benchmark", "input", "ours, ms", "instead", "its, ms", "times faster", "agreement", "target", "of the floor", "peak GB, ours / its"), *map(line, rows)]
+        return (
+            r.benchmark,
+            r.size,
+            time_of(r.ours),
+            r.other,
+            time_of(r.theirs) if r.other else "",
+            f"{r.faster:.3g}" if r.faster else "",
+            r.agreement,
+            r.target,
+            share,
+            memory,
+        )
+
+    lines = [
+        (
+            "benchmark",
+            "input",
+            "ours, ms",
+            "instead",
+            "its, ms",
+            "times faster",
+            "agreement",
+            "target",
+            "of the floor",
+            "peak GB, ours / its",
+        ),
+        *map(line, rows),
+    ]
     columns = [column for column in zip(*lines) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in zip(*columns))
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in zip(*columns)
+    )
+
 
 def markdown(rows, about):
     "The rows with a target, as a Markdown table with a line on the machine."
-    def cell(x): return "not measured" if x is None else f"{x:.3g}"
-    lines = ["| stage | input | ours, ms | instead | its, ms | times faster | agreement | target |", "|---|---|---|---|---|---|---|---|"]
+
+    def cell(x):
+        return "not measured" if x is None else f"{x:.3g}"
+
+    lines = [
+        "| stage | input | ours, ms | instead | its, ms | times faster | agreement | target |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for r in (r for r in rows if r.target):
-        words = r.benchmark, r.size, cell(r.ours), r.other, cell(r.theirs) if r.other else "", f"{r.faster:.3g}" if r.faster else "", r.agreement, r.target
+        words = (
+            r.benchmark,
+            r.size,
+            cell(r.ours),
+            r.other,
+            cell(r.theirs) if r.other else "",
+            f"{r.faster:.3g}" if r.faster else "",
+            r.agreement,
+            r.target,
+        )
         lines.append("| " + " | ".join(w.replace("|", "\\|") for w in words) + " |")
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if name in ("torch", "diffusers", "transformers"))
+    versions = ", ".join(
+        f"{name} {number}"
+        for name, number in about["versions"].items()
+        if name in ("torch", "diffusers", "transformers")
+    )
     on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
-    return "\n".join([*lines, "", f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}."]) + "\n"
+    return (
+        "\n".join(
+            [
+                *lines,
+                "",
+                f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}.",
+            ]
+        )
+        + "\n"
+    )

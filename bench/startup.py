@@ -1,7 +1,9 @@
 """Until something happens: `import rim` and `rim --help`, each in fresh processes."""
+
 import subprocess, sys, time
 from statistics import median
 from bench.harness import Row
+
 
 def fresh(words, runs=7):
     "Median milliseconds, wall clock, of a process of its own; the first one fills the disk's cache and doesn't count."
@@ -12,7 +14,17 @@ def fresh(words, runs=7):
         times.append(1e3 * (time.perf_counter() - before))
     return median(times[1:])
 
+
 def run(runs=7):
     nothing = fresh(["-c", "pass"], runs)
-    yield Row("start-up", "import rim", fresh(["-c", "import rim"], runs), "Python itself", nothing, target="at most 300 ms")
-    yield Row("start-up", "rim --help", fresh(["-m", "rim.cli", "--help"], runs), "Python itself", nothing, target="at most 500 ms")
+    yield Row(
+        "start-up", "import rim", fresh(["-c", "import rim"], runs), "Python itself", nothing, target="at most 300 ms"
+    )
+    yield Row(
+        "start-up",
+        "rim --help",
+        fresh(["-m", "rim.cli", "--help"], runs),
+        "Python itself",
+        nothing,
+        target="at most 500 ms",
+    )

@@ -22,15 +22,19 @@ from .segmenter import RIM, choose_agents, fill_uncovered, positive_scores, regi
 from .segmentation import Segmentation
 from .vocabulary import Vocabulary
 
-
 # %% ../nbs/44_agreement.ipynb #4bc4e798
 def plain_pool(
     grid: torch.Tensor,  # [D, h, w] float32
     masks: np.ndarray,  # [P, H, W] bool
 ) -> torch.Tensor:  # [P, D] float32, NaN where a mask weighs nothing
     "Mean feature under each mask, by the library's resize."
-    if not len(masks): return grid.new_zeros(0, len(grid))
-    weights = F.interpolate(torch.from_numpy(masks)[None].float(), grid.shape[1:], mode="bilinear")[0].flatten(1).to(grid.device)
+    if not len(masks):
+        return grid.new_zeros(0, len(grid))
+    weights = (
+        F.interpolate(torch.from_numpy(masks)[None].float(), grid.shape[1:], mode="bilinear")[0]
+        .flatten(1)
+        .to(grid.device)
+    )
     return weights @ grid.flatten(1).T / weights.sum(1, keepdim=True)
 
 # %% ../nbs/44_agreement.ipynb #0b9a1b45
@@ -39,17 +43,24 @@ def plain_similarity(
     theirs: torch.Tensor,  # [P, M, n] > 0, scores of the references
 ) -> torch.Tensor:  # [P, M]
     "Ranking similarity by enumeration, one region at a time."
-    rows = [F.cosine_similarity(ranking_distribution(a)[None], ranking_distribution(b), dim=-1) for a, b in zip(own.double(), theirs.double())]
+    rows = [
+        F.cosine_similarity(ranking_distribution(a)[None], ranking_distribution(b), dim=-1)
+        for a, b in zip(own.double(), theirs.double())
+    ]
     return torch.stack(rows) if rows else theirs.new_zeros(theirs.shape[:2])
 
 # %% ../nbs/44_agreement.ipynb #fc746abb
 class Plain:
     "A RIM that takes no shortcut: the library's mask generator, pooling at full size, all orders."
+
     def __init__(
         self,
         rim: RIM,  # its settings, references and encoder
     ):
-        self.rim, self.proposer = rim, Proposer(rim.tools.proposer.predictor.model, rim.settings.replace(mask_generator="stock"))
+        self.rim, self.proposer = (
+            rim,
+            Proposer(rim.tools.proposer.predictor.model, rim.settings.replace(mask_generator="stock")),
+        )
 
     def analyse(
         self,
@@ -72,7 +83,9 @@ def plain_match(
     agents = choose_agents(cosine, settings.agents, settings.agent_choice, seed)
     own, theirs = (positive_scores(scores, settings)[0] for scores in region_scores(cosine, references.gram, agents))
     among = agents if settings.candidates == "agents" else None
-    order, scores = rank_classes(plain_similarity(own, theirs), references.owner, cosine, references.subcategories, among)
+    order, scores = rank_classes(
+        plain_similarity(own, theirs), references.owner, cosine, references.subcategories, among
+    )
     return Match(torch.where(finite, order[:, 0], -1).numpy(), order.numpy(), scores.numpy(), agents.numpy())
 
 # %% ../nbs/44_agreement.ipynb #7ccc522c
@@ -88,8 +101,11 @@ def predict(
     seed = rim.settings.seed + regions.seed
     found = plain_match(regions.features, references, rim.settings, seed)
     canvas = paint(regions.proposals.masks, found.labels, found.best, image.shape[:2], rim.settings.painting)
-    labels = fill_uncovered(canvas, regions.grid, references, rim.settings, vocabulary.background, ranking=True, seed=seed)
+    labels = fill_uncovered(
+        canvas, regions.grid, references, rim.settings, vocabulary.background, ranking=True, seed=seed
+    )
     return Segmentation(image, labels.astype(np.int32), vocabulary, (), {"proposals": len(regions)})
+
 
 def segment(
     self: Plain,
@@ -100,6 +116,7 @@ def segment(
     image = read_image(image)
     return self.predict(image, self.analyse(image), Vocabulary.of(vocabulary))
 
+
 Plain.predict, Plain.segment = predict, segment
 
 # %% ../nbs/44_agreement.ipynb #5245e4df
@@ -108,7 +125,8 @@ def mean_fit(
     b: np.ndarray,  # [Q, H, W] bool
 ) -> float:  # [0, 1]; 1 where there is nothing to pair
     "Mean IoU of paired masks."
-    if not len(a) or not len(b): return 1.0
+    if not len(a) or not len(b):
+        return 1.0
     flat_a, flat_b = (m.reshape(len(m), -1).astype(np.float32) for m in (a, b))
     both = flat_a @ flat_b.T
     ious = both / np.maximum(flat_a.sum(1)[:, None] + flat_b.sum(1) - both, 1)
@@ -118,6 +136,7 @@ def mean_fit(
 @dataclass(frozen=True)
 class Row:
     "One image: the fast way in some precision against the plain way in float32."
+
     image: str
     dtype: str
     fast: int  # masks
@@ -125,15 +144,24 @@ class Row:
     fit: float  # mean IoU of paired masks
     pixels: float  # share of equal pixels in the label maps
 
+
 def in_precision(
     rim: RIM,
     dtype: str,  # float32, bfloat16 or float16
 ) -> RIM:
     "The same segmenter and references, its proposals and region features in a precision."
     tools, kind = Tools(rim.settings), getattr(torch, dtype)
-    if rim.settings.feature == "sd": tools.pipeline.to(kind)
-    else: tools.region_encoder.model.to(kind)
-    fast = RIM(rim.settings, Proposer(rim.tools.proposer.predictor.model, rim.settings, kind), tools.region_encoder, rim.bank, rim.store)
+    if rim.settings.feature == "sd":
+        tools.pipeline.to(kind)
+    else:
+        tools.region_encoder.model.to(kind)
+    fast = RIM(
+        rim.settings,
+        Proposer(rim.tools.proposer.predictor.model, rim.settings, kind),
+        tools.region_encoder,
+        rim.bank,
+        rim.store,
+    )
     fast.banks = rim.banks
     return fast
 
@@ -154,11 +182,21 @@ def compare(
         for dtype, other in fast.items():
             found = other.analyse(image)
             equal = (other.predict(image, found, vocabulary, other.bank_for(vocabulary)).labels == labels).mean()
-            rows.append(Row(name, dtype, len(found), len(regions), mean_fit(found.proposals.masks, regions.proposals.masks), float(equal)))
+            rows.append(
+                Row(
+                    name,
+                    dtype,
+                    len(found),
+                    len(regions),
+                    mean_fit(found.proposals.masks, regions.proposals.masks),
+                    float(equal),
+                )
+            )
     return rows
 
 # %% ../nbs/44_agreement.ipynb #86374d04
 TARGETS = dict(float32=0.9999, bfloat16=0.995)  # share of equal pixels
+
 
 def summary(
     rows: list[Row],
@@ -168,5 +206,15 @@ def summary(
     for dtype in dict.fromkeys(row.dtype for row in rows):
         own = [row for row in rows if row.dtype == dtype]
         mean = {key: float(np.mean([getattr(row, key) for row in own])) for key in ("fit", "pixels")}
-        found.append(dict(dtype=dtype, images=len(own), other_counts=sum(row.fast != row.plain for row in own), fast=sum(row.fast for row in own), plain=sum(row.plain for row in own), **mean, target=TARGETS.get(dtype)))
+        found.append(
+            dict(
+                dtype=dtype,
+                images=len(own),
+                other_counts=sum(row.fast != row.plain for row in own),
+                fast=sum(row.fast for row in own),
+                plain=sum(row.plain for row in own),
+                **mean,
+                target=TARGETS.get(dtype),
+            )
+        )
     return found

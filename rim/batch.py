@@ -24,36 +24,52 @@ from .vocabulary import Vocabulary
 @dataclass(frozen=True)
 class Picture:
     "A picture of a batch."
+
     path: Path
     file: str  # relative path of the picture, with forward slashes
 
     @property
-    def name(self): return PurePosixPath(self.file).with_suffix("").as_posix()  # of its results, relative to their folder
+    def name(self):
+        return PurePosixPath(self.file).with_suffix("").as_posix()  # of its results, relative to their folder
+
     @property
-    def results(self): return f"{self.name}.png", f"{self.name}_overlay.png", f"{self.name}.json"
+    def results(self):
+        return f"{self.name}.png", f"{self.name}_overlay.png", f"{self.name}.json"
 
 # %% ../nbs/33_batch.ipynb #22cd71ff
 def is_picture(
     path,  # of a file
 ) -> bool:
     "Whether a file has the ending of an allowed format and isn't hidden."
-    return path.is_file() and not path.name.startswith(".") and Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    return (
+        path.is_file()
+        and not path.name.startswith(".")
+        and Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    )
+
 
 def pictures_below(
     folder,
     recursive: bool,  # whether folders in it count
 ) -> list:  # of Path, sorted
     "The pictures of a folder."
-    places = [(Path(place), files) for place, folders, files in os.walk(folder) if recursive or Path(place) == Path(folder)]
-    visible = [(place, files) for place, files in places if not any(part.startswith(".") for part in place.relative_to(folder).parts)]
+    places = [
+        (Path(place), files) for place, folders, files in os.walk(folder) if recursive or Path(place) == Path(folder)
+    ]
+    visible = [
+        (place, files)
+        for place, files in places
+        if not any(part.startswith(".") for part in place.relative_to(folder).parts)
+    ]
     return sorted(path for place, files in visible for path in map(place.joinpath, files) if is_picture(path))
+
 
 def pictures_like(
     pattern: str,  # with * ? [..] or **
 ):  # (fixed part: folder, list of Path, sorted)
     "The pictures that a pattern describes."
     parts = Path(pattern).parts
-    fixed = Path(*parts[:next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
     return fixed, sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if is_picture(path))
 
 # %% ../nbs/33_batch.ipynb #289bb41c
@@ -66,24 +82,35 @@ def find_pictures(
     out, found = Path(out).resolve(), {}
     for given in map(str, inputs):
         path = Path(given)
-        if path.is_dir(): base, files = path, pictures_below(path, recursive)
-        elif path.exists(): base, files = path.parent, [path]
-        elif glob.has_magic(given): base, files = pictures_like(given)
-        else: raise FileNotFoundError(f"no image file at {shown(path)}")
-        if base.resolve() in out.parents: files = [f for f in files if f == path or not f.resolve().is_relative_to(out)]
-        if not files: raise FileNotFoundError(f"no pictures in {shown(given)}{'' if recursive or not path.is_dir() else ' (folders inside it count with --recursive)'}")
-        for file in files: found.setdefault((file.resolve(), relative := file.relative_to(base).as_posix()), Picture(file, relative))
+        if path.is_dir():
+            base, files = path, pictures_below(path, recursive)
+        elif path.exists():
+            base, files = path.parent, [path]
+        elif glob.has_magic(given):
+            base, files = pictures_like(given)
+        else:
+            raise FileNotFoundError(f"no image file at {shown(path)}")
+        if base.resolve() in out.parents:
+            files = [f for f in files if f == path or not f.resolve().is_relative_to(out)]
+        if not files:
+            raise FileNotFoundError(
+                f"no pictures in {shown(given)}{'' if recursive or not path.is_dir() else ' (folders inside it count with --recursive)'}"
+            )
+        for file in files:
+            found.setdefault((file.resolve(), relative := file.relative_to(base).as_posix()), Picture(file, relative))
     check_results(found.values(), out)
     return list(found.values())
 
 # %% ../nbs/33_batch.ipynb #cb2abbc1
 COCO = "coco.json"  # the one file that is not named after a picture
 
+
 def shown(
     text,  # path or str, with whatever bytes and letters are in it
 ) -> str:
     "A file name that is safe to print."
     return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))
+
 
 def check_results(
     pictures,  # of Picture
@@ -92,11 +119,17 @@ def check_results(
     "ValueError where the results of two pictures have one name, would overwrite a picture, or would lie outside."
     taken, inputs = {COCO: Picture(Path(COCO), COCO)}, {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
-        if ".." in PurePosixPath(picture.file).parts: raise ValueError(f"results stay inside their folder: {shown(picture.path)} would leave it")
+        if ".." in PurePosixPath(picture.file).parts:
+            raise ValueError(f"results stay inside their folder: {shown(picture.path)} would leave it")
         for result in picture.results:
             if (other := taken.setdefault(result.casefold(), picture)) is not picture:
-                raise ValueError(f"results are named after their pictures: {shown(other.path)} and {shown(picture.path)} would both have {shown(result)}")
-            if hit := inputs.get(os.path.normcase(out / result)): raise ValueError(f"--out must be another folder: the results there would overwrite the picture {shown(hit)}")
+                raise ValueError(
+                    f"results are named after their pictures: {shown(other.path)} and {shown(picture.path)} would both have {shown(result)}"
+                )
+            if hit := inputs.get(os.path.normcase(out / result)):
+                raise ValueError(
+                    f"--out must be another folder: the results there would overwrite the picture {shown(hit)}"
+                )
 
 # %% ../nbs/33_batch.ipynb #34de4e27
 def made_from(
@@ -106,6 +139,7 @@ def made_from(
     "The address of a picture's results."
     return address({"picture": file_digest(picture.path), "made_by": made_by})
 
+
 def is_done(
     picture: Picture,
     folder,  # of the results
@@ -113,9 +147,12 @@ def is_done(
 ) -> bool:
     "Whether the results of a picture are there, made as they would be made now."
     paths = [Path(folder) / result for result in picture.results]
-    if not all(path.is_file() for path in paths): return False
-    try: return json.loads(paths[-1].read_text(encoding="utf-8"))["record"]["made_from"] == wanted
-    except (ValueError, KeyError, TypeError): return False
+    if not all(path.is_file() for path in paths):
+        return False
+    try:
+        return json.loads(paths[-1].read_text(encoding="utf-8"))["record"]["made_from"] == wanted
+    except (ValueError, KeyError, TypeError):
+        return False
 
 # %% ../nbs/33_batch.ipynb #d62a0df0
 def shrink(
@@ -124,9 +161,11 @@ def shrink(
 ) -> np.ndarray:  # uint8 [h, w, 3]
     "The picture with a long side of at most `longest`."
     height, width = image.shape[:2]
-    if not longest or max(height, width) <= longest: return image
+    if not longest or max(height, width) <= longest:
+        return image
     size = [max(1, round(side * longest / max(height, width))) for side in (width, height)]
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
 
 def enlarge(
     mask,  # [h, w], labels or bool
@@ -145,7 +184,13 @@ def enlarge_region(
     mask = enlarge(from_rle(region["segmentation"]), size)
     old = region["segmentation"]["size"]
     (sy, sx), box = (new / o for new, o in zip(size, old)), region["box"]
-    return {**region, "box": [round(v * s, 2) for v, s in zip(box, (sx, sy, sx, sy))], "area": int(mask.sum()), "segmentation": to_rle(mask)}
+    return {
+        **region,
+        "box": [round(v * s, 2) for v, s in zip(box, (sx, sy, sx, sy))],
+        "area": int(mask.sum()),
+        "segmentation": to_rle(mask),
+    }
+
 
 def write_results(
     result,  # Segmentation, of the picture or of a smaller one
@@ -157,7 +202,8 @@ def write_results(
     "Write the three files of a picture, at its size; the JSON is finished last."
     target = Path(folder) / picture.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.parent.resolve().is_relative_to(Path(folder).resolve()): raise ValueError(f"results stay inside their folder: {shown(target.parent)} leads out of it")
+    if not target.parent.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"results stay inside their folder: {shown(target.parent)} leads out of it")
     paths = result.save(target.parent, target.name)
     facts = json.loads(paths["regions"].read_text(encoding="utf-8"))
     if tuple(size) != result.labels.shape:
@@ -170,10 +216,12 @@ def write_results(
 @dataclass(frozen=True)
 class Outcome:
     "What became of a picture."
+
     picture: Picture
     legend: tuple = ()  # of (label, name, share), largest first
     skipped: bool = False  # done before
     fault: str = ""  # why there are no results
+
 
 def recipe(
     segmenter,  # has .settings and .method
@@ -183,17 +231,27 @@ def recipe(
     "Address of all that determines results, besides the picture."
     places = ("store", "models_dir", "data_dir", "device")
     settings = {key: value for key, value in segmenter.settings.as_dict().items() if key not in places}
-    return address({"method": segmenter.method(vocabulary).key, "labels": list(vocabulary.labels), "settings": settings, "longest": longest, "code": code_digest("rim.images", "rim.segmentation", "rim.batch")})
+    return address(
+        {
+            "method": segmenter.method(vocabulary).key,
+            "labels": list(vocabulary.labels),
+            "settings": settings,
+            "longest": longest,
+            "code": code_digest("rim.images", "rim.segmentation", "rim.batch"),
+        }
+    )
 
 # %% ../nbs/33_batch.ipynb #949dfef1
 def segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest) -> Outcome:
     "Segment one picture, unless that is done."
     wanted = made_from(picture, made_by)
-    if not force and is_done(picture, folder, wanted): return Outcome(picture, skipped=True)
+    if not force and is_done(picture, folder, wanted):
+        return Outcome(picture, skipped=True)
     image = read_image(picture.path)
     result = segmenter.segment(shrink(image, longest), vocabulary)
     write_results(result, picture, folder, image.shape[:2], wanted)
     return Outcome(picture, tuple(result.legend))
+
 
 def segment_pictures(
     segmenter,  # RIM, Trident: has .segment, .settings and .method
@@ -207,8 +265,10 @@ def segment_pictures(
     vocabulary = Vocabulary.of(vocabulary)
     made_by = recipe(segmenter, vocabulary, longest)
     for picture in pictures:
-        try: yield segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest)
-        except Exception as error: yield Outcome(picture, fault=f"{str(error).strip() or type(error).__name__}")
+        try:
+            yield segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest)
+        except Exception as error:
+            yield Outcome(picture, fault=f"{str(error).strip() or type(error).__name__}")
 
 # %% ../nbs/33_batch.ipynb #22ac001c
 def annotation(
@@ -219,8 +279,17 @@ def annotation(
 ) -> dict:
     "A region as a COCO annotation."
     x0, y0, x1, y1 = region["box"]
-    return {"id": number, "image_id": image, "category_id": region["label"] + first, "segmentation": region["segmentation"], "area": region["area"],
-            "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)], "iscrowd": 0, "score": region["score"]}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": region["label"] + first,
+        "segmentation": region["segmentation"],
+        "area": region["area"],
+        "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
+        "iscrowd": 0,
+        "score": region["score"],
+    }
+
 
 def write_coco(
     path,  # of the file to write
@@ -230,15 +299,25 @@ def write_coco(
 ) -> Path:
     "One COCO file over many pictures."
     first, images = int(not vocabulary.background), []
+
     def body(file):
         number, dump = 0, lambda value: json.dumps(value).encode()
         file.write(b'{"annotations": [')
         for picture in pictures:
             facts = json.loads((Path(folder) / picture.results[-1]).read_text(encoding="utf-8"))
-            images.append({"id": len(images) + 1, "file_name": shown(picture.file), "height": facts["size"][0], "width": facts["size"][1]})
+            images.append(
+                {
+                    "id": len(images) + 1,
+                    "file_name": shown(picture.file),
+                    "height": facts["size"][0],
+                    "width": facts["size"][1],
+                }
+            )
             for region in facts["regions"]:
-                if vocabulary.background and region["label"] == 0: continue
+                if vocabulary.background and region["label"] == 0:
+                    continue
                 file.write(b",\n" * bool(number) + dump(annotation(region, number := number + 1, len(images), first)))
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(vocabulary.names)]
         file.write(b'],\n"images": ' + dump(images) + b',\n"categories": ' + dump(categories) + b"}\n")
+
     return atomic_write(path, body)

@@ -22,46 +22,59 @@ from .settings import Settings
 # %% ../nbs/51_cli.ipynb #6af878a9
 class Parser(argparse.ArgumentParser):
     "An argument parser that refuses in one sentence."
-    def error(self, message): self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
 
 def pair(
-    text, # key=value
+    text,  # key=value
 ):
     "`key=value` as a pair."
     key, equals, value = text.partition("=")
-    if not equals or not key.strip(): raise argparse.ArgumentTypeError(f"a setting is written key=value, not {text!r}")
+    if not equals or not key.strip():
+        raise argparse.ArgumentTypeError(f"a setting is written key=value, not {text!r}")
     return key.strip(), value.strip()
 
 # %% ../nbs/51_cli.ipynb #7deb91d5
 def sentence(
-    error, # an exception
+    error,  # an exception
 ):
     "What to tell the user of an error: the rule and the value, without Python's wrapping."
-    if isinstance(error, OSError) and error.strerror and error.filename: return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
     return str(error).strip() or type(error).__name__
 
 # %% ../nbs/51_cli.ipynb #8b130948
 def output_folder(
-    path, # made if missing
+    path,  # made if missing
 ):
     "The folder for results; a file of that name is refused."
     folder = Path(path)
-    if folder.exists() and not folder.is_dir(): raise ValueError(f"--out must be a folder, and {folder} is a file.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder, and {folder} is a file.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 # %% ../nbs/51_cli.ipynb #f5a6468d
 def vocabulary_of(
-    text, # the path of a file, the name of a benchmark, or names separated by commas
+    text,  # the path of a file, the name of a benchmark, or names separated by commas
 ):
     "The vocabulary of --classes."
     from rim.vocabulary import Vocabulary
-    if os.path.isfile(text): return Vocabulary.of(Path(text))
-    if text.endswith(".txt"): raise FileNotFoundError(f"no file of class names at {text}")
+
+    if os.path.isfile(text):
+        return Vocabulary.of(Path(text))
+    if text.endswith(".txt"):
+        raise FileNotFoundError(f"no file of class names at {text}")
     from rim.datasets import SOURCES, names_file, read_names
-    if text in SOURCES: return read_names(names_file(SOURCES[text].names), SOURCES[text].background)
-    if text != "toybox": return Vocabulary.of(text)
+
+    if text in SOURCES:
+        return read_names(names_file(SOURCES[text].names), SOURCES[text].background)
+    if text != "toybox":
+        return Vocabulary.of(text)
     from rim.toybox.world import World
+
     return Vocabulary.of(World.names)
 
 # %% ../nbs/51_cli.ipynb #841ddfe7
@@ -70,14 +83,21 @@ def segmenter_of(args):
     overrides = dict(args.set)
     if args.method == "trident":
         from rim.trident import Trident
-        if args.bank: raise ValueError("--bank goes with --method rim: trident has no references.")
+
+        if args.bank:
+            raise ValueError("--bank goes with --method rim: trident has no references.")
         return Trident.from_profile(args.profile, **overrides)
     from rim.references import ReferenceBank
     from rim.segmenter import RIM
+
     bank = ReferenceBank.load(args.bank) if args.bank else None
     rim = RIM.from_profile(args.profile, bank=bank, **overrides)
-    if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]): raise ValueError(f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')}, the settings ask for {asked}.")
+    if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]):
+        raise ValueError(
+            f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')}, the settings ask for {asked}."
+        )
     return rim
+
 
 def settings_of(args):
     "The profile's settings with what --set changes."
@@ -85,65 +105,101 @@ def settings_of(args):
 
 # %% ../nbs/51_cli.ipynb #443603ea
 def announced_bank(
-    rim, # RIM
+    rim,  # RIM
     vocabulary,
     say=print,
-    engine=None, # whose workers paint; None: this process
+    engine=None,  # whose workers paint; None: this process
 ):
     "The bank for a vocabulary; says which it is, and how much there is to paint before."
     from rim.references import ReferenceBank, plan, reference_key
+
     if rim.bank is None:
         items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
         lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
-        if lacking: say(f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, {rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}")
-    bank = ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine) if engine else rim.bank_for(vocabulary, progress=sys.stderr.isatty())
+        if lacking:
+            say(
+                f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, {rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
+            )
+    bank = (
+        ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
+        if engine
+        else rim.bank_for(vocabulary, progress=sys.stderr.isatty())
+    )
     sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
-    say(f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({', '.join(f'{n} from {source}' for source, n in sources.items())})")
+    say(
+        f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({', '.join(f'{n} from {source}' for source, n in sources.items())})"
+    )
     return bank
 
 # %% ../nbs/51_cli.ipynb #5b72aad6
 def segment(args):
     "rim segment: label maps, overlays and regions of pictures."
-    if args.classes is None and not args.bank: raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
-    if args.longest < 0: raise ValueError(f"--longest must be 0 or more, not {args.longest}.")
+    if args.classes is None and not args.bank:
+        raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
+    if args.longest < 0:
+        raise ValueError(f"--longest must be 0 or more, not {args.longest}.")
     vocabulary = vocabulary_of(args.classes) if args.classes is not None else None
     from rim.batch import COCO, find_pictures, write_coco
+
     pictures = find_pictures(args.images, args.out, args.recursive)
     check_one_opens(pictures)
     segmenter, folder = segmenter_of(args), output_folder(args.out)
     from rim.vocabulary import Vocabulary
+
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
-    if args.method == "rim": announced_bank(segmenter, vocabulary)
+    if args.method == "rim":
+        announced_bank(segmenter, vocabulary)
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
-    if args.coco: print(f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} picture{'s' * (len(done) != 1)}")
-    if faults: print(f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:", *(told(o, folder) for o in faults), sep="\n", file=sys.stderr)
+    if args.coco:
+        print(
+            f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} picture{'s' * (len(done) != 1)}"
+        )
+    if faults:
+        print(
+            f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:",
+            *(told(o, folder) for o in faults),
+            sep="\n",
+            file=sys.stderr,
+        )
     return int(bool(faults))
 
 # %% ../nbs/51_cli.ipynb #ad19a1e1
 def check_one_opens(pictures):
     "ValueError names the first picture where not a single one can be opened."
     from rim.images import open_image
+
     faults = []
     for picture in pictures:
-        try: return open_image(picture.path).close()
-        except ValueError as error: faults.append(error)
+        try:
+            return open_image(picture.path).close()
+        except ValueError as error:
+            faults.append(error)
     raise faults[0]
+
 
 def told(outcome, folder):
     "One line on a picture."
     from rim.batch import shown
-    if outcome.fault: return f"{shown(outcome.picture.path)}: {shown(outcome.fault)}"
-    if outcome.skipped: return f"{shown(outcome.picture.path)}: done before"
-    return f"{shown(outcome.picture.path)} -> {shown(folder / outcome.picture.results[0])}: " + ", ".join(f"{label} {share:.0%}" for _, label, share in outcome.legend)
+
+    if outcome.fault:
+        return f"{shown(outcome.picture.path)}: {shown(outcome.fault)}"
+    if outcome.skipped:
+        return f"{shown(outcome.picture.path)}: done before"
+    return f"{shown(outcome.picture.path)} -> {shown(folder / outcome.picture.results[0])}: " + ", ".join(
+        f"{label} {share:.0%}" for _, label, share in outcome.legend
+    )
+
 
 def reported(segmenter, vocabulary, pictures, folder, args):
     "The outcomes, told one by one as they come."
     from tqdm import tqdm
     from rim.batch import segment_pictures
+
     with tqdm(total=len(pictures), unit="picture", disable=None) as bar:
         for outcome in segment_pictures(segmenter, vocabulary, pictures, folder, args.force, args.longest):
-            if not outcome.fault: tqdm.write(told(outcome, folder))
+            if not outcome.fault:
+                tqdm.write(told(outcome, folder))
             bar.update()
             yield outcome
 
@@ -151,36 +207,50 @@ def reported(segmenter, vocabulary, pictures, folder, args):
 def engine_of(args):
     "The engine of --engine, --workers, --address and --gpus."
     from rim.engine import Engine
+
     return Engine(args.engine, args.workers, args.address, args.gpus)
 
 # %% ../nbs/51_cli.ipynb #5c10e7e8
 def build_references(args):
     "rim references build: painted and photographed references, as one file."
-    if args.classes is None and not args.photographs: raise ValueError("references need names to paint (--classes) or pictures of one's own (--photographs).")
+    if args.classes is None and not args.photographs:
+        raise ValueError("references need names to paint (--classes) or pictures of one's own (--photographs).")
     vocabulary, settings = vocabulary_of(args.classes) if args.classes is not None else None, settings_of(args)
-    if Path(args.out).is_dir(): raise ValueError(f"--out must be a file, and {args.out} is a folder.")
+    if Path(args.out).is_dir():
+        raise ValueError(f"--out must be a file, and {args.out} is a folder.")
     engine = engine_of(args)
     from rim.engine import Undone
     from rim.segmenter import RIM
     from rim.store import Store
+
     rim, banks = RIM(settings, store=Store(settings.store)), []
-    if args.photographs: banks.append(photographed_bank(args.photographs, rim, vocabulary))
-    try: banks[:0] = [announced_bank(rim, vocabulary, engine=engine)] if vocabulary else []
-    except Undone as error: print(f"rim: {error}", *(o.trace for o in error.outcomes), sep="\n", file=sys.stderr); return 1
+    if args.photographs:
+        banks.append(photographed_bank(args.photographs, rim, vocabulary))
+    try:
+        banks[:0] = [announced_bank(rim, vocabulary, engine=engine)] if vocabulary else []
+    except Undone as error:
+        print(f"rim: {error}", *(o.trace for o in error.outcomes), sep="\n", file=sys.stderr)
+        return 1
     bank = banks[0].merge(banks[1]) if len(banks) > 1 else banks[0]
     bank.save(args.out)
     print(f"{args.out}: {len(bank)} classes, {len(bank.owner)} references")
     return 0
 
+
 def photographed_bank(folder, rim, vocabulary=None):
     "The bank of a folder of photographs; what is left out is named."
     import warnings
     from rim.photographs import ReferenceBank
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         bank = ReferenceBank.from_photographs(folder, rim.settings, rim.store, tools=rim.tools, vocabulary=vocabulary)
-    for warning in said: print(f"rim: {warning.message}", file=sys.stderr)
-    print(f"{folder}: {len(bank.owner)} photographs of {len(bank)} classes, masks: " + ", ".join(f"{n} {how}" for how, n in bank.record["masks"].items()))
+    for warning in said:
+        print(f"rim: {warning.message}", file=sys.stderr)
+    print(
+        f"{folder}: {len(bank.owner)} photographs of {len(bank)} classes, masks: "
+        + ", ".join(f"{n} {how}" for how, n in bank.record["masks"].items())
+    )
     return bank
 
 # %% ../nbs/51_cli.ipynb #12df4677
@@ -189,10 +259,12 @@ def show_references(args):
     from rim.references import ReferenceBank
     from rim.segmentation import png_bytes
     from rim.store import atomic_write
+
     bank, sheet = ReferenceBank.load(args.bank), Path(args.out or Path(args.bank).with_suffix(".png"))
     atomic_write(sheet, png_bytes(bank.contact_sheet()))
     for key, value in bank.record.items():
-        if isinstance(value, (int, float, str)) or key in ("sources", "masks", "left_out") and value: print(f"{key}: {value}")
+        if isinstance(value, (int, float, str)) or key in ("sources", "masks", "left_out") and value:
+            print(f"{key}: {value}")
     print(sheet)
     return 0
 
@@ -200,15 +272,23 @@ def show_references(args):
 def demo(args):
     "rim demo: a page in the browser, for this machine alone."
     from rim.demo import load_gradio, serve
-    try: load_gradio()
-    except ImportError as error: raise ValueError(str(error)) from None
+
+    try:
+        load_gradio()
+    except ImportError as error:
+        raise ValueError(str(error)) from None
     segmenter, picture = segmenter_of(args), None
     if args.profile == "toybox" and not args.bank:
         from PIL import Image
         from rim.toybox.world import World
+
         scene = World().scene(13)
-        picture, args.classes = Image.fromarray(scene.image), args.classes or ", ".join(dict.fromkeys(o.name for o in scene.objects))
-    elif args.bank: args.classes = args.classes or ", ".join(segmenter.bank.names)
+        picture, args.classes = (
+            Image.fromarray(scene.image),
+            args.classes or ", ".join(dict.fromkeys(o.name for o in scene.objects)),
+        )
+    elif args.bank:
+        args.classes = args.classes or ", ".join(segmenter.bank.names)
     serve(segmenter, args.classes or "", picture, args.port)
     return 0
 
@@ -218,13 +298,22 @@ def benchmark_of(args, settings):
     from rim.datasets import get_benchmark
     from rim.evaluation import Part, shard
     from rim.vocabulary import Vocabulary
+
     whole = get_benchmark(settings.benchmark, settings)
-    if args.classes: whole = Part(whole, words=Vocabulary.of(Path(args.classes) if os.path.isfile(args.classes) else args.classes, whole.vocabulary.background))
+    if args.classes:
+        whole = Part(
+            whole,
+            words=Vocabulary.of(
+                Path(args.classes) if os.path.isfile(args.classes) else args.classes, whole.vocabulary.background
+            ),
+        )
     return shard(whole, args.shard) if args.shard else whole
+
 
 def place_of(args):
     "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
-    if args.root and not Path(args.root).is_dir(): raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
+    if args.root and not Path(args.root).is_dir():
+        raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
     inside = Path(args.root or ".", args.benchmark)
     place = {"data_dir": args.root} if args.root else {}
     return {**place, "benchmark": str(inside) if (inside / "names.txt").is_file() else args.benchmark}
@@ -232,37 +321,53 @@ def place_of(args):
 # %% ../nbs/51_cli.ipynb #4ece044e
 def build_beforehand(names, settings, benchmark, store, engine):
     "Let an engine paint the references that the methods will ask for; without one, they are painted when asked for."
-    if engine.name == "serial": return
+    if engine.name == "serial":
+        return
     from rim.references import ReferenceBank
     from rim.segmenter import VARIANTS
-    if {"rim", *VARIANTS} & set(names): ReferenceBank.build(benchmark.vocabulary, settings, store, engine=engine)
+
+    if {"rim", *VARIANTS} & set(names):
+        ReferenceBank.build(benchmark.vocabulary, settings, store, engine=engine)
 
 # %% ../nbs/51_cli.ipynb #0e58602d
 def evaluate(args):
     "rim evaluate: methods on a benchmark, measured image by image."
     for option in ("limit", "worst"):
-        if getattr(args, option) < 0: raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")
+        if getattr(args, option) < 0:
+            raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")
     overrides = {**dict(args.set), **place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
     settings, engine = Settings.from_profile(args.profile, **overrides), engine_of(args)
     settings = settings.replace(store=str(Path(settings.store).expanduser().absolute()))  # workers may stand elsewhere
     benchmark = benchmark_of(args, settings)
-    if not len(benchmark): print(f"{benchmark.name}: no image falls into this shard."); return 0
+    if not len(benchmark):
+        print(f"{benchmark.name}: no image falls into this shard.")
+        return 0
     benchmark.check()
     from rim.engine import Undone
     from rim.evaluation import Unmeasured, evaluate, told
     from rim.examination import make_methods
     from rim.store import Store
+
     names, store = list(dict.fromkeys(args.method or ["rim"])), Store(settings.store)
     try:
         build_beforehand(names, settings, benchmark, store, engine)
         make = partial(make_methods, names, settings)
         methods = make(benchmark)
-        report = evaluate(methods if engine.name == "serial" else make, benchmark, settings, store, keep_going=True, engine=engine)
-    except (Unmeasured, Undone) as error: print(f"rim: {error}", *(o.trace for o in getattr(error, "outcomes", ())), sep="\n", file=sys.stderr); return 1
+        report = evaluate(
+            methods if engine.name == "serial" else make, benchmark, settings, store, keep_going=True, engine=engine
+        )
+    except (Unmeasured, Undone) as error:
+        print(f"rim: {error}", *(o.trace for o in getattr(error, "outcomes", ())), sep="\n", file=sys.stderr)
+        return 1
     print(report.markdown())
-    if args.shard: print("When all shards are done, the same command without --shard writes the report of the whole.")
-    else: print(f"{write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, classes.csv, images.csv, worst images")
-    if report.aside: print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
+    if args.shard:
+        print("When all shards are done, the same command without --shard writes the report of the whole.")
+    else:
+        print(
+            f"{write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, classes.csv, images.csv, worst images"
+        )
+    if report.aside:
+        print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
     return int(bool(report.aside))
 
 # %% ../nbs/51_cli.ipynb #5c8e3a42
@@ -270,8 +375,9 @@ def write_evaluation(report, methods, benchmark, settings, args):
     "Write the report and the sheets of the worst images; the folder they are in."
     from rim import figures
     from rim.examination import worst_sheet
+
     folder = output_folder(args.out or Path("out", re.sub(r"[^\w.-]+", "-", benchmark.name)))
-    settings = settings.replace(benchmark=benchmark.name)   # not the path that it was found at
+    settings = settings.replace(benchmark=benchmark.name)  # not the path that it was found at
     report.write(folder, figures.profile_line(settings, len(report.items)))
     for name, method in methods.items() if args.worst else ():
         fig = worst_sheet(report, name, method, benchmark, settings, args.worst)
@@ -281,97 +387,152 @@ def write_evaluation(report, methods, benchmark, settings, args):
 # %% ../nbs/51_cli.ipynb #54b97227
 AGES, SIZES = dict(m=60, h=3600, d=86400, w=7 * 86400), dict(kb=1e3, mb=1e6, gb=1e9, tb=1e12)
 
+
 def amount(
-    text,   # such as 30d or 10GB
+    text,  # such as 30d or 10GB
     units,  # unit -> seconds or bytes
-    what,   # age or size
+    what,  # age or size
 ):
     "An age in seconds or a size in bytes."
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]+)", text.strip().lower())
-    if not found or found[2] not in units: raise argparse.ArgumentTypeError(f"the {what} must be a number and one of {', '.join(units)}, as in 30{list(units)[2]}, not {text!r}")
+    if not found or found[2] not in units:
+        raise argparse.ArgumentTypeError(
+            f"the {what} must be a number and one of {', '.join(units)}, as in 30{list(units)[2]}, not {text!r}"
+        )
     return float(found[1]) * units[found[2]]
 
-def age(text): return amount(text, AGES, "age")
-def size(text): return amount(text, SIZES, "size")
 
-def shown_size(n): return next(f"{n / unit:.1f} {name}" for name, unit in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= unit or name == "kB")
-def shown_age(seconds): return next(f"{seconds / unit:.0f} {name}" for name, unit in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= unit or name == "min")
+def age(text):
+    return amount(text, AGES, "age")
+
+
+def size(text):
+    return amount(text, SIZES, "size")
+
+
+def shown_size(n):
+    return next(
+        f"{n / unit:.1f} {name}" for name, unit in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= unit or name == "kB"
+    )
+
+
+def shown_age(seconds):
+    return next(
+        f"{seconds / unit:.0f} {name}"
+        for name, unit in (("d", 86400), ("h", 3600), ("min", 60))
+        if seconds >= unit or name == "min"
+    )
 
 # %% ../nbs/51_cli.ipynb #dabed381
 def store_of(args):
     "The store of the profile, and the kinds that --kind names, which must be there."
     from rim.store import Store, folders_in
+
     store = Store(settings_of(args).store)
     there = [folder.name for folder in folders_in(store.root)]
     for kind in args.kind:
-        if kind not in there: raise ValueError(f"{store.root} has no entries of the kind {kind!r}; its kinds are {', '.join(there) or 'none'}.")
+        if kind not in there:
+            raise ValueError(
+                f"{store.root} has no entries of the kind {kind!r}; its kinds are {', '.join(there) or 'none'}."
+            )
     return store
+
 
 def store_list(args):
     "rim store list: number, size and age of what is there, by kind."
     from rim.store import totals
+
     store, now = store_of(args), time.time()
     rows = totals(store.scan(args.kind))
     for kind, row in rows.items():
         left = f", {row['temporary']} temporary files" if row["temporary"] else ""
-        print(f"{kind:<12} {row['entries']:>8} entries {shown_size(row['bytes']):>10}   {shown_age(now - row['newest'])} to {shown_age(now - row['oldest'])} old{left}")
-    print(f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, {shown_size(sum(r['bytes'] for r in rows.values()))}")
+        print(
+            f"{kind:<12} {row['entries']:>8} entries {shown_size(row['bytes']):>10}   {shown_age(now - row['newest'])} to {shown_age(now - row['oldest'])} old{left}"
+        )
+    print(
+        f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, {shown_size(sum(r['bytes'] for r in rows.values()))}"
+    )
     return 0
 
 # %% ../nbs/51_cli.ipynb #d60e0869
 def store_verify(args):
     "rim store verify: read every entry, name the damaged ones."
     from tqdm import tqdm
+
     store, read, damaged = store_of(args), 0, 0
     for file, wrong in tqdm(store.verify(args.kind, args.remove), desc="verify", unit=" entries", disable=None):
         read += 1
-        if not wrong: continue
+        if not wrong:
+            continue
         damaged += 1
         print(f"{file.path}: {wrong}" + ("" if file.path.exists() else "; removed"))
     print(f"{store.root}: {read} entries, " + (f"{damaged} damaged" if damaged else "all as they were written"))
     return int(bool(damaged))
+
 
 def store_prune(args):
     "rim store prune: remove what is old, too much, or left behind."
     store = store_of(args)
     gone = store.prune(args.older_than, args.kind, args.limit, args.dry_run)
     left = sum(file.temporary for file in gone)
-    print(f"{store.root}: {len(gone) - left} entries and {left} temporary files, {shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed")
+    print(
+        f"{store.root}: {len(gone) - left} entries and {left} temporary files, {shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
+    )
     return 0
 
 # %% ../nbs/51_cli.ipynb #35d93333
 def reproduce(args):
     "rim reproduce: the tables and figures of the paper."
     from rim.reproduce import listing, reproduce
-    if args.list: print("\n".join(listing())); return 0
+
+    if args.list:
+        print("\n".join(listing()))
+        return 0
     return reproduce(args.targets, args.profile, dict(args.set), args.force, say=lambda line: print(line, flush=True))
+
 
 def doctor(args):
     "rim doctor: which weights and data a profile needs, where they are looked for, what fetches the missing ones."
     from dataclasses import asdict
     from rim.doctor import findings
+
     rows = findings(settings_of(args))
-    if args.json: print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
     for row in [] if args.json else rows:
-        facts = [row.what, row.revision and (row.revision if " " in row.revision else f"revision {row.revision}"), row.licence, row.megabytes and f"{row.megabytes:g} MB"]
-        print(f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n         {row.where}")
-        if not row.present: print(f"         to fetch it: {row.command}")
+        facts = [
+            row.what,
+            row.revision and (row.revision if " " in row.revision else f"revision {row.revision}"),
+            row.licence,
+            row.megabytes and f"{row.megabytes:g} MB",
+        ]
+        print(
+            f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n         {row.where}"
+        )
+        if not row.present:
+            print(f"         to fetch it: {row.command}")
     return int(not all(row.present for row in rows))
 
 # %% ../nbs/51_cli.ipynb #b9a8ab44
 def bench_agreement(args):
     "rim bench agreement: the fast way against the plain one, image by image."
-    if args.limit < 1: raise ValueError(f"--limit must be 1 or more, not {args.limit}.")
+    if args.limit < 1:
+        raise ValueError(f"--limit must be 1 or more, not {args.limit}.")
     from dataclasses import asdict
     from rim.agreement import compare, summary
     from rim.datasets import get_benchmark
     from rim.segmenter import RIM
+
     rim = RIM.from_profile(args.profile, **dict(args.set))
     benchmark = get_benchmark(rim.settings.benchmark, rim.settings)
     rows = compare(rim, {str(i): benchmark[i][0] for i in range(min(args.limit, len(benchmark)))}, benchmark.vocabulary)
-    if args.json: print(json.dumps(dict(summary=summary(rows), images=[asdict(row) for row in rows]), indent=1)); return 0
+    if args.json:
+        print(json.dumps(dict(summary=summary(rows), images=[asdict(row) for row in rows]), indent=1))
+        return 0
     for s in summary(rows):
-        print(f"{s['dtype']}: {s['images']} images, {s['fast']} masks against {s['plain']} (numbers differ in {s['other_counts']} images), mean IoU {s['fit']:.5f}, {s['pixels']:.4%} of the pixels equal, wanted {s['target']:.2%}")
+        print(
+            f"{s['dtype']}: {s['images']} images, {s['fast']} masks against {s['plain']} (numbers differ in {s['other_counts']} images), mean IoU {s['fit']:.5f}, {s['pixels']:.4%} of the pixels equal, wanted {s['target']:.2%}"
+        )
     return 0
 
 # %% ../nbs/51_cli.ipynb #cb6948e4
@@ -379,11 +540,16 @@ def data_settings(args):
     "Settings with the folder of the data."
     return Settings.from_profile("paper", **({"data_dir": args.root} if args.root else {}))
 
+
 def data_prepare(args):
     "rim data prepare: convert the label maps of a benchmark."
     root = data_settings(args).data_dir
-    if not root: raise ValueError("the folder of the data is missing: --root DIR, the variable RIM_DATA, or the setting data_dir names it.")
+    if not root:
+        raise ValueError(
+            "the folder of the data is missing: --root DIR, the variable RIM_DATA, or the setting data_dir names it."
+        )
     from rim.prepare import prepare
+
     print(prepare(args.what, root))
     return 0
 
@@ -391,75 +557,143 @@ def data_prepare(args):
 def data_check(args):
     "rim data check: read every file of a benchmark, list what is wrong."
     from rim.prepare import check_benchmark
+
     found, problems = check_benchmark(args.benchmark, data_settings(args))
-    for problem in problems: print(problem)
-    print(f"{args.benchmark}: {found} images, " + (f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "all there, of their label maps' size, with labels in range"))
+    for problem in problems:
+        print(problem)
+    print(
+        f"{args.benchmark}: {found} images, "
+        + (
+            f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+            if problems
+            else "all there, of their label maps' size, with labels in range"
+        )
+    )
     return int(bool(problems))
 
 # %% ../nbs/51_cli.ipynb #34b54f5e
 def toybox_scene(args):
     "rim toybox scene: a rendered picture, its label map and its class names."
-    if args.seed < 0: raise ValueError(f"--seed must be 0 or more, not {args.seed}.")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, not {args.seed}.")
     from PIL import Image
     from rim.segmentation import label_image, png_bytes
     from rim.store import atomic_write
     from rim.toybox.world import World
     from rim.vocabulary import Vocabulary
+
     world, folder, stem = World(args.size), output_folder(args.out), f"scene-{args.seed}"
     scene = world.scene(args.seed)
     atomic_write(folder / f"{stem}.png", png_bytes(Image.fromarray(scene.image)))
     atomic_write(folder / f"{stem}-labels.png", png_bytes(label_image(scene.labels, Vocabulary(world.names).palette())))
     atomic_write(folder / "classes.txt", "".join(f"{name}\n" for name in world.names))
-    print(f"{scene.caption}\nrim segment {folder / stem}.png --classes {folder / 'classes.txt'} --out {folder / 'results'}")
+    print(
+        f"{scene.caption}\nrim segment {folder / stem}.png --classes {folder / 'classes.txt'} --out {folder / 'results'}"
+    )
     return 0
 
 # %% ../nbs/51_cli.ipynb #9a18217e
 def toybox_train(args):
     "rim toybox train: train one of the embedded models, going on from where it stopped."
     from rim.toybox.training import TASKS, main
-    if args.task not in TASKS: raise ValueError(f"the toybox trains {', '.join(TASKS)}, not {args.task!r}.")
+
+    if args.task not in TASKS:
+        raise ValueError(f"the toybox trains {', '.join(TASKS)}, not {args.task!r}.")
     main([args.task, "--minutes", str(args.minutes), *args.more])
     return 0
 
 # %% ../nbs/51_cli.ipynb #327ae311
 CLASSES = 'a file with one name per line, the name of a benchmark (voc21), or names separated by commas ("dog, sofa|couch": | joins synonyms)'
 
+
 def with_engine(command):
     "Add --engine, --workers, --address and --gpus to a command."
-    command.add_argument("--engine", choices=("serial", "processes", "ray"), default="serial", help="who works: this process (default), several, or the actors of a Ray cluster")
-    command.add_argument("--workers", type=int, default=0, metavar="N", help="processes or actors; 0: one per core, at most four")
-    command.add_argument("--address", default="", help="of a running Ray cluster; default: one of its own, on this machine")
-    command.add_argument("--gpus", type=float, default=0, metavar="G", help="GPUs that each Ray actor needs, such as 1 or 0.5")
+    command.add_argument(
+        "--engine",
+        choices=("serial", "processes", "ray"),
+        default="serial",
+        help="who works: this process (default), several, or the actors of a Ray cluster",
+    )
+    command.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes or actors; 0: one per core, at most four"
+    )
+    command.add_argument(
+        "--address", default="", help="of a running Ray cluster; default: one of its own, on this machine"
+    )
+    command.add_argument(
+        "--gpus", type=float, default=0, metavar="G", help="GPUs that each Ray actor needs, such as 1 or 0.5"
+    )
     return command
+
 
 def with_settings(command):
     "Add --profile and --set to a command."
-    command.add_argument("--profile", default="toybox", help="section of settings.ini: toybox (default), paper, rehearsal")
-    command.add_argument("--set", metavar="KEY=VALUE", type=pair, action="append", default=[], help="change one setting; may be repeated")
+    command.add_argument(
+        "--profile", default="toybox", help="section of settings.ini: toybox (default), paper, rehearsal"
+    )
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", type=pair, action="append", default=[], help="change one setting; may be repeated"
+    )
     return command
 
 # %% ../nbs/51_cli.ipynb #10d6b9df
 def add_method(commands):
     "segment and references."
-    command = with_settings(commands.add_parser("segment", help="label every pixel of pictures", description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per picture."))
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, folders of pictures, or quoted patterns such as 'photos/**/*.jpg'")
+    command = with_settings(
+        commands.add_parser(
+            "segment",
+            help="label every pixel of pictures",
+            description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per picture.",
+        )
+    )
+    command.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="pictures, folders of pictures, or quoted patterns such as 'photos/**/*.jpg'",
+    )
     command.add_argument("--classes", help=CLASSES + "; by default those of the bank")
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
-    command.add_argument("--out", required=True, metavar="DIR", help="results are named after the pictures, folders are mirrored")
+    command.add_argument(
+        "--out", required=True, metavar="DIR", help="results are named after the pictures, folders are mirrored"
+    )
     command.add_argument("--recursive", action="store_true", help="folders inside the folders count, too")
     command.add_argument("--force", action="store_true", help="make again what is done")
     command.add_argument("--coco", action="store_true", help="write the regions of all pictures as coco.json, too")
-    command.add_argument("--longest", type=int, default=2048, metavar="N", help="larger pictures are looked at with this long side, results keep the picture's size (2048; 0: never)")
-    command.add_argument("--method", choices=("rim", "trident"), default="rim", help="rim: by painted references (default); trident: by CLIP's texts, DINO and SAM")
+    command.add_argument(
+        "--longest",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="larger pictures are looked at with this long side, results keep the picture's size (2048; 0: never)",
+    )
+    command.add_argument(
+        "--method",
+        choices=("rim", "trident"),
+        default="rim",
+        help="rim: by painted references (default); trident: by CLIP's texts, DINO and SAM",
+    )
     command.set_defaults(run=segment)
-    command = with_settings(commands.add_parser("demo", help="a page in the browser: a picture and words in, overlay and reasons out", description="Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone."))
+    command = with_settings(
+        commands.add_parser(
+            "demo",
+            help="a page in the browser: a picture and words in, overlay and reasons out",
+            description="Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone.",
+        )
+    )
     command.add_argument("--classes", help="the words that the page begins with, separated by commas")
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
     command.add_argument("--method", choices=("rim", "trident"), default="rim")
     command.add_argument("--port", type=int, default=7860, help="7860; 0: a free one")
     command.set_defaults(run=demo)
-    both = commands.add_parser("references", help="build or show a reference bank").add_subparsers(required=True, metavar="build|show")
-    build = with_engine(with_settings(both.add_parser("build", help="paint the reference pictures of a vocabulary, or take photographs")))
+    both = commands.add_parser("references", help="build or show a reference bank").add_subparsers(
+        required=True, metavar="build|show"
+    )
+    build = with_engine(
+        with_settings(
+            both.add_parser("build", help="paint the reference pictures of a vocabulary, or take photographs")
+        )
+    )
     build.add_argument("--classes", help="to be painted: " + CLASSES)
     build.add_argument("--photographs", metavar="DIR", help="pictures of your own, one folder per class")
     build.add_argument("--out", required=True, metavar="FILE", help="the bank, one safetensors file")
@@ -472,25 +706,52 @@ def add_method(commands):
 # %% ../nbs/51_cli.ipynb #7c993572
 def add_project(commands):
     "reproduce and doctor."
-    command = with_settings(commands.add_parser("reproduce", help="make the paper's tables and figures", description="Run the notebooks behind the paper's tables and figures; all of them if none is named."))
+    command = with_settings(
+        commands.add_parser(
+            "reproduce",
+            help="make the paper's tables and figures",
+            description="Run the notebooks behind the paper's tables and figures; all of them if none is named.",
+        )
+    )
     command.add_argument("targets", nargs="*", metavar="TARGET")
     command.add_argument("--list", action="store_true", help="list the targets and stop")
     command.add_argument("--force", action="store_true", help="make again what is up to date")
     command.set_defaults(run=reproduce)
-    command = with_settings(commands.add_parser("doctor", help="which weights and data are there, and how to fetch the others"))
+    command = with_settings(
+        commands.add_parser("doctor", help="which weights and data are there, and how to fetch the others")
+    )
     command.add_argument("--json", action="store_true", help="for scripts: a list of what is needed")
     command.set_defaults(run=doctor)
 
 # %% ../nbs/51_cli.ipynb #45a5824f
 def add_evaluation(commands):
     "evaluate."
-    command = with_engine(with_settings(commands.add_parser("evaluate", help="measure methods on a benchmark", description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there.")))
-    command.add_argument("benchmark", metavar="BENCHMARK", help="a name (toybox, ...), or a folder with images/, labels/ and names.txt")
+    command = with_engine(
+        with_settings(
+            commands.add_parser(
+                "evaluate",
+                help="measure methods on a benchmark",
+                description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there.",
+            )
+        )
+    )
+    command.add_argument(
+        "benchmark", metavar="BENCHMARK", help="a name (toybox, ...), or a folder with images/, labels/ and names.txt"
+    )
     command.add_argument("--root", metavar="DIR", help="the folder that the benchmark lies in")
-    command.add_argument("--method", metavar="NAME", action="append", help='rim (default), trident, a variant such as "+ ranking", clip-crops, oracle; may be repeated')
+    command.add_argument(
+        "--method",
+        metavar="NAME",
+        action="append",
+        help='rim (default), trident, a variant such as "+ ranking", clip-crops, oracle; may be repeated',
+    )
     command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
     command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")
-    command.add_argument("--shard", metavar="i/n", help="every n-th image from the i-th on, into the store; auto: i and n as torchrun or a Slurm array number this process")
+    command.add_argument(
+        "--shard",
+        metavar="i/n",
+        help="every n-th image from the i-th on, into the store; auto: i and n as torchrun or a Slurm array number this process",
+    )
     command.add_argument("--worst", type=int, default=6, metavar="K", help="images on the sheet of the worst (6)")
     command.add_argument("--out", metavar="DIR", help="default: out/BENCHMARK")
     command.set_defaults(run=evaluate)
@@ -498,28 +759,49 @@ def add_evaluation(commands):
 # %% ../nbs/51_cli.ipynb #5f999b14
 def add_store(commands):
     "store list, store verify and store prune."
-    three = commands.add_parser("store", help="what is kept, whether it is sound, what can go").add_subparsers(required=True, metavar="list|verify|prune")
+    three = commands.add_parser("store", help="what is kept, whether it is sound, what can go").add_subparsers(
+        required=True, metavar="list|verify|prune"
+    )
     listed = with_settings(three.add_parser("list", help="number, size and age, by kind"))
     verify = with_settings(three.add_parser("verify", help="read every entry and name the damaged ones"))
     verify.add_argument("--remove", action="store_true", help="and remove them")
-    prune = with_settings(three.add_parser("prune", help="remove entries, and what killed writers left behind", description="Remove what killed writers left behind, and the entries that the options name. Whatever is removed is computed again when it is needed."))
-    prune.add_argument("--older-than", type=age, metavar="AGE", help="entries written longer ago, such as 30d (m, h, d, w)")
-    prune.add_argument("--limit", type=size, metavar="SIZE", help="the oldest entries until so much is left, such as 10GB")
+    prune = with_settings(
+        three.add_parser(
+            "prune",
+            help="remove entries, and what killed writers left behind",
+            description="Remove what killed writers left behind, and the entries that the options name. Whatever is removed is computed again when it is needed.",
+        )
+    )
+    prune.add_argument(
+        "--older-than", type=age, metavar="AGE", help="entries written longer ago, such as 30d (m, h, d, w)"
+    )
+    prune.add_argument(
+        "--limit", type=size, metavar="SIZE", help="the oldest entries until so much is left, such as 10GB"
+    )
     prune.add_argument("--dry-run", action="store_true", help="say what would go")
     for command, function in ((listed, store_list), (verify, store_verify), (prune, store_prune)):
-        command.add_argument("--kind", action="append", default=[], help="only entries of this kind; may be repeated" + (". Alone: all of them" if command is prune else ""))
+        command.add_argument(
+            "--kind",
+            action="append",
+            default=[],
+            help="only entries of this kind; may be repeated" + (". Alone: all of them" if command is prune else ""),
+        )
         command.set_defaults(run=function)
 
 # %% ../nbs/51_cli.ipynb #7990dbd6
 def add_toybox(commands):
     "toybox scene and toybox train."
-    both = commands.add_parser("toybox", help="the embedded world and its models").add_subparsers(required=True, metavar="scene|train")
+    both = commands.add_parser("toybox", help="the embedded world and its models").add_subparsers(
+        required=True, metavar="scene|train"
+    )
     scene = both.add_parser("scene", help="render a scene with its truth")
     scene.add_argument("--seed", type=int, required=True, help="any integer from 0 on")
     scene.add_argument("--size", type=int, default=128, help="side in pixels (128)")
     scene.add_argument("--out", required=True, metavar="DIR")
     scene.set_defaults(run=toybox_scene)
-    train = both.add_parser("train", help="train an embedded model; further options as of python -m rim.toybox.training")
+    train = both.add_parser(
+        "train", help="train an embedded model; further options as of python -m rim.toybox.training"
+    )
     train.add_argument("task", metavar="NAME", help="vae, diffusion, masks, dino, clip, ...")
     train.add_argument("--minutes", type=float, default=10)
     train.set_defaults(run=toybox_train)
@@ -527,45 +809,78 @@ def add_toybox(commands):
 # %% ../nbs/51_cli.ipynb #a3fd9796
 def add_bench(commands):
     "bench agreement."
-    both = commands.add_parser("bench", help="what the fast paths cost").add_subparsers(required=True, metavar="agreement")
-    command = with_settings(both.add_parser("agreement", help="the fast way against the plain one", description="Masks and label maps of the fast way, in float32 and bfloat16, against the library's own mask generator, pooling at full size and rankings written out."))
-    command.add_argument("--limit", type=int, default=8, metavar="N", help="the first N images of the profile's benchmark (8)")
+    both = commands.add_parser("bench", help="what the fast paths cost").add_subparsers(
+        required=True, metavar="agreement"
+    )
+    command = with_settings(
+        both.add_parser(
+            "agreement",
+            help="the fast way against the plain one",
+            description="Masks and label maps of the fast way, in float32 and bfloat16, against the library's own mask generator, pooling at full size and rankings written out.",
+        )
+    )
+    command.add_argument(
+        "--limit", type=int, default=8, metavar="N", help="the first N images of the profile's benchmark (8)"
+    )
     command.add_argument("--json", action="store_true", help="for scripts: every image")
     command.set_defaults(run=bench_agreement)
 
 # %% ../nbs/51_cli.ipynb #a9db1186
 def add_data(commands):
     "data prepare and data check."
-    both = commands.add_parser("data", help="prepare or check a published benchmark").add_subparsers(required=True, metavar="prepare|check")
+    both = commands.add_parser("data", help="prepare or check a published benchmark").add_subparsers(
+        required=True, metavar="prepare|check"
+    )
     prepare = both.add_parser("prepare", help="convert label maps; what is done already is kept")
     prepare.add_argument("what", metavar="WHAT", help="context, coco-object, coco-stuff or cityscapes")
     prepare.set_defaults(run=data_prepare)
     check = both.add_parser("check", help="read every file and list what is wrong")
-    check.add_argument("benchmark", metavar="BENCHMARK", help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k, or a folder with images/, labels/ and names.txt")
+    check.add_argument(
+        "benchmark",
+        metavar="BENCHMARK",
+        help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k, or a folder with images/, labels/ and names.txt",
+    )
     check.set_defaults(run=data_check)
-    for command in (prepare, check): command.add_argument("--root", metavar="DIR", help="the benchmark's folder, or one above (default: the setting data_dir, or RIM_DATA)")
+    for command in (prepare, check):
+        command.add_argument(
+            "--root",
+            metavar="DIR",
+            help="the benchmark's folder, or one above (default: the setting data_dir, or RIM_DATA)",
+        )
 
 # %% ../nbs/51_cli.ipynb #b46bb92b
 def parser():
     "The command line's grammar."
-    root = Parser("rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching.")
+    root = Parser(
+        "rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching."
+    )
     root.add_argument("--version", action="version", version=f"rim {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (add_method, add_evaluation, add_store, add_project, add_bench, add_toybox, add_data): add(commands)
+    for add in (add_method, add_evaluation, add_store, add_project, add_bench, add_toybox, add_data):
+        add(commands)
     return root
 
 # %% ../nbs/51_cli.ipynb #e7c54ee3
 def main(argv=None):
     "Entry point of the command `rim`; returns the exit code."
     args, more = parser().parse_known_args(argv)
-    if more and args.run is not toybox_train: parser().error(f"unrecognised: {' '.join(more)}")
+    if more and args.run is not toybox_train:
+        parser().error(f"unrecognised: {' '.join(more)}")
     args.more = more
-    try: return args.run(args)
-    except KeyboardInterrupt as stop: print(f"rim: interrupted; {str(stop) or 'what is finished is kept, the same command goes on from there'}.", file=sys.stderr); return 130
+    try:
+        return args.run(args)
+    except KeyboardInterrupt as stop:
+        print(
+            f"rim: interrupted; {str(stop) or 'what is finished is kept, the same command goes on from there'}.",
+            file=sys.stderr,
+        )
+        return 130
     except (ValueError, OSError) as error:
-        if os.environ.get("RIM_TRACEBACK"): raise
+        if os.environ.get("RIM_TRACEBACK"):
+            raise
         print(f"rim: {sentence(error)}", file=sys.stderr)
         return 2
 
 # %% ../nbs/51_cli.ipynb #ccf5b4a9
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -27,37 +27,57 @@ from .vocabulary import BACKGROUND, IGNORE, IGNORE_COLOUR, Vocabulary
 @runtime_checkable
 class Benchmark(Protocol):
     "Images with true labels."
+
     name: str
     vocabulary: Vocabulary
+
     def __len__(self): ...
-    def __getitem__(self, i): "(image uint8 [H, W, 3], truth uint8 [H, W], key str)"
-    def check(self): "Raise ValueError or FileNotFoundError where an item can't be used; called before any model runs."
+    def __getitem__(self, i):
+        "(image uint8 [H, W, 3], truth uint8 [H, W], key str)"
+
+    def check(self):
+        "Raise ValueError or FileNotFoundError where an item can't be used; called before any model runs."
 
 # %% ../nbs/21_datasets.ipynb #c4407141
 class ToyboxBenchmark:
     "The first scenes of a split of the toybox world; every class and the background are scored."
-    def __init__(self,
+
+    def __init__(
+        self,
         n=240,  # number of scenes
         split="test",  # train, validation or test
         size=128,  # side of a scene in pixels
         names=(),  # one thing of each in every scene, and no other classes; empty: all, as it comes
     ):
         from rim.toybox.world import World  # the toybox is an annex: only this benchmark looks into it
+
         self.world, self.seeds, self.cast = World(size), World.seeds(split, n), tuple(names)
-        if unknown := [name for name in self.cast if name not in self.world.names]: raise ValueError(f"the toybox's classes are {', '.join(self.world.names)}: got {unknown[0]!r}")
+        if unknown := [name for name in self.cast if name not in self.world.names]:
+            raise ValueError(f"the toybox's classes are {', '.join(self.world.names)}: got {unknown[0]!r}")
         labels = self.cast or tuple(self.world.names)
         self.name, self.vocabulary = "-".join(["toybox", split, str(size), *self.cast]), Vocabulary(labels)
-        self.table = np.array([0, *(labels.index(name) + 1 if name in labels else 0 for name in self.world.names)], np.uint8)  # the world's labels -> ours
-        self.background_words = tuple(dict.fromkeys(self.scene(i).background for i in range(n))) if self.cast else tuple(self.world.backgrounds)
+        self.table = np.array(
+            [0, *(labels.index(name) + 1 if name in labels else 0 for name in self.world.names)], np.uint8
+        )  # the world's labels -> ours
+        self.background_words = (
+            tuple(dict.fromkeys(self.scene(i).background for i in range(n)))
+            if self.cast
+            else tuple(self.world.backgrounds)
+        )
 
-    def __len__(self): return len(self.seeds)
+    def __len__(self):
+        return len(self.seeds)
+
     def scene(self, i):
         seed = self.seeds[i]
         return self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
+
     def __getitem__(self, i):
         scene = self.scene(i)
         return scene.image, self.table[scene.labels], f"{self.name}-{self.seeds[i]}"
-    def check(self): pass
+
+    def check(self):
+        pass
 
 # %% ../nbs/21_datasets.ipynb #4ea75fee
 def by_stem(
@@ -65,10 +85,12 @@ def by_stem(
 ) -> dict:  # stem -> path, sorted
     "The files of a folder by their names without ending."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"a folder benchmark needs the folder {folder}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"a folder benchmark needs the folder {folder}")
     files, found = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), {}
     for file in files:
-        if file.stem in found: raise ValueError(f"a benchmark has one file per name: {found[file.stem]} and {file}")
+        if file.stem in found:
+            raise ValueError(f"a benchmark has one file per name: {found[file.stem]} and {file}")
         found[file.stem] = file
     return found
 
@@ -78,13 +100,18 @@ def read_labels(
 ) -> np.ndarray:  # integer [H, W]
     "A label map: the pixel *values*, not the colours that a palette gives them."
     image = open_image(path)
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"): raise ValueError(f"a label map must be a palette or grey image: {path} is {image.mode}")
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise ValueError(f"a label map must be a palette or grey image: {path} is {image.mode}")
     try:
         open_image(path).verify()  # every chunk's checksum, to the end
         labels = np.array(image)
-    except (OSError, SyntaxError, EOFError) as e: raise ValueError(f"a label map must decode completely: {path} doesn't ({e})") from None
-    if labels.itemsize == 1: return labels.astype(np.uint8)
-    return np.where((labels < 0) | (labels > 65535), 65535, labels).astype(np.uint16)  # what can't be a label must not become one
+    except (OSError, SyntaxError, EOFError) as e:
+        raise ValueError(f"a label map must decode completely: {path} doesn't ({e})") from None
+    if labels.itemsize == 1:
+        return labels.astype(np.uint8)
+    return np.where((labels < 0) | (labels > 65535), 65535, labels).astype(
+        np.uint16
+    )  # what can't be a label must not become one
 
 # %% ../nbs/21_datasets.ipynb #e6707d28
 def check_labels(
@@ -94,17 +121,23 @@ def check_labels(
 ) -> np.ndarray:
     "The labels, if all of them are in range or 255."
     wrong = np.unique(labels[(labels >= classes) & (labels != IGNORE)])
-    if len(wrong): raise ValueError(f"labels must lie in 0..{classes - 1} or be {IGNORE}: {where} contains {wrong[:5].tolist()}")
+    if len(wrong):
+        raise ValueError(f"labels must lie in 0..{classes - 1} or be {IGNORE}: {where} contains {wrong[:5].tolist()}")
     return labels
 
 # %% ../nbs/21_datasets.ipynb #6b52da7c
 def check_size(
     image,  # (H, W) of the image
     labels,  # (H, W) of its label map
-    image_path, label_path,  # named in the error
+    image_path,
+    label_path,  # named in the error
 ):
     "ValueError where a label map isn't of its image's size."
-    if tuple(image) != tuple(labels): raise ValueError(f"image and label map must have one size: {image_path} is {tuple(image)}, {label_path} is {tuple(labels)}")
+    if tuple(image) != tuple(labels):
+        raise ValueError(
+            f"image and label map must have one size: {image_path} is {tuple(image)}, {label_path} is {tuple(labels)}"
+        )
+
 
 def some(
     sentences,  # list of str
@@ -117,33 +150,53 @@ def some(
 # %% ../nbs/21_datasets.ipynb #5b8d9ca7
 class FolderBenchmark:
     "images/, labels/ and names.txt in one folder."
-    def __init__(self,
+
+    def __init__(
+        self,
         root,  # the folder
         n=0,  # the first n items by name; 0: all
         names="plain",  # names.txt; or engineered: names-engineered.txt
     ):
         self.root = Path(root)
-        self.name, self.vocabulary = self.root.resolve().name, read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt"))
+        self.name, self.vocabulary = (
+            self.root.resolve().name,
+            read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt")),
+        )
         images, labels = by_stem(self.root / "images"), by_stem(self.root / "labels")
-        lone = [f"{images[s]} has no partner in labels/" if s in images else f"{labels[s]} has no partner in images/" for s in sorted(images.keys() ^ labels.keys())]
-        if lone: raise FileNotFoundError(f"each image has one label map of the same name: {some(lone)}")
-        if not images: raise FileNotFoundError(f"a benchmark needs at least one image: {self.root / 'images'} is empty")
-        self.items = [(stem, images[stem], labels[stem]) for stem in images][:n or None]
+        lone = [
+            f"{images[s]} has no partner in labels/" if s in images else f"{labels[s]} has no partner in images/"
+            for s in sorted(images.keys() ^ labels.keys())
+        ]
+        if lone:
+            raise FileNotFoundError(f"each image has one label map of the same name: {some(lone)}")
+        if not images:
+            raise FileNotFoundError(f"a benchmark needs at least one image: {self.root / 'images'} is empty")
+        self.items = [(stem, images[stem], labels[stem]) for stem in images][: n or None]
 
-    def __len__(self): return len(self.items)
+    def __len__(self):
+        return len(self.items)
+
     def __getitem__(self, i):
         stem, image_path, label_path = self.items[i]
-        image, labels = read_image(image_path), check_labels(read_labels(label_path), len(self.vocabulary.labels), str(label_path))
+        image, labels = (
+            read_image(image_path),
+            check_labels(read_labels(label_path), len(self.vocabulary.labels), str(label_path)),
+        )
         check_size(image.shape[:2], labels.shape, image_path, label_path)
         return image, labels, stem
+
     def check(self):
-        if problems := self.problems(): raise ValueError(some(problems))
+        if problems := self.problems():
+            raise ValueError(some(problems))
+
     def problems(self):
         "What is wrong with the items, one sentence each."
         found = []
         for i in range(len(self)):
-            try: self[i]
-            except ValueError as e: found.append(str(e))
+            try:
+                self[i]
+            except ValueError as e:
+                found.append(str(e))
         return found
 
 # %% ../nbs/21_datasets.ipynb #0cc21ea4
@@ -152,7 +205,8 @@ def read_names(
     background=None,  # whether label 0 is the background; None: where the first line is `background`
 ) -> Vocabulary:
     "The vocabulary of a list of labels; `|` joins synonyms, lines that start with # are remarks."
-    if not Path(path).is_file(): raise FileNotFoundError(f"a benchmark needs the list of its labels in {path}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"a benchmark needs the list of its labels in {path}")
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     spelled = bool(names) and names[0].casefold() == BACKGROUND
@@ -173,8 +227,10 @@ def relabel(
 ) -> np.ndarray:  # int16 [256], -1 for values that may not occur
     "The table of a label map's values."
     table = np.full(256, -1, np.int16)
-    for value, label in labels.items(): table[value] = label
+    for value, label in labels.items():
+        table[value] = label
     return table
+
 
 def numbered(
     classes: int,
@@ -193,6 +249,7 @@ def spans(
     runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
+
 def translate(
     values,  # unsigned [H, W], of `read_labels`
     table,  # int16 [256]
@@ -201,26 +258,69 @@ def translate(
     "The labels that a label map's values stand for."
     labels = table[np.minimum(values, 255)]
     wrong = (labels < 0) | (values > 255)
-    if wrong.any(): raise ValueError(f"label values must be among {spans(table)}: {path} contains {np.unique(values[wrong])[:5].tolist()}")
+    if wrong.any():
+        raise ValueError(
+            f"label values must be among {spans(table)}: {path} contains {np.unique(values[wrong])[:5].tolist()}"
+        )
     return labels.astype(np.uint8)
 
 # %% ../nbs/21_datasets.ipynb #cdf21200
 THINGS = 80
-COCO_VALUES = tuple(v for v in range(182) if v not in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90))  # of the 171 classes, things first
+COCO_VALUES = tuple(
+    v for v in range(182) if v not in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+)  # of the 171 classes, things first
 COCO_STUFF = relabel({**{value: label for label, value in enumerate(COCO_VALUES)}, IGNORE: IGNORE})
-COCO_OBJECT = relabel({**{value: label + 1 if label < THINGS else 0 for label, value in enumerate(COCO_VALUES)}, IGNORE: 0})
+COCO_OBJECT = relabel(
+    {**{value: label + 1 if label < THINGS else 0 for label, value in enumerate(COCO_VALUES)}, IGNORE: 0}
+)
 
 # %% ../nbs/21_datasets.ipynb #343653d7
-CITYSCAPES_NAMES = ("unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "road", "sidewalk", "parking", "rail track", "building",
-    "wall", "fence", "guard rail", "bridge", "tunnel", "pole", "polegroup", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck",
-    "bus", "caravan", "trailer", "train", "motorcycle", "bicycle")
+CITYSCAPES_NAMES = (
+    "unlabeled",
+    "ego vehicle",
+    "rectification border",
+    "out of roi",
+    "static",
+    "dynamic",
+    "ground",
+    "road",
+    "sidewalk",
+    "parking",
+    "rail track",
+    "building",
+    "wall",
+    "fence",
+    "guard rail",
+    "bridge",
+    "tunnel",
+    "pole",
+    "polegroup",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "caravan",
+    "trailer",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
 SCORED = read_names(names_file("cityscapes"), background=False).names
-CITYSCAPES = relabel({**{i: SCORED.index(name) if name in SCORED else IGNORE for i, name in enumerate(CITYSCAPES_NAMES)}, IGNORE: IGNORE})
+CITYSCAPES = relabel(
+    {**{i: SCORED.index(name) if name in SCORED else IGNORE for i, name in enumerate(CITYSCAPES_NAMES)}, IGNORE: IGNORE}
+)
 
 # %% ../nbs/21_datasets.ipynb #06f51d47
 @dataclass(frozen=True, eq=False)
 class Source:
     "A published benchmark: where its files lie and what their values mean."
+
     images: int  # how many there are
     names: str  # folder of the lists of names
     homes: tuple  # where it may lie below the root; the root itself is tried too
@@ -235,13 +335,34 @@ class Source:
     made_by: str = ""  # what makes the label maps
 
 # %% ../nbs/21_datasets.ipynb #651e8efa
-VOC = dict(images=1449, names="voc", homes=("VOC2012", "VOCdevkit/VOC2012", "voc"), pictures=("JPEGImages/{}.jpg",), labels=("SegmentationClass/{}.png",),
-    key=r"\d{4}_\d{6}", split="ImageSets/Segmentation/val.txt")
-CONTEXT = {**VOC, **dict(images=5105, names="context", homes=("VOC2010", "VOCdevkit/VOC2010", "context"), labels=("SegmentationClassContext/{}.png",),
-    split="ImageSets/SegmentationContext/val.txt", made_by="rim data prepare context")}
+VOC = dict(
+    images=1449,
+    names="voc",
+    homes=("VOC2012", "VOCdevkit/VOC2012", "voc"),
+    pictures=("JPEGImages/{}.jpg",),
+    labels=("SegmentationClass/{}.png",),
+    key=r"\d{4}_\d{6}",
+    split="ImageSets/Segmentation/val.txt",
+)
+CONTEXT = {
+    **VOC,
+    **dict(
+        images=5105,
+        names="context",
+        homes=("VOC2010", "VOCdevkit/VOC2010", "context"),
+        labels=("SegmentationClassContext/{}.png",),
+        split="ImageSets/SegmentationContext/val.txt",
+        made_by="rim data prepare context",
+    ),
+}
 COCO_MAPS = ("stuffthingmaps/val2017/{}", "annotations/val2017/{}", "stuffthingmaps_trainval2017/val2017/{}")
-COCO = dict(images=5000, homes=("coco", "coco2017", "coco_stuff164k", "coco_stuff"), pictures=("val2017/{}.jpg", "images/val2017/{}.jpg"),
-    key=r"\d{12}", raw=tuple(f"{m}.png" for m in COCO_MAPS))
+COCO = dict(
+    images=5000,
+    homes=("coco", "coco2017", "coco_stuff164k", "coco_stuff"),
+    pictures=("val2017/{}.jpg", "images/val2017/{}.jpg"),
+    key=r"\d{12}",
+    raw=tuple(f"{m}.png" for m in COCO_MAPS),
+)
 
 # %% ../nbs/21_datasets.ipynb #e9ff764c
 SOURCES = {
@@ -249,12 +370,44 @@ SOURCES = {
     "voc20": Source(**VOC, values=numbered(20, 1, (0, IGNORE)), background=False),
     "context60": Source(**CONTEXT, values=numbered(60)),
     "context59": Source(**CONTEXT, values=numbered(59, 1, (0, IGNORE)), background=False),
-    "coco-object": Source(**COCO, names="coco-object", labels=tuple(f"{m}_instanceTrainIds.png" for m in COCO_MAPS), values=numbered(81, ignored=()), raw_values=COCO_OBJECT),
-    "coco-stuff": Source(**COCO, names="coco-stuff", labels=tuple(f"{m}_labelTrainIds.png" for m in COCO_MAPS), values=numbered(171), raw_values=COCO_STUFF, background=False),
-    "cityscapes": Source(500, "cityscapes", ("cityscapes",), ("leftImg8bit/val/{}_leftImg8bit.png",), ("gtFine/val/{}_gtFine_labelTrainIds.png",), numbered(19),
-        key=r"\w+/\w+_\d{6}_\d{6}", raw=("gtFine/val/{}_gtFine_labelIds.png",), raw_values=CITYSCAPES, background=False),
-    "ade20k": Source(2000, "ade20k", ("ADEChallengeData2016", "ade/ADEChallengeData2016", "ade20k"), ("images/validation/{}.jpg",), ("annotations/validation/{}.png",),
-        numbered(150, 1, (0,)), key=r"ADE_val_\d{8}", background=False)}
+    "coco-object": Source(
+        **COCO,
+        names="coco-object",
+        labels=tuple(f"{m}_instanceTrainIds.png" for m in COCO_MAPS),
+        values=numbered(81, ignored=()),
+        raw_values=COCO_OBJECT,
+    ),
+    "coco-stuff": Source(
+        **COCO,
+        names="coco-stuff",
+        labels=tuple(f"{m}_labelTrainIds.png" for m in COCO_MAPS),
+        values=numbered(171),
+        raw_values=COCO_STUFF,
+        background=False,
+    ),
+    "cityscapes": Source(
+        500,
+        "cityscapes",
+        ("cityscapes",),
+        ("leftImg8bit/val/{}_leftImg8bit.png",),
+        ("gtFine/val/{}_gtFine_labelTrainIds.png",),
+        numbered(19),
+        key=r"\w+/\w+_\d{6}_\d{6}",
+        raw=("gtFine/val/{}_gtFine_labelIds.png",),
+        raw_values=CITYSCAPES,
+        background=False,
+    ),
+    "ade20k": Source(
+        2000,
+        "ade20k",
+        ("ADEChallengeData2016", "ade/ADEChallengeData2016", "ade20k"),
+        ("images/validation/{}.jpg",),
+        ("annotations/validation/{}.png",),
+        numbered(150, 1, (0,)),
+        key=r"ADE_val_\d{8}",
+        background=False,
+    ),
+}
 
 # %% ../nbs/21_datasets.ipynb #dd530323
 def background_words(
@@ -273,14 +426,25 @@ def find_home(
 ) -> Path:
     "The one folder, the root or one of the usual ones below it, that holds a benchmark."
     root, source = Path(root).expanduser(), SOURCES[name]
-    if not root.is_dir(): raise FileNotFoundError(f"the root of {name} must be a folder: {root} is none")
-    homes = [home for home in (root / h for h in ("", *source.homes)) if all(any((home / p).parent.is_dir() for p in group) for group in groups)]
+    if not root.is_dir():
+        raise FileNotFoundError(f"the root of {name} must be a folder: {root} is none")
+    homes = [
+        home
+        for home in (root / h for h in ("", *source.homes))
+        if all(any((home / p).parent.is_dir() for p in group) for group in groups)
+    ]
     found = list({home.resolve(): home for home in homes}.values())
-    if len(found) > 1: raise ValueError(f"{name} must lie in one place: below {root} it lies in {', '.join(map(str, found))}; name one of them as the root")
-    if found: return found[0]
+    if len(found) > 1:
+        raise ValueError(
+            f"{name} must lie in one place: below {root} it lies in {', '.join(map(str, found))}; name one of them as the root"
+        )
+    if found:
+        return found[0]
     needs = " and ".join(" or ".join(dict.fromkeys(str(Path(p).parent) for p in group)) for group in groups)
     made = f"; `{source.made_by}` makes the label maps" if source.made_by else ""
-    raise FileNotFoundError(f"{name} needs the folders {needs}: there are none such in {root}, nor in its {', '.join(source.homes)}{made}")
+    raise FileNotFoundError(
+        f"{name} needs the folders {needs}: there are none such in {root}, nor in its {', '.join(source.homes)}{made}"
+    )
 
 # %% ../nbs/21_datasets.ipynb #aab03df3
 def file_of(
@@ -290,7 +454,10 @@ def file_of(
 ) -> Path:
     "The first of an item's files that exists; where none does, the one to ask for."
     paths = [home / pattern.format(key) for pattern in patterns]
-    return next((p for p in paths if p.is_file()), None) or next((p for p in reversed(paths) if p.parent.is_dir()), paths[-1])
+    return next((p for p in paths if p.is_file()), None) or next(
+        (p for p in reversed(paths) if p.parent.is_dir()), paths[-1]
+    )
+
 
 def keys_in(
     home: Path,
@@ -301,7 +468,9 @@ def keys_in(
     found = set()
     for before, after in (pattern.split("{}") for pattern in patterns):
         files = (home / before).glob("*/" * key.count("/") + f"*{after}")
-        found |= {k for f in files if re.fullmatch(key, k := f.relative_to(home / before).as_posix().removesuffix(after))}
+        found |= {
+            k for f in files if re.fullmatch(key, k := f.relative_to(home / before).as_posix().removesuffix(after))
+        }
     return found
 
 # %% ../nbs/21_datasets.ipynb #5e2f251f
@@ -312,7 +481,8 @@ def split_keys(
     "The keys that a benchmark's own list names."
     keys = Path(path).read_text(encoding="utf-8-sig").split()
     wrong = [k for k, times in Counter(keys).items() if times > 1 or not re.fullmatch(key, k)]
-    if wrong: raise ValueError(f"a list of images must name each once, as {key}: {path} has {some(wrong, 5)}")
+    if wrong:
+        raise ValueError(f"a list of images must name each once, as {key}: {path} has {some(wrong, 5)}")
     return keys
 
 # %% ../nbs/21_datasets.ipynb #683be26a
@@ -327,7 +497,9 @@ def image_size(
 # %% ../nbs/21_datasets.ipynb #10613503
 class PublishedBenchmark:
     "A benchmark of the papers, in the layout that it is published in."
-    def __init__(self,
+
+    def __init__(
+        self,
         name: str,  # voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k
         root,  # its folder, or one above
         n=0,  # the first n items; 0: all
@@ -338,19 +510,26 @@ class PublishedBenchmark:
         self.home = find_home(name, root, self.source.pictures, self.label_patterns)
         self.vocabulary = read_names(names_file(self.source.names, names), self.source.background)
         self.background_words = background_words(name) if self.source.background else ()
-        self.keys = self.find_keys()[:n or None]
-        if not self.keys: raise FileNotFoundError(f"a benchmark needs at least one image: {self.home} has none of {name}")
+        self.keys = self.find_keys()[: n or None]
+        if not self.keys:
+            raise FileNotFoundError(f"a benchmark needs at least one image: {self.home} has none of {name}")
 
     def find_keys(self):
         "The keys of the list, else of the files."
         source, split = self.source, self.home / self.source.split
-        if source.split and split.is_file(): return split_keys(split, source.key)
+        if source.split and split.is_file():
+            return split_keys(split, source.key)
         labelled = keys_in(self.home, self.label_patterns, source.key)
-        if not source.split: return sorted(labelled | keys_in(self.home, source.pictures, source.key))
-        if len(labelled) > source.images: raise FileNotFoundError(f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which {source.images} belong to it")
+        if not source.split:
+            return sorted(labelled | keys_in(self.home, source.pictures, source.key))
+        if len(labelled) > source.images:
+            raise FileNotFoundError(
+                f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which {source.images} belong to it"
+            )
         return sorted(labelled)
 
-    def __len__(self): return len(self.keys)
+    def __len__(self):
+        return len(self.keys)
 
 # %% ../nbs/21_datasets.ipynb #b74bb0eb
 def files(
@@ -359,6 +538,7 @@ def files(
 ):  # (Path, Path)
     "Image and label map of an item, whether they exist or not."
     return file_of(self.home, self.source.pictures, key), file_of(self.home, self.label_patterns, key)
+
 
 def truth(
     self: PublishedBenchmark,
@@ -369,11 +549,13 @@ def truth(
     ready = path in {self.home / p.format(key) for p in self.source.labels}
     return translate(read_labels(path), self.source.values if ready else self.source.raw_values, path)
 
+
 def getitem(self, i):
     image_path, label_path = self.files(self.keys[i])
     image, labels = read_image(image_path), self.truth(label_path, self.keys[i])
     check_size(image.shape[:2], labels.shape, image_path, label_path)
     return image, labels, self.keys[i].rpartition("/")[2]
+
 
 PublishedBenchmark.files, PublishedBenchmark.truth, PublishedBenchmark.__getitem__ = files, truth, getitem
 
@@ -388,8 +570,10 @@ def problem(
     try:
         size = read_image(image_path).shape[:2] if decode else image_size(image_path)
         check_size(size, self.truth(label_path, key).shape, image_path, label_path)
-    except ValueError as e: return str(e)
+    except ValueError as e:
+        return str(e)
     return ""
+
 
 def missing(
     self: PublishedBenchmark,
@@ -397,12 +581,16 @@ def missing(
     "The files that aren't there."
     return [path for key in self.keys for path in self.files(key) if not path.is_file()]
 
+
 def check(
     self: PublishedBenchmark,
 ):
     "FileNotFoundError names the missing files, ValueError those that can't be used."
-    if missing := self.missing(): raise FileNotFoundError(f"{self.name} lacks {len(missing)} files: {some(missing)}")
-    if problems := [found for key in self.keys if (found := self.problem(key))]: raise ValueError(some(problems))
+    if missing := self.missing():
+        raise FileNotFoundError(f"{self.name} lacks {len(missing)} files: {some(missing)}")
+    if problems := [found for key in self.keys if (found := self.problem(key))]:
+        raise ValueError(some(problems))
+
 
 PublishedBenchmark.problem, PublishedBenchmark.missing, PublishedBenchmark.check = problem, missing, check
 
@@ -413,21 +601,36 @@ def is_toybox(
     "Whether a benchmark is rendered by the toybox."
     return name.partition(":")[0] == "toybox"
 
+
 def get_benchmark(
     name: str,  # toybox (or toybox:128:boat,fish, with its size and some of its classes), a published benchmark, or the path of a folder with images/, labels/ and names.txt
     settings: Settings,  # benchmark_images: how many, 0 for all (240 scenes of the toybox); data_dir: root of the published ones; names
 ) -> Benchmark:
     "The benchmark of this name."
     if is_toybox(name):
-        if settings.names != "plain": raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
+        if settings.names != "plain":
+            raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
         size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")
-        if size and not (size.isdigit() and 32 <= int(size) <= 256): raise ValueError(f"a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 to 256: got {name!r}")
-        return ToyboxBenchmark(settings.benchmark_images or 240, size=int(size or 128), names=[n.strip() for n in names.split(",")] if names else ())
+        if size and not (size.isdigit() and 32 <= int(size) <= 256):
+            raise ValueError(
+                f"a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 to 256: got {name!r}"
+            )
+        return ToyboxBenchmark(
+            settings.benchmark_images or 240,
+            size=int(size or 128),
+            names=[n.strip() for n in names.split(",")] if names else (),
+        )
     if name in SOURCES:
-        if not settings.data_dir: raise FileNotFoundError(f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the variable RIM_DATA), which is empty")
+        if not settings.data_dir:
+            raise FileNotFoundError(
+                f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the variable RIM_DATA), which is empty"
+            )
         return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
-    if (Path(name).expanduser() / "images").is_dir(): return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
-    raise FileNotFoundError(f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}")
+    if (Path(name).expanduser() / "images").is_dir():
+        return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
+    raise FileNotFoundError(
+        f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}"
+    )
 
 # %% ../nbs/21_datasets.ipynb #2157132c
 def first_pictures(
@@ -437,10 +640,16 @@ def first_pictures(
     "The first pictures above their truth, as HTML; what is wrong with them, if they can't be read."
     palette = benchmark.vocabulary.palette()
     colours = np.full((max(256, len(palette)), 3), IGNORE_COLOUR, np.uint8)
-    colours[:len(palette)] = palette
-    try: items = [benchmark[i] for i in range(min(n, len(benchmark)))]
-    except (OSError, ValueError) as e: return f"<div>{escape(str(e))}</div>"
-    return "".join(f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>' for image, truth, key in items)
+    colours[: len(palette)] = palette
+    try:
+        items = [benchmark[i] for i in range(min(n, len(benchmark)))]
+    except (OSError, ValueError) as e:
+        return f"<div>{escape(str(e))}</div>"
+    return "".join(
+        f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>'
+        for image, truth, key in items
+    )
+
 
 def benchmark_page(
     self: Benchmark,
@@ -448,8 +657,16 @@ def benchmark_page(
 ) -> str:
     "A benchmark as HTML."
     labels = self.vocabulary.labels
-    names = "".join(f'<span style="display:inline-block;margin-right:1em">{swatch(c)}{escape(label)}</span>' for label, c in zip(labels[:most], self.vocabulary.palette()))
+    names = "".join(
+        f'<span style="display:inline-block;margin-right:1em">{swatch(c)}{escape(label)}</span>'
+        for label, c in zip(labels[:most], self.vocabulary.palette())
+    )
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return framed(f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>', first_pictures(self))
+    return framed(
+        f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>',
+        first_pictures(self),
+    )
 
-for kind in (ToyboxBenchmark, FolderBenchmark, PublishedBenchmark): kind._repr_html_ = benchmark_page
+
+for kind in (ToyboxBenchmark, FolderBenchmark, PublishedBenchmark):
+    kind._repr_html_ = benchmark_page

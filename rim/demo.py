@@ -22,14 +22,18 @@ from .vocabulary import Vocabulary
 HOST = "127.0.0.1"  # nobody else can reach it
 SIDE, MEGABYTES, WORDS, LETTERS = 1024, 16, 24, 500  # pixels, of an upload, class names, of the text that names them
 
+
 def asked(
     text: str,  # names separated by commas
 ) -> Vocabulary:
     "The words of the page, if they are few."
-    if len(text) > LETTERS: raise ValueError(f"the demo reads at most {LETTERS} letters: got {len(text)}")
+    if len(text) > LETTERS:
+        raise ValueError(f"the demo reads at most {LETTERS} letters: got {len(text)}")
     vocabulary = Vocabulary.of(text)
-    if len(vocabulary.names) > WORDS: raise ValueError(f"the demo takes at most {WORDS} names: got {len(vocabulary.names)}")
+    if len(vocabulary.names) > WORDS:
+        raise ValueError(f"the demo takes at most {WORDS} names: got {len(vocabulary.names)}")
     return vocabulary
+
 
 def answer(
     segmenter,  # RIM or Trident
@@ -37,7 +41,8 @@ def answer(
     text: str,
 ):  # Segmentation
     "Segment the picture of the page."
-    if not path: raise ValueError("a picture is needed: drop one on the page")
+    if not path:
+        raise ValueError("a picture is needed: drop one on the page")
     vocabulary = asked(text or "")
     return segmenter.segment(shrink(read_image(path), SIDE), vocabulary)
 
@@ -47,7 +52,10 @@ def legend(
 ) -> str:
     "Colours, names and shares, as HTML."
     palette = result.vocabulary.palette()
-    return "".join(f'<span style="margin-right:1.2em;white-space:nowrap">{swatch(palette[label])}{escape(name)} {share:.1%}</span> ' for label, name, share in result.legend)
+    return "".join(
+        f'<span style="margin-right:1.2em;white-space:nowrap">{swatch(palette[label])}{escape(name)} {share:.1%}</span> '
+        for label, name, share in result.legend
+    )
 
 # %% ../nbs/46_demo.ipynb #d12b0055
 def pixel_of(
@@ -64,9 +72,14 @@ def pixel_of(
 def load_gradio():
     "The library, with its analytics off; ImportError says how to get it."
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try: import gradio
-    except ImportError: raise ImportError("the demo needs gradio: pip install -e '.[demo]' in the clone, in an environment of its own, because it needs an older Pillow than this project is pinned to") from None
+    try:
+        import gradio
+    except ImportError:
+        raise ImportError(
+            "the demo needs gradio: pip install -e '.[demo]' in the clone, in an environment of its own, because it needs an older Pillow than this project is pinned to"
+        ) from None
     return gradio
+
 
 def page(
     segmenter,  # RIM or Trident
@@ -75,23 +88,60 @@ def page(
 ):  # gradio.Blocks
     "The page, not served yet."
     gr = load_gradio()
+
     def ask(path, text):
-        try: result = answer(segmenter, path, text)
-        except (ValueError, OSError) as error: raise gr.Error(escape(str(error).replace(str(path), "the picture")), print_exception=False) from None
-        return result.overlay(legend=False, names=True), legend(result), "<p>Click on the result to see where a name comes from.</p>", result
-    def click(result, event: gr.SelectData): return result.explain(*pixel_of(result, event.index, result.overlay(legend=False).width))._repr_html_() if result else ""
+        try:
+            result = answer(segmenter, path, text)
+        except (ValueError, OSError) as error:
+            raise gr.Error(escape(str(error).replace(str(path), "the picture")), print_exception=False) from None
+        return (
+            result.overlay(legend=False, names=True),
+            legend(result),
+            "<p>Click on the result to see where a name comes from.</p>",
+            result,
+        )
+
+    def click(result, event: gr.SelectData):
+        return (
+            result.explain(*pixel_of(result, event.index, result.overlay(legend=False).width))._repr_html_()
+            if result
+            else ""
+        )
+
     with gr.Blocks(title="rim", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-        gr.Markdown("# rim\nSegment what you can name. The first question with new words paints reference pictures for them, which takes a while.")
+        gr.Markdown(
+            "# rim\nSegment what you can name. The first question with new words paints reference pictures for them, which takes a while."
+        )
         kept = gr.State(time_to_live=3600)
         with gr.Row():
             with gr.Column(min_width=280):
-                image = gr.Image(picture, type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", buttons=[])
-                text = gr.Textbox(words, label="Words", info="separated by commas; | joins synonyms", max_length=LETTERS, elem_id="words")
+                image = gr.Image(
+                    picture,
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    label="Picture",
+                    buttons=[],
+                )
+                text = gr.Textbox(
+                    words,
+                    label="Words",
+                    info="separated by commas; | joins synonyms",
+                    max_length=LETTERS,
+                    elem_id="words",
+                )
                 button = gr.Button("Segment", variant="primary", elem_id="ask")
             with gr.Column(min_width=280):
                 overlay = gr.Image(label="Result", interactive=False, format="png", buttons=[], elem_id="result")
                 key, told = gr.Markdown(elem_id="legend"), gr.Markdown(elem_id="why")
-        gr.on([button.click, text.submit], ask, [image, text], [overlay, key, told, kept], concurrency_limit=1, api_visibility="private")
+        gr.on(
+            [button.click, text.submit],
+            ask,
+            [image, text],
+            [overlay, key, told, kept],
+            concurrency_limit=1,
+            api_visibility="private",
+        )
         overlay.select(click, kept, told, api_visibility="private")
     return blocks.queue(max_size=8)
 
@@ -99,15 +149,27 @@ def page(
 STYLE = "#why {overflow-x: auto} #why table {word-break: normal; overflow-wrap: normal} #why svg {max-width: none !important; height: 12em}"  # the sanitiser takes the SVG's viewBox away, so that it doesn't scale: it scrolls
 POLICY = "default-src 'self' 'unsafe-inline' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 
+
 class Guard:
     "ASGI middleware: the browser may load from this page alone."
-    def __init__(self, app): self.app = app
+
+    def __init__(self, app):
+        self.app = app
+
     async def __call__(self, scope, receive, send):
-        headers = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
+        headers = [
+            (b"content-security-policy", POLICY.encode()),
+            (b"referrer-policy", b"no-referrer"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
         async def guarded(message):
-            if message["type"] == "http.response.start": message = {**message, "headers": [*message["headers"], *headers]}
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *headers]}
             await send(message)
+
         await self.app(scope, receive, guarded)
+
 
 def guarded(
     blocks,  # of `page`
@@ -116,12 +178,27 @@ def guarded(
     gr = load_gradio()
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     fonts = dict(font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return gr.mount_gradio_app(app, blocks, "/", server_name=HOST, max_file_size=MEGABYTES * 2**20, show_error=False, ssr_mode=False, footer_links=[], run_history=False, enable_monitoring=False, pwa=False,
-                               mcp_server=False, theme=gr.themes.Default(**fonts), css=STYLE)
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        "/",
+        server_name=HOST,
+        max_file_size=MEGABYTES * 2**20,
+        show_error=False,
+        ssr_mode=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Default(**fonts),
+        css=STYLE,
+    )
 
 # %% ../nbs/46_demo.ipynb #6035f95e
 def serve(
@@ -134,9 +211,12 @@ def serve(
     "Serve the page until it is interrupted."
     load_gradio()
     import uvicorn
+
     with socket.create_server((HOST, port)) as door, tempfile.TemporaryDirectory() as place:
         os.environ["GRADIO_TEMP_DIR"] = place  # uploads are gone when the page is
-        if isinstance(picture, Image.Image): picture.save(picture_path := Path(place) / "picture.png"); picture = picture_path
+        if isinstance(picture, Image.Image):
+            picture.save(picture_path := Path(place) / "picture.png")
+            picture = picture_path
         app = guarded(page(segmenter, words, picture and str(picture)))
         say(f"http://{HOST}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[door])

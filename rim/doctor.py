@@ -14,26 +14,54 @@ from .models import Finding, doctor
 @dataclass(frozen=True)
 class Download:
     "What several benchmarks are read from."
+
     what: str
     benchmarks: tuple  # names in `SOURCES`
     licence: str
     megabytes: float  # to fetch
     command: str  # {} is the folder of the data
 
+
 HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 DOWNLOADS = (
-    Download("PASCAL VOC 2012", ("voc21", "voc20"), "Flickr terms of use", 2000,
-        f"curl -L {HOST}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{}}"),
-    Download("PASCAL Context", ("context60", "context59"), "Flickr terms of use", 1950,
+    Download(
+        "PASCAL VOC 2012",
+        ("voc21", "voc20"),
+        "Flickr terms of use",
+        2000,
+        f"curl -L {HOST}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{}}",
+    ),
+    Download(
+        "PASCAL Context",
+        ("context60", "context59"),
+        "Flickr terms of use",
+        1950,
         f"curl -L {HOST}/voc2010/VOCtrainval_03-May-2010.tar | tar -x -C {{}} && curl -L -o {{}}/VOCdevkit/VOC2010/trainval_merged.json "
-        "https://codalabuser.blob.core.windows.net/public/trainval_merged.json && rim data prepare context --root {}"),
-    Download("COCO 2017, COCO-Stuff 164k", ("coco-object", "coco-stuff"), "CC BY 4.0, pictures under Flickr terms of use", 1480,
+        "https://codalabuser.blob.core.windows.net/public/trainval_merged.json && rim data prepare context --root {}",
+    ),
+    Download(
+        "COCO 2017, COCO-Stuff 164k",
+        ("coco-object", "coco-stuff"),
+        "CC BY 4.0, pictures under Flickr terms of use",
+        1480,
         "curl -L -O http://images.cocodataset.org/zips/val2017.zip && unzip val2017.zip -d {}/coco && curl -L -O "
-        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip && unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps"),
-    Download("Cityscapes", ("cityscapes",), "own, not for commerce, on registration", 11240,
-        "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd {}/cityscapes && unzip -o '*.zip')"),
-    Download("ADE20K, SceneParsing", ("ade20k",), "BSD 3-Clause, pictures for research and teaching", 970,
-        "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip ADEChallengeData2016.zip -d {}"))
+        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip && unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
+    ),
+    Download(
+        "Cityscapes",
+        ("cityscapes",),
+        "own, not for commerce, on registration",
+        11240,
+        "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd {}/cityscapes && unzip -o '*.zip')",
+    ),
+    Download(
+        "ADE20K, SceneParsing",
+        ("ade20k",),
+        "BSD 3-Clause, pictures for research and teaching",
+        970,
+        "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip ADEChallengeData2016.zip -d {}",
+    ),
+)
 
 # %% ../nbs/25_doctor.ipynb #119752c3
 def trouble(
@@ -41,12 +69,18 @@ def trouble(
     root,  # folder of the data
 ) -> str:  # empty where nothing is missing
     "Why a benchmark can't run."
-    if not root: return "data_dir is not set"
-    try: benchmark = PublishedBenchmark(name, root)
-    except (FileNotFoundError, ValueError) as e: return str(e)
-    if lacking := benchmark.missing(): return f"{benchmark.home} lacks {len(lacking)} files, {lacking[0]} is the first"
-    if len(benchmark) != benchmark.source.images: return f"{benchmark.home} has {len(benchmark)} of {benchmark.source.images} images"
+    if not root:
+        return "data_dir is not set"
+    try:
+        benchmark = PublishedBenchmark(name, root)
+    except (FileNotFoundError, ValueError) as e:
+        return str(e)
+    if lacking := benchmark.missing():
+        return f"{benchmark.home} lacks {len(lacking)} files, {lacking[0]} is the first"
+    if len(benchmark) != benchmark.source.images:
+        return f"{benchmark.home} has {len(benchmark)} of {benchmark.source.images} images"
     return ""
+
 
 def data_findings(
     settings,  # data_dir
@@ -57,8 +91,18 @@ def data_findings(
         for name in download.benchmarks:
             problem, root = trouble(name, settings.data_dir), settings.data_dir or "data"
             where = problem or str(PublishedBenchmark(name, root, 1).home)
-            rows.append(Finding(name, f"{download.what}, {SOURCES[name].images} images", where, not problem, f"mkdir -p {root} && " + download.command.replace("{}", str(root)) if problem else "",
-                                licence=download.licence, megabytes=download.megabytes, kind="data"))
+            rows.append(
+                Finding(
+                    name,
+                    f"{download.what}, {SOURCES[name].images} images",
+                    where,
+                    not problem,
+                    f"mkdir -p {root} && " + download.command.replace("{}", str(root)) if problem else "",
+                    licence=download.licence,
+                    megabytes=download.megabytes,
+                    kind="data",
+                )
+            )
     return rows
 
 # %% ../nbs/25_doctor.ipynb #a17e7ca2

@@ -29,65 +29,93 @@ from tqdm import tqdm
 # %% ../nbs/07_engine.ipynb #aca7e165
 NAMES = ("serial", "processes", "ray")
 
+
 def cores() -> int:
     "Processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+
 @dataclass(frozen=True)
 class Engine:
     "Where work is done, and by how many."
+
     name: str = "serial"  # serial, processes or ray
-    workers: int = 0      # 0: one per core, at most four
-    address: str = ""     # ray: of a running cluster; empty: a cluster of its own, on this machine
-    gpus: float = 0       # ray: GPUs that each worker needs, such as 1 or 0.5
-    attempts: int = 3     # so often an item may cost a worker its life
+    workers: int = 0  # 0: one per core, at most four
+    address: str = ""  # ray: of a running cluster; empty: a cluster of its own, on this machine
+    gpus: float = 0  # ray: GPUs that each worker needs, such as 1 or 0.5
+    attempts: int = 3  # so often an item may cost a worker its life
 
     def __post_init__(self):
-        if self.name not in NAMES: raise ValueError(f"an engine must be one of {', '.join(NAMES)}: got {self.name!r}")
-        if self.workers < 0 or self.attempts < 1 or self.gpus < 0: raise ValueError(f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} and {self.attempts}")
-        if (self.address or self.gpus) and self.name != "ray": raise ValueError(f"an address and GPUs belong to the engine ray: got them with {self.name!r}")
-        if self.name == "ray" and not importlib.util.find_spec("ray"): raise ValueError("the engine ray needs its package: pip install -e '.[ray]' in the clone")
+        if self.name not in NAMES:
+            raise ValueError(f"an engine must be one of {', '.join(NAMES)}: got {self.name!r}")
+        if self.workers < 0 or self.attempts < 1 or self.gpus < 0:
+            raise ValueError(
+                f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} and {self.attempts}"
+            )
+        if (self.address or self.gpus) and self.name != "ray":
+            raise ValueError(f"an address and GPUs belong to the engine ray: got them with {self.name!r}")
+        if self.name == "ray" and not importlib.util.find_spec("ray"):
+            raise ValueError("the engine ray needs its package: pip install -e '.[ray]' in the clone")
 
     @property
-    def crew(self): return 1 if self.name == "serial" else self.workers or min(4, cores())  # workers
+    def crew(self):
+        return 1 if self.name == "serial" else self.workers or min(4, cores())  # workers
 
 # %% ../nbs/07_engine.ipynb #745e5421
 @dataclass(frozen=True)
 class Failure:
     "An exception that can travel."
+
     error: str  # one sentence
     trace: str  # where it came from
     exception: Exception
+
 
 def failure(
     error,  # an exception
 ) -> Failure:
     "An exception as something that can be sent to another process."
     text, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
-    try: pickle.loads(pickle.dumps(error))
-    except Exception: error = RuntimeError(text)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(text)
     return Failure(text, trace, error)
+
 
 class Worker:
     "Work in one process: unpacked when it is first asked for, then done item after item."
-    def __init__(self,
+
+    def __init__(
+        self,
         work,  # bytes: a pickled function without arguments, which returns a function of an item
     ):
         self.work, self.function = work, None
 
     def call(self, item):
         "(done, value), (failed, Failure) or (unfit, Failure)."
-        try: self.function = self.function or pickle.loads(self.work)()
-        except Exception as e: return "unfit", failure(e)
+        try:
+            self.function = self.function or pickle.loads(self.work)()
+        except Exception as e:
+            return "unfit", failure(e)
         try:
             value = self.function(item)
             pickle.dumps(value)
             return "done", value
-        except Exception as e: return "failed", failure(e)
+        except Exception as e:
+            return "failed", failure(e)
 
 # %% ../nbs/07_engine.ipynb #37b85685
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-ARITHMETIC = ("ATEN_", "ONEDNN_", "MKL_", "OPENBLAS_", "CUBLAS_", "HF_HUB_OFFLINE")  # beginnings of variables that workers elsewhere need too
+ARITHMETIC = (
+    "ATEN_",
+    "ONEDNN_",
+    "MKL_",
+    "OPENBLAS_",
+    "CUBLAS_",
+    "HF_HUB_OFFLINE",
+)  # beginnings of variables that workers elsewhere need too
+
 
 def threads(
     workers: int,
@@ -96,6 +124,7 @@ def threads(
     each = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // workers))
     return {name: os.environ.get(name) or each for name in THREADS}
 
+
 @contextmanager
 def variables(
     values,  # name -> text
@@ -103,27 +132,41 @@ def variables(
     "The environment with other values, for what is started meanwhile."
     before = dict(os.environ)
     os.environ.update(values)
-    try: yield
-    finally: os.environ.clear(); os.environ.update(before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 # %% ../nbs/07_engine.ipynb #492bbea6
 class Serial:
     "A crew of one: this process."
-    def __init__(self,
+
+    def __init__(
+        self,
         work,  # () -> function of an item
     ):
         self.work, self.function, self.item = work, None, None
 
-    def start(self): return self
-    def give(self, worker, item): self.item = item
-    def stop(self): pass
+    def start(self):
+        return self
+
+    def give(self, worker, item):
+        self.item = item
+
+    def stop(self):
+        pass
 
     def wait(self, busy):
         "Do the work."
-        try: self.function = self.function or self.work()
-        except Exception as e: return [(self, "unfit", Failure(str(e), "", e))]
-        try: return [(self, "done", self.function(self.item))]
-        except Exception as e: return [(self, "failed", Failure(f"{type(e).__name__}: {e}", "".join(traceback.format_exception(e)), e))]
+        try:
+            self.function = self.function or self.work()
+        except Exception as e:
+            return [(self, "unfit", Failure(str(e), "", e))]
+        try:
+            return [(self, "done", self.function(self.item))]
+        except Exception as e:
+            return [(self, "failed", Failure(f"{type(e).__name__}: {e}", "".join(traceback.format_exception(e)), e))]
 
 # %% ../nbs/07_engine.ipynb #e1482c9f
 def serve(pipe, work, crash):
@@ -132,76 +175,103 @@ def serve(pipe, work, crash):
     faulthandler.enable(last := open(crash, "w"))
     worker = Worker(work)
     try:
-        while True: pipe.send(worker.call(pipe.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError): pass  # nobody asks any more
-    finally: faulthandler.disable(); last.close()
+        while True:
+            pipe.send(worker.call(pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # nobody asks any more
+    finally:
+        faulthandler.disable()
+        last.close()
+
 
 def cause_of_death(
     code,  # exit code of a process
 ) -> str:
     "An exit code in words."
-    try: return f"killed by {signal.Signals(-code).name}" + (", as by a system that is out of memory" if code == -signal.SIGKILL else "")
-    except ValueError: return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}" + (
+            ", as by a system that is out of memory" if code == -signal.SIGKILL else ""
+        )
+    except ValueError:
+        return f"exit code {code}"
 
 # %% ../nbs/07_engine.ipynb #51820822
 class Processes:
     "A crew of spawned processes."
-    def __init__(self,
+
+    def __init__(
+        self,
         work,  # () -> function of an item, picklable
         workers: int,
     ):
         self.work, self.threads, self.context = pickle.dumps(work), threads(workers), get_context("spawn")
-        self.folder, self.processes = tempfile.TemporaryDirectory(prefix="rim-"), {}  # pipe -> (process, where it tells of a crash)
+        self.folder, self.processes = (
+            tempfile.TemporaryDirectory(prefix="rim-"),
+            {},
+        )  # pipe -> (process, where it tells of a crash)
 
     def start(self):
         pipe, theirs = self.context.Pipe()
         crash = Path(self.folder.name, str(len(os.listdir(self.folder.name))))
         crash.touch()
         process = self.context.Process(target=serve, args=(theirs, self.work, str(crash)), daemon=True)
-        with variables(self.threads): process.start()
+        with variables(self.threads):
+            process.start()
         theirs.close()
         self.processes[pipe] = process, crash
         return pipe
 
     def give(self, pipe, item):
-        try: pipe.send(item)
-        except OSError: pass  # it is dead: `wait` will notice
+        try:
+            pipe.send(item)
+        except OSError:
+            pass  # it is dead: `wait` will notice
 
     def wait(self, busy):
         "What the first answers say."
         return [(pipe, *self.answer(pipe)) for pipe in connection.wait(busy)]
 
     def answer(self, pipe):
-        try: return pipe.recv()
+        try:
+            return pipe.recv()
         except (EOFError, OSError):
             process, crash = self.processes.pop(pipe)
             process.join()
             return "died", (cause_of_death(process.exitcode), crash.read_text())
 
     def stop(self):
-        for pipe in self.processes: pipe.close()
+        for pipe in self.processes:
+            pipe.close()
         for patience, end in ((1, "terminate"), (5, "kill")):
             for process, _ in self.processes.values():
                 process.join(patience)
-                if process.is_alive(): getattr(process, end)()
-        for process, _ in self.processes.values(): process.join()
-        self.processes.clear(); self.folder.cleanup()
+                if process.is_alive():
+                    getattr(process, end)()
+        for process, _ in self.processes.values():
+            process.join()
+        self.processes.clear()
+        self.folder.cleanup()
 
 # %% ../nbs/07_engine.ipynb #3069136e
 LOOPBACK = "127.0.0.1"
 QUIET = dict(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 ALONE = dict(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
+
 @cache
-def token() -> str: return secrets.token_hex(32)
+def token() -> str:
+    return secrets.token_hex(32)
+
 
 def needs(workers):
     "Variables that the worker of any cluster needs."
     return {**threads(workers), **{name: text for name, text in os.environ.items() if name.startswith(ARITHMETIC)}}
 
+
 def ours(workers):
     "Variables that the worker of a cluster of our own needs: it imports what this process can."
     return {**needs(workers), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+
 
 def ray_variables(
     address="",  # of a running cluster; empty: of our own
@@ -209,53 +279,89 @@ def ray_variables(
     "What Ray is told before it starts."
     return QUIET if address else {**QUIET, **ALONE, "RAY_AUTH_TOKEN": token()}
 
+
 def ray_arguments(
     workers: int,
     address="",
 ) -> dict:
     "Arguments of ray.init."
     quiet = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    return dict(address=address, **quiet) if address else dict(address="local", num_cpus=workers, object_store_memory=10**8, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+    return (
+        dict(address=address, **quiet)
+        if address
+        else dict(
+            address="local",
+            num_cpus=workers,
+            object_store_memory=10**8,
+            include_dashboard=False,
+            _node_ip_address=LOOPBACK,
+            **quiet,
+        )
+    )
 
 # %% ../nbs/07_engine.ipynb #a5b94689
 class Ray:
     "A crew of Ray actors."
+
     alone = False  # whether Ray was told so when it was imported
-    begun = {}     # address of a cluster that we began -> the variables it was begun with
-    def __init__(self,
+    begun = {}  # address of a cluster that we began -> the variables it was begun with
+
+    def __init__(
+        self,
         work,  # () -> function of an item, picklable
         engine: Engine,
     ):
         self.actors, self.answers = set(), {}
-        if "ray" not in sys.modules: Ray.alone = not engine.address
+        if "ray" not in sys.modules:
+            Ray.alone = not engine.address
         with variables(ray_variables(engine.address)):
             import ray
+
             self.ray = ray
-            if not ray.is_initialized(): self.begin(engine)
+            if not ray.is_initialized():
+                self.begin(engine)
         self.size(engine)
         self.work = ray.cloudpickle.dumps(work)
-        self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env=self.lacking())
+        self.actor = ray.remote(Worker).options(
+            num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env=self.lacking()
+        )
 
     def begin(self, engine):
         "Start a cluster, or join one."
-        if not (engine.address or self.alone): raise ValueError("a Ray cluster of our own is protected by what Ray reads when it is imported, and it was imported before: give the address of a running one, or begin in a new process")
+        if not (engine.address or self.alone):
+            raise ValueError(
+                "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was imported before: give the address of a running one, or begin in a new process"
+            )
         with variables({} if engine.address else ours(engine.crew)):
             for attempt in (1, 2):
-                try: there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info; break
+                try:
+                    there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info
+                    break
                 except Exception as e:  # Ray raises Exception itself when it takes too long
                     self.ray.shutdown()
-                    if attempt == 2 or engine.address: raise OSError(f"Ray could not {'be joined at ' + engine.address if engine.address else 'start on this machine, which may be too busy'}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
-        if engine.address: return
+                    if attempt == 2 or engine.address:
+                        raise OSError(
+                            f"Ray could not {'be joined at ' + engine.address if engine.address else 'start on this machine, which may be too busy'}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+                        ) from e
+        if engine.address:
+            return
         if there["node_ip_address"] != LOOPBACK:
             self.ray.shutdown()
-            raise RuntimeError(f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {there['node_ip_address']}")
+            raise RuntimeError(
+                f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {there['node_ip_address']}"
+            )
         Ray.begun[there["gcs_address"]] = ours(engine.crew)
 
     def size(self, engine):
         "No more workers than the cluster has room for."
         there = self.ray.cluster_resources()
-        room = min(int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew)
-        if not room: raise ValueError(f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}")
+        room = min(
+            int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew
+        )
+        if not room:
+            raise ValueError(
+                f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+            )
         self.workers = min(engine.crew, room)
 
     def lacking(self):
@@ -270,47 +376,79 @@ def start(self: Ray):
     self.actors.add(actor := self.actor.remote(self.work))
     return actor
 
-def give(self: Ray, actor, item): self.answers[actor.call.remote(item)] = actor
+
+def give(self: Ray, actor, item):
+    self.answers[actor.call.remote(item)] = actor
+
 
 def wait(self: Ray, busy):
     "What the first answers say."
     return [(self.answers[ref], *self.answer(ref)) for ref in self.ray.wait(list(self.answers), num_returns=1)[0]]
 
+
 def answer(self: Ray, ref):
     actor, errors = self.answers.pop(ref), self.ray.exceptions
-    try: return self.ray.get(ref)
-    except errors.RayTaskError as e: return "failed", failure(e)
+    try:
+        return self.ray.get(ref)
+    except errors.RayTaskError as e:
+        return "failed", failure(e)
     except errors.RayError as e:
         self.actors.discard(actor)
-        return "died", (str(e).split("Worker exit detail: ")[-1].split(". ")[0] if "exit detail" in str(e) else str(e).split("\n")[0], str(e))
+        return "died", (
+            str(e).split("Worker exit detail: ")[-1].split(". ")[0]
+            if "exit detail" in str(e)
+            else str(e).split("\n")[0],
+            str(e),
+        )
+
 
 def stop(self: Ray):
-    for actor in self.actors: self.ray.kill(actor)
+    for actor in self.actors:
+        self.ray.kill(actor)
 
-for method in (start, give, wait, answer, stop): setattr(Ray, method.__name__, method)
+
+for method in (start, give, wait, answer, stop):
+    setattr(Ray, method.__name__, method)
 
 # %% ../nbs/07_engine.ipynb #d1c6bfeb
 @dataclass(frozen=True)
 class Outcome:
     "What became of an item."
+
     index: int
     item: object
     value: object = None
     error: str = ""  # one sentence; empty: it is done
     trace: str = ""  # where it came from
 
+
 class Undone(RuntimeError):
     "Items that were set aside; the others are done."
-    def __init__(self, message, outcomes): super().__init__(message); self.outcomes = outcomes
+
+    def __init__(self, message, outcomes):
+        super().__init__(message)
+        self.outcomes = outcomes
+
 
 FRUITLESS = 5  # items that cost workers their lives before any is done
 
+
 def judged(index, item, kind, told, fatal, deaths):
     "The outcome of an answer; raises what concerns every item."
-    if kind == "done": return Outcome(index, item, told)
-    if kind == "died": return Outcome(index, item, None, f"its worker died {len(deaths)} times: {told[0]}", "\n".join(f"{reason}\n{trace}" for reason, trace in deaths))
-    if kind == "unfit" or isinstance(told.exception, fatal): raise told.exception
+    if kind == "done":
+        return Outcome(index, item, told)
+    if kind == "died":
+        return Outcome(
+            index,
+            item,
+            None,
+            f"its worker died {len(deaths)} times: {told[0]}",
+            "\n".join(f"{reason}\n{trace}" for reason, trace in deaths),
+        )
+    if kind == "unfit" or isinstance(told.exception, fatal):
+        raise told.exception
     return Outcome(index, item, None, told.error, told.trace)
+
 
 def supervise(
     crew,
@@ -331,35 +469,51 @@ def supervise(
             i = busy.pop(worker)
             if kind == "died":
                 deaths.setdefault(i, []).append(told)
-                if not good and len(deaths) >= FRUITLESS: raise RuntimeError(f"workers die on every item: {told[0]}")
-                if len(deaths[i]) < attempts: waiting.append(i); continue
-            else: idle.append(worker)
+                if not good and len(deaths) >= FRUITLESS:
+                    raise RuntimeError(f"workers die on every item: {told[0]}")
+                if len(deaths[i]) < attempts:
+                    waiting.append(i)
+                    continue
+            else:
+                idle.append(worker)
             good += kind == "done"
             heard(judged(i, items[i], kind, told, fatal, deaths.get(i, ())))
 
 # %% ../nbs/07_engine.ipynb #4a503b41
 def crew_of(work, engine):
-    if engine.name == "serial": return Serial(work)
+    if engine.name == "serial":
+        return Serial(work)
     return Ray(work, engine) if engine.name == "ray" else Processes(work, engine.crew)
 
+
 def run(
-    work,   # () -> function of an item; picklable for engines other than serial. It is called once per worker
+    work,  # () -> function of an item; picklable for engines other than serial. It is called once per worker
     items,  # list; picklable likewise
-    engine="serial",   # its name, or an Engine
+    engine="serial",  # its name, or an Engine
     fatal=(OSError,),  # exceptions that end the run
     heard=lambda outcome: None,  # is told every Outcome as it comes
-    progress="",       # what the bar is called; empty: none
-    things="items",    # what they are called
+    progress="",  # what the bar is called; empty: none
+    things="items",  # what they are called
 ) -> list:  # of Outcome, in the order of the items
     "Do something with every item, whoever dies meanwhile."
     engine, items, outcomes = Engine(engine) if isinstance(engine, str) else engine, list(items), {}
-    if not items: return []
+    if not items:
+        return []
     with tqdm(total=len(items), desc=progress, disable=not progress) as bar:
-        def note(outcome): outcomes[outcome.index] = outcome; bar.update(); heard(outcome)
+
+        def note(outcome):
+            outcomes[outcome.index] = outcome
+            bar.update()
+            heard(outcome)
+
         crew = crew_of(work, engine)
-        try: supervise(crew, min(getattr(crew, "workers", engine.crew), len(items)), items, engine.attempts, fatal, note)
+        try:
+            supervise(crew, min(getattr(crew, "workers", engine.crew), len(items)), items, engine.attempts, fatal, note)
         except KeyboardInterrupt:
             aside = sum(bool(o.error) for o in outcomes.values())
-            raise KeyboardInterrupt(f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} set aside" if aside else "")) from None
-        finally: crew.stop()
+            raise KeyboardInterrupt(
+                f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} set aside" if aside else "")
+            ) from None
+        finally:
+            crew.stop()
     return [outcomes[i] for i in range(len(items))]

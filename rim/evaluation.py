@@ -23,7 +23,17 @@ import numpy as np
 from tqdm import tqdm
 from .engine import Engine, run
 from .ledger import note
-from .metrics import check_labels, bootstrap, confusion, draw_weights, interval, iou, mean_iou, paired_bootstrap, ratio
+from rim.metrics import (
+    check_labels,
+    bootstrap,
+    confusion,
+    draw_weights,
+    interval,
+    iou,
+    mean_iou,
+    paired_bootstrap,
+    ratio,
+)
 from .segmentation import Method, Segmentation
 from .settings import Settings
 from .store import atomic_write, code_digest
@@ -35,17 +45,24 @@ def as_method(
     vocabulary,
 ) -> Method:
     "A method, whatever labels images."
-    if isinstance(method, Method): return method
-    if hasattr(method, "method"): return method.method(vocabulary)
-    if callable(method): return Method(lambda image, analysis: method(image))
+    if isinstance(method, Method):
+        return method
+    if hasattr(method, "method"):
+        return method.method(vocabulary)
+    if callable(method):
+        return Method(lambda image, analysis: method(image))
     raise ValueError(f"a method must be a Method, a segmenter or a function of an image: got {type(method).__name__}")
+
 
 def as_methods(
     methods,  # name -> what `as_method` takes, or a function of the benchmark that makes such a dict
     benchmark,
 ) -> dict:  # name -> Method
     "Methods by name, made first if need be."
-    return {name: as_method(m, benchmark.vocabulary) for name, m in (methods(benchmark) if callable(methods) else methods).items()}
+    return {
+        name: as_method(m, benchmark.vocabulary)
+        for name, m in (methods(benchmark) if callable(methods) else methods).items()
+    }
 
 # %% ../nbs/40_evaluation.ipynb #df2b730d
 def item_key(
@@ -55,7 +72,10 @@ def item_key(
     method: Method,
 ) -> dict:
     "The key of one result."
-    content = [hashlib.sha256(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest() for a in (image, truth)]
+    content = [
+        hashlib.sha256(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
+        for a in (image, truth)
+    ]
     return {"content": content, "classes": classes, "method": method.key, "code": code_digest("rim.metrics")}
 
 # %% ../nbs/40_evaluation.ipynb #3377a78a
@@ -65,6 +85,7 @@ def pack_confusion(
     "The cells that aren't 0."
     cells = np.flatnonzero(matrix)
     return {"cells": cells.astype(np.int64), "counts": matrix.ravel()[cells].astype(np.int64)}
+
 
 def unpack_confusion(
     arrays,  # of `pack_confusion`
@@ -76,7 +97,9 @@ def unpack_confusion(
     return matrix.reshape(classes, classes)
 
 # %% ../nbs/40_evaluation.ipynb #30cae99d
-class BadPrediction(ValueError): "What a method returned is no label map of the image: the method's fault, whatever the image."
+class BadPrediction(ValueError):
+    "What a method returned is no label map of the image: the method's fault, whatever the image."
+
 
 def measure(
     method: Method,
@@ -87,14 +110,21 @@ def measure(
 ):  # (int64 [C, C], record of the segmentation)
     "Predict and compare."
     predicted = method.predict(image, analysis)
-    labels, record = (predicted.labels, predicted.record) if isinstance(predicted, Segmentation) else (np.asarray(predicted), {})
-    if labels.shape != truth.shape: raise BadPrediction(f"a prediction must have the image's size {truth.shape}: got {labels.shape}")
-    try: check_labels(labels, classes, "prediction")
-    except ValueError as e: raise BadPrediction(str(e)) from None
+    labels, record = (
+        (predicted.labels, predicted.record) if isinstance(predicted, Segmentation) else (np.asarray(predicted), {})
+    )
+    if labels.shape != truth.shape:
+        raise BadPrediction(f"a prediction must have the image's size {truth.shape}: got {labels.shape}")
+    try:
+        check_labels(labels, classes, "prediction")
+    except ValueError as e:
+        raise BadPrediction(str(e)) from None
     return confusion(labels, truth, classes, IGNORE), record
 
 # %% ../nbs/40_evaluation.ipynb #17eec744
-class Unmeasured(RuntimeError): "An image that could not be read, or on which a method failed; `__cause__` is why."
+class Unmeasured(RuntimeError):
+    "An image that could not be read, or on which a method failed; `__cause__` is why."
+
 
 def measure_image(
     methods,  # name -> Method
@@ -110,24 +140,30 @@ def measure_image(
             results[which] = unpack_confusion(entry[0], classes), entry[1]
             continue
         try:
-            if method.analyse and method.analyse not in analyses: analyses[method.analyse] = method.analyse(image)
+            if method.analyse and method.analyse not in analyses:
+                analyses[method.analyse] = method.analyse(image)
             results[which] = measure(method, image, truth, classes, analyses.get(method.analyse))
-        except Exception as e: raise Unmeasured(f"{which!r} on {name!r}") from e
-        if key: store.put("confusion", key, pack_confusion(results[which][0]), results[which][1])
+        except Exception as e:
+            raise Unmeasured(f"{which!r} on {name!r}") from e
+        if key:
+            store.put("confusion", key, pack_confusion(results[which][0]), results[which][1])
     return results
 
 # %% ../nbs/40_evaluation.ipynb #f63b018f
 @dataclass(frozen=True)
 class SetAside:
     "An image that could not be measured."
+
     index: int  # in the benchmark
     item: str  # its key, or its number where reading it failed
     error: str  # one sentence
     trace: str  # where it came from
 
+
 @dataclass(frozen=True, eq=False)
 class Report:
     "What an evaluation found."
+
     benchmark: str
     labels: tuple  # names of the classes
     items: tuple  # keys of the images
@@ -139,12 +175,15 @@ class Report:
     indices: tuple = ()  # of the items in the benchmark; empty: all of them, in order
     aside: tuple = ()  # of SetAside: the images that aren't in it
 
-    def __repr__(self): return f"Report({self.extent}: {', '.join(self.confusions)})"
+    def __repr__(self):
+        return f"Report({self.extent}: {', '.join(self.confusions)})"
 
     @property
     def extent(self):
         "What was measured, in words."
-        return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (f", {len(self.aside)} set aside" if self.aside else "")
+        return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (
+            f", {len(self.aside)} set aside" if self.aside else ""
+        )
 
     def interval(self, method):
         "(low, mIoU, high) of a method, 0..1."
@@ -157,7 +196,10 @@ class Report:
     @property
     def rows(self):
         "One dict per method: method, mIoU, low, high, in percent."
-        return [dict(zip(("method", "low", "mIoU", "high"), (name, *(100 * v for v in self.interval(name))))) for name in self.confusions]
+        return [
+            dict(zip(("method", "low", "mIoU", "high"), (name, *(100 * v for v in self.interval(name)))))
+            for name in self.confusions
+        ]
 
 # %% ../nbs/40_evaluation.ipynb #6259250e
 def per_class(
@@ -167,14 +209,19 @@ def per_class(
     "IoU of each class over all images."
     return dict(zip(self.labels, iou(self.confusions[method].sum(0)).tolist()))
 
+
 def worst(
     self: Report,
     method: str,
     k=5,
 ) -> list:  # of (index in the benchmark, key, mIoU of the image alone), worst first
     "The images on which a method does worst."
-    values, where = np.array([mean_iou(c, self.skip) for c in self.confusions[method]]), self.indices or range(len(self.items))
+    values, where = (
+        np.array([mean_iou(c, self.skip) for c in self.confusions[method]]),
+        self.indices or range(len(self.items)),
+    )
     return [(int(where[i]), self.items[i], float(values[i])) for i in np.argsort(values, kind="stable")[:k]]
+
 
 def total(
     self: Report,
@@ -184,8 +231,10 @@ def total(
     sums = {}
     for record in self.records.get(method, ()):
         for name, value in record.items():
-            if isinstance(value, int): sums[name] = sums.get(name, 0) + value
+            if isinstance(value, int):
+                sums[name] = sums.get(name, 0) + value
     return dict(sorted(sums.items()))  # the store gives them back in this order
+
 
 Report.per_class, Report.worst, Report.total = per_class, worst, total
 
@@ -206,15 +255,21 @@ def markdown(
 ) -> str:
     "The table as Markdown."
     lines = [f"| {table_name(self.extent)} | mIoU | 95 % interval |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows])
+    return "\n".join(
+        lines
+        + [f"| {table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows]
+    )
+
 
 def to_csv(
     self: Report,
 ) -> str:
     "The table as CSV, full precision."
     writer = csv.DictWriter(text := io.StringIO(), ("method", "mIoU", "low", "high"), lineterminator="\n")
-    writer.writeheader(); writer.writerows(self.rows)
+    writer.writeheader()
+    writer.writerows(self.rows)
     return text.getvalue()
+
 
 Report.markdown = Report._repr_markdown_ = markdown
 Report.to_csv = to_csv
@@ -232,8 +287,20 @@ def class_rows(
     rows = []
     for c, (label, value) in enumerate(self.per_class(method).items()):
         low, middle, high = (round(100 * v, 6) for v in interval(drawn[:, c], value)) if value == value else (None,) * 3
-        rows.append(dict(label=label, IoU=middle, low=low, high=high, scored=c not in self.skip, images=int((true[:, c] > 0).sum()), truth=int(true[:, c].sum()), predicted=int(said[:, c].sum())))
+        rows.append(
+            dict(
+                label=label,
+                IoU=middle,
+                low=low,
+                high=high,
+                scored=c not in self.skip,
+                images=int((true[:, c] > 0).sum()),
+                truth=int(true[:, c].sum()),
+                predicted=int(said[:, c].sum()),
+            )
+        )
     return rows
+
 
 Report.class_rows = class_rows
 
@@ -244,14 +311,21 @@ def ahead(benchmark, indices):
         coming = []
         for i in indices:
             coming.append((i, thread.submit(benchmark.__getitem__, i)))
-            if len(coming) > 1: index, read = coming.pop(0); yield index, read.result
-        for index, read in coming: yield index, read.result
+            if len(coming) > 1:
+                index, read = coming.pop(0)
+                yield index, read.result
+        for index, read in coming:
+            yield index, read.result
+
 
 def measure_item(methods, i, read, classes, store):
     "(index, key, results) of one image; Unmeasured if it can't be read."
-    try: item = read()
-    except Exception as e: raise Unmeasured(f"reading image {i}") from e
+    try:
+        item = read()
+    except Exception as e:
+        raise Unmeasured(f"reading image {i}") from e
     return i, item[2], measure_image(methods, item, classes, store)
+
 
 def set_aside(
     i: int,
@@ -261,28 +335,48 @@ def set_aside(
     cause = error.__cause__
     return SetAside(i, str(error), f"{type(cause).__name__}: {cause}", "".join(traceback.format_exception(cause)))
 
+
 def told(
     aside,  # of SetAside
     n,  # images in all
 ) -> str:
     "One sentence on what was set aside."
-    some = "; ".join(f"{a.item}: {a.error}" for a in aside[:3]) + (f"; and {len(aside) - 3} more" if len(aside) > 3 else "")
+    some = "; ".join(f"{a.item}: {a.error}" for a in aside[:3]) + (
+        f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
+    )
     return f"{len(aside)} of {n} images could not be measured and {'was' if len(aside) == 1 else 'were'} set aside ({some}); what is measured is kept."
+
 
 def report_of(methods, benchmark, settings, done, aside):
     "The report of a run; the ledger hears what was counted."
     order, items, results = zip(*done)
-    report = Report(benchmark.name, benchmark.vocabulary.labels, items, {m: np.stack([r[m][0] for r in results]) for m in methods}, {m: tuple(r[m][1] for r in results) for m in methods},
-                    settings.bootstrap, settings.seed, tuple(getattr(benchmark, "skip", ())), order, tuple(aside))
-    for m in methods: note("evaluation", benchmark=benchmark.name, method=m, images=len(items), set_aside=len(aside), **report.total(m))
+    report = Report(
+        benchmark.name,
+        benchmark.vocabulary.labels,
+        items,
+        {m: np.stack([r[m][0] for r in results]) for m in methods},
+        {m: tuple(r[m][1] for r in results) for m in methods},
+        settings.bootstrap,
+        settings.seed,
+        tuple(getattr(benchmark, "skip", ())),
+        order,
+        tuple(aside),
+    )
+    for m in methods:
+        note(
+            "evaluation", benchmark=benchmark.name, method=m, images=len(items), set_aside=len(aside), **report.total(m)
+        )
     return report
 
 # %% ../nbs/40_evaluation.ipynb #a8dae88f
 PATIENCE = 5  # so many images fail alike before any succeeds: then it isn't the images
 
+
 class Patience:
     "Whether it is still the images that fail."
-    def __init__(self,
+
+    def __init__(
+        self,
         images: int,
     ):
         self.limit, self.failed, self.kinds, self.succeeded = min(PATIENCE, images), 0, set(), False
@@ -293,42 +387,72 @@ class Patience:
         self.kinds.add("BadPrediction" if aside.error.startswith("BadPrediction") else aside.error)
         return self.failed == self.limit and not self.succeeded and len(self.kinds) == 1
 
+
 def measure_here(methods, benchmark, indices, store, progress):
     "Image after image, the next being read meanwhile -> lists of (index, key, results) and of SetAside."
     done, aside, patience, classes = [], [], Patience(len(benchmark)), len(benchmark.vocabulary.labels)
     try:
         for i, read in ahead(benchmark, tqdm(indices, desc=benchmark.name, disable=not progress)):
-            try: done.append(measure_item(methods, i, read, classes, store)); patience.succeeded = True
+            try:
+                done.append(measure_item(methods, i, read, classes, store))
+                patience.succeeded = True
             except Unmeasured as e:
                 aside.append(set_aside(i, e))
-                if patience.ends(aside[-1]): raise e.__cause__
-    except KeyboardInterrupt: raise KeyboardInterrupt(f"{len(done)} of {len(benchmark)} images are done" + (f", {len(aside)} set aside" if aside else "")) from None
+                if patience.ends(aside[-1]):
+                    raise e.__cause__
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{len(done)} of {len(benchmark)} images are done" + (f", {len(aside)} set aside" if aside else "")
+        ) from None
     return done, aside
 
 # %% ../nbs/40_evaluation.ipynb #5ea53360
 @dataclass(frozen=True)
 class Measuring:
     "What a worker does: make the methods once, then measure image after image into the store."
+
     methods: object  # function of the benchmark -> name -> Method
     benchmark: object
     store: object
 
     def __call__(self):
         methods, classes = as_methods(self.methods, self.benchmark), len(self.benchmark.vocabulary.labels)
+
         def measure(i):
-            try: measure_item(methods, i, lambda: self.benchmark[i], classes, self.store)
-            except Unmeasured as e: return set_aside(i, e)
+            try:
+                measure_item(methods, i, lambda: self.benchmark[i], classes, self.store)
+            except Unmeasured as e:
+                return set_aside(i, e)
+
         return measure
+
 
 def measure_elsewhere(methods, benchmark, store, engine, progress):
     "Let workers measure what the store lacks -> index -> SetAside."
     aside, patience = {}, Patience(len(benchmark))
+
     def heard(outcome):
-        bad = SetAside(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace) if outcome.error else outcome.value
-        if bad is None: patience.succeeded = True; return
+        bad = (
+            SetAside(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace)
+            if outcome.error
+            else outcome.value
+        )
+        if bad is None:
+            patience.succeeded = True
+            return
         aside[outcome.index] = bad
-        if patience.ends(bad): raise Unmeasured(f"the first {patience.failed} images fail alike: {bad.error}")
-    run(Measuring(methods, benchmark, store), range(len(benchmark)), engine, (Exception,), heard, f"{benchmark.name}, {engine.name}" * progress, "images")
+        if patience.ends(bad):
+            raise Unmeasured(f"the first {patience.failed} images fail alike: {bad.error}")
+
+    run(
+        Measuring(methods, benchmark, store),
+        range(len(benchmark)),
+        engine,
+        (Exception,),
+        heard,
+        f"{benchmark.name}, {engine.name}" * progress,
+        "images",
+    )
     return aside
 
 # %% ../nbs/40_evaluation.ipynb #e2ce9706
@@ -343,36 +467,57 @@ def evaluate(
 ) -> Report:
     "Measure methods on a benchmark, resumable."
     made, engine = as_methods(methods, benchmark), Engine(engine) if isinstance(engine, str) else engine
-    if not made or not len(benchmark): raise ValueError(f"an evaluation needs methods and images: got {len(made)} methods and {len(benchmark)} images")
+    if not made or not len(benchmark):
+        raise ValueError(f"an evaluation needs methods and images: got {len(made)} methods and {len(benchmark)} images")
     if engine.name != "serial" and not (callable(methods) and store and all(m.key for m in made.values())):
-        raise ValueError(f"the engine {engine.name} needs a store, a function of the benchmark that makes the methods, and methods with a key: its workers leave their results under it")
+        raise ValueError(
+            f"the engine {engine.name} needs a store, a function of the benchmark that makes the methods, and methods with a key: its workers leave their results under it"
+        )
     benchmark.check()
     try:
         elsewhere = {} if engine.name == "serial" else measure_elsewhere(methods, benchmark, store, engine, progress)
-        done, aside = measure_here(made, benchmark, [i for i in range(len(benchmark)) if i not in elsewhere], store, progress)
-    except KeyboardInterrupt as stop: raise KeyboardInterrupt(f"{stop}{'; the same call goes on from there' if store else ''}") from None
+        done, aside = measure_here(
+            made, benchmark, [i for i in range(len(benchmark)) if i not in elsewhere], store, progress
+        )
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop}{'; the same call goes on from there' if store else ''}") from None
     aside = sorted([*aside, *elsewhere.values()], key=lambda a: a.index)
-    if aside and not (keep_going and done): raise Unmeasured(told(aside, len(benchmark)))
+    if aside and not (keep_going and done):
+        raise Unmeasured(told(aside, len(benchmark)))
     return report_of(made, benchmark, settings, done, aside)
 
 # %% ../nbs/40_evaluation.ipynb #d049a165
 class Part:
     "Some images of a benchmark, or other words for its classes."
-    def __init__(self,
+
+    def __init__(
+        self,
         whole,  # a Benchmark
         items=None,  # indices; None: all
         words=None,  # Vocabulary with as many labels; None: its own
         name=None,  # None: the benchmark's
     ):
-        self.whole, self.items, self.vocabulary, self.name = whole, range(len(whole)) if items is None else items, words or whole.vocabulary, name or whole.name
+        self.whole, self.items, self.vocabulary, self.name = (
+            whole,
+            range(len(whole)) if items is None else items,
+            words or whole.vocabulary,
+            name or whole.name,
+        )
         self.skip, self.checked = tuple(getattr(whole, "skip", ())), False
         if len(self.vocabulary) != len(whole.vocabulary) or self.vocabulary.background != whole.vocabulary.background:
-            raise ValueError(f"the words for {whole.name} must name its {len(whole.vocabulary.names)} classes in their order: got {len(self.vocabulary.names)} names")
+            raise ValueError(
+                f"the words for {whole.name} must name its {len(whole.vocabulary.names)} classes in their order: got {len(self.vocabulary.names)} names"
+            )
 
-    def __len__(self): return len(self.items)
-    def __getitem__(self, i): return self.whole[self.items[i]]
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.whole[self.items[i]]
+
     def check(self):
-        if not self.checked: self.whole.check()
+        if not self.checked:
+            self.whole.check()
         self.checked = True
 
 # %% ../nbs/40_evaluation.ipynb #84fdcfe3
@@ -382,23 +527,34 @@ Part._repr_html_ = benchmark_page
 def number_of(name):
     "The variable of the environment, which must be a whole number, 0 or more."
     text = os.environ.get(name)
-    if text is None: raise ValueError(f"the shard auto needs the variable {name}, which is not set")
-    if not text.isdigit(): raise ValueError(f"the variable {name} must be a whole number: got {text!r}")
+    if text is None:
+        raise ValueError(f"the shard auto needs the variable {name}, which is not set")
+    if not text.isdigit():
+        raise ValueError(f"the variable {name} must be a whole number: got {text!r}")
     return int(text)
+
 
 def own_shard() -> tuple:  # (i, n), i from 1 to n
     "The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT) number it; in both, it is a shard of a shard."
     i, n, found = 0, 1, False
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         task, first, count, step = (number_of(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT", "STEP"))
-        if number_of("SLURM_ARRAY_TASK_MAX") != first + (count - 1) * step: raise ValueError(f"the shard auto needs a Slurm array without gaps, as in --array=1-8: got {count} tasks from {first} on")
+        if number_of("SLURM_ARRAY_TASK_MAX") != first + (count - 1) * step:
+            raise ValueError(
+                f"the shard auto needs a Slurm array without gaps, as in --array=1-8: got {count} tasks from {first} on"
+            )
         i, n, found = (task - first) // step, count, True
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
         rank, size = number_of("RANK"), number_of("WORLD_SIZE")
         i, n, found = i * size + rank, n * size, True
-    if not found: raise ValueError("the shard auto reads RANK and WORLD_SIZE (torchrun) or SLURM_ARRAY_TASK_ID (a Slurm array), and none of them is set")
-    if not i < n: raise ValueError(f"a shard's number must be below the number of shards: got {i} of {n}, counted from 0")
+    if not found:
+        raise ValueError(
+            "the shard auto reads RANK and WORLD_SIZE (torchrun) or SLURM_ARRAY_TASK_ID (a Slurm array), and none of them is set"
+        )
+    if not i < n:
+        raise ValueError(f"a shard's number must be below the number of shards: got {i} of {n}, counted from 0")
     return i + 1, n
+
 
 def shard(
     benchmark,
@@ -407,7 +563,8 @@ def shard(
     "Every n-th image from the i-th on."
     found = re.fullmatch(r"(\d+)/(\d+)", text := str(text).strip())
     i, n = own_shard() if text == "auto" else map(int, found.groups()) if found else (0, 0)
-    if not 1 <= i <= n: raise ValueError(f"a shard is written i/n with i from 1 to n, as in 2/4, or auto: got {text!r}")
+    if not 1 <= i <= n:
+        raise ValueError(f"a shard is written i/n with i from 1 to n, as in 2/4, or auto: got {text!r}")
     return Part(benchmark, range(i - 1, len(benchmark), n), name=f"{benchmark.name}, shard {i} of {n}")
 
 # %% ../nbs/40_evaluation.ipynb #e695112e
@@ -419,12 +576,24 @@ def summary(
     parts = [f"# {self.benchmark}", line, self.markdown()]
     shown = lambda v: "–" if v is None else f"{v:.1f}"
     for method in self.confusions:
-        rows = [f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} – {shown(r['high'])} | {r['images']} |" for r in self.class_rows(method)]
+        rows = [
+            f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} – {shown(r['high'])} | {r['images']} |"
+            for r in self.class_rows(method)
+        ]
         counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())
         worst = [f"| {key} | {100 * value:.1f} |" for _, key, value in self.worst(method, 10)]
-        parts += [f"## {method}", "\n".join(["| class | IoU | 95 % interval | images with it |", "|---|---|---|---|", *rows]), f"Counted over all images: {counts}." if counts else "",
-                  "\n".join(["| worst images | mIoU |", "|---|---|", *worst])]
-    if self.aside: parts += ["## Set aside", "These images are in no number above.", "\n".join(f"- {a.item}: {a.error}" for a in self.aside)]
+        parts += [
+            f"## {method}",
+            "\n".join(["| class | IoU | 95 % interval | images with it |", "|---|---|---|---|", *rows]),
+            f"Counted over all images: {counts}." if counts else "",
+            "\n".join(["| worst images | mIoU |", "|---|---|", *worst]),
+        ]
+    if self.aside:
+        parts += [
+            "## Set aside",
+            "These images are in no number above.",
+            "\n".join(f"- {a.item}: {a.error}" for a in self.aside),
+        ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 # %% ../nbs/40_evaluation.ipynb #8800b2c3
@@ -433,8 +602,10 @@ def as_csv(
 ) -> str:
     "Rows as CSV, empty where there is no value."
     writer = csv.DictWriter(text := io.StringIO(), list(rows[0]), lineterminator="\n")
-    writer.writeheader(); writer.writerows(rows)
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
+
 
 def write(
     self: Report,
@@ -443,11 +614,22 @@ def write(
 ) -> list:  # of paths
     "Write report.md, methods.csv, classes.csv, images.csv, and set_aside.txt if anything was."
     per_image = {m: [mean_iou(c, self.skip) for c in matrices] for m, matrices in self.confusions.items()}
-    files = {"report.md": self.summary(line), "methods.csv": self.to_csv(),
-             "classes.csv": as_csv([dict(method=m, **row) for m in self.confusions for row in self.class_rows(m)]),
-             "images.csv": as_csv([dict(image=key, **{m: round(100 * values[i], 6) for m, values in per_image.items()}) for i, key in enumerate(self.items)])}
-    if self.aside: files["set_aside.txt"] = "\n".join(f"{a.item}\n{a.trace}" for a in self.aside)
-    else: (Path(folder) / "set_aside.txt").unlink(missing_ok=True)
+    files = {
+        "report.md": self.summary(line),
+        "methods.csv": self.to_csv(),
+        "classes.csv": as_csv([dict(method=m, **row) for m in self.confusions for row in self.class_rows(m)]),
+        "images.csv": as_csv(
+            [
+                dict(image=key, **{m: round(100 * values[i], 6) for m, values in per_image.items()})
+                for i, key in enumerate(self.items)
+            ]
+        ),
+    }
+    if self.aside:
+        files["set_aside.txt"] = "\n".join(f"{a.item}\n{a.trace}" for a in self.aside)
+    else:
+        (Path(folder) / "set_aside.txt").unlink(missing_ok=True)
     return [atomic_write(Path(folder) / name, text) for name, text in files.items()]
+
 
 Report.summary, Report.write = summary, write

@@ -24,82 +24,104 @@ from .vocabulary import IGNORE, IGNORE_COLOUR
 
 # %% ../nbs/42_examination.ipynb #46652fe3
 def true_segments(
-    truth,              # integer [H, W], 255 is ignored
-    background=True,    # whether label 0 is background
-    smallest=0.002,     # share of the image below which a part doesn't count
+    truth,  # integer [H, W], 255 is ignored
+    background=True,  # whether label 0 is background
+    smallest=0.002,  # share of the image below which a part doesn't count
 ):
     "Connected parts of one label -> list of (label, bool [H, W])."
     found = []
     for label in np.unique(truth):
-        if label == IGNORE or (background and label == 0): continue
+        if label == IGNORE or (background and label == 0):
+            continue
         parts, n = ndimage.label(truth == label)
         found += [(int(label), mask) for k in range(n) if (mask := parts == k + 1).mean() >= smallest]
     return found
 
 # %% ../nbs/42_examination.ipynb #f0eee5a2
 def majority(
-    masks,      # bool [P, H, W]
-    truth,      # integer [H, W], 255 is ignored
-    classes,    # number of labels
+    masks,  # bool [P, H, W]
+    truth,  # integer [H, W], 255 is ignored
+    classes,  # number of labels
 ):
     "The label of most pixels below each mask, -1 where none counts, and its share -> int64 [P], float64 [P]."
     known = truth != IGNORE
-    counts = np.stack([np.bincount(truth[m & known], minlength=classes) for m in masks]) if len(masks) else np.zeros((0, classes))
+    counts = (
+        np.stack([np.bincount(truth[m & known], minlength=classes) for m in masks])
+        if len(masks)
+        else np.zeros((0, classes))
+    )
     total = counts.sum(1)
     return np.where(total > 0, counts.argmax(1), -1), counts.max(1) / np.maximum(total, 1)
 
 # %% ../nbs/42_examination.ipynb #ba76a942
 def fits(
-    masks,      # bool [P, H, W]
-    segments,   # of `true_segments`
+    masks,  # bool [P, H, W]
+    segments,  # of `true_segments`
 ):
     "IoU of every mask with every true segment -> float64 [P, S]."
-    if not len(masks) or not segments: return np.zeros((len(masks), len(segments)))
+    if not len(masks) or not segments:
+        return np.zeros((len(masks), len(segments)))
     a = masks.reshape(len(masks), -1).astype(np.float64)
     b = np.stack([m for _, m in segments]).reshape(len(segments), -1).astype(np.float64)
     both = a @ b.T
     return both / np.maximum(a.sum(1)[:, None] + b.sum(1) - both, 1)
 
 # %% ../nbs/42_examination.ipynb #9f3f4e07
-def digest(image): return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
+def digest(image):
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
+
 
 def oracle(
-    rim,        # RIM, whose proposals are named
+    rim,  # RIM, whose proposals are named
     benchmark,  # Benchmark, which knows the truth
 ):
     "The method that names every proposal after the majority of the truth below it -> Method."
     classes, place = len(benchmark.vocabulary.labels), {}
+
     def predict(image, regions):
-        if not place: place.update((digest(benchmark[i][0]), i) for i in range(len(benchmark)))
+        if not place:
+            place.update((digest(benchmark[i][0]), i) for i in range(len(benchmark)))
         labels, share = majority(regions.proposals.masks, benchmark[place[digest(image)]][1], classes)
         return paint(regions.proposals.masks, labels, share, image.shape[:2], rim.settings.painting).clip(0)
-    key = dict(method="oracle", analysis=rim.analysis_key, painting=rim.settings.painting, code=code_digest("rim.examination", "rim.segmenter"))
+
+    key = dict(
+        method="oracle",
+        analysis=rim.analysis_key,
+        painting=rim.settings.painting,
+        code=code_digest("rim.examination", "rim.segmenter"),
+    )
     return Method(predict, rim.analyse, key)
 
 # %% ../nbs/42_examination.ipynb #f99803e3
 @dataclass(frozen=True)
 class RegionTable:
     "Every proposal of a benchmark: where it is, what it is, what it is called."
-    labels: tuple           # names of the labels
-    image: np.ndarray       # int [R], index into the benchmark
-    region: np.ndarray      # int [R], index into the image's proposals
-    truth: np.ndarray       # int [R], the majority's label, -1 if all is ignored
-    share: np.ndarray       # float [R], how large the majority is, 0..1
-    fit: np.ndarray         # float [R], IoU with the best true segment
-    features: np.ndarray    # float [R, D], NaN where the region has none
-    named: dict             # namer -> int [R], -1 where it said nothing
-    segments: np.ndarray    # int [S], the label of each true segment
-    covered: np.ndarray     # float [S], IoU of its best proposal
 
-    def things(self, fit=0.5): return (self.truth > 0) & (self.fit >= fit)         # proposals that fit a true segment
-    def ground(self, share=0.9): return (self.truth == 0) & (self.share >= share)  # proposals that lie on the background
-    def recall(self, fit=0.5): return float((self.covered >= fit).mean()) if len(self.covered) else float("nan")
+    labels: tuple  # names of the labels
+    image: np.ndarray  # int [R], index into the benchmark
+    region: np.ndarray  # int [R], index into the image's proposals
+    truth: np.ndarray  # int [R], the majority's label, -1 if all is ignored
+    share: np.ndarray  # float [R], how large the majority is, 0..1
+    fit: np.ndarray  # float [R], IoU with the best true segment
+    features: np.ndarray  # float [R, D], NaN where the region has none
+    named: dict  # namer -> int [R], -1 where it said nothing
+    segments: np.ndarray  # int [S], the label of each true segment
+    covered: np.ndarray  # float [S], IoU of its best proposal
+
+    def things(self, fit=0.5):
+        return (self.truth > 0) & (self.fit >= fit)  # proposals that fit a true segment
+
+    def ground(self, share=0.9):
+        return (self.truth == 0) & (self.share >= share)  # proposals that lie on the background
+
+    def recall(self, fit=0.5):
+        return float((self.covered >= fit).mean()) if len(self.covered) else float("nan")
 
 # %% ../nbs/42_examination.ipynb #f3c79653
 def examine(
-    namers,     # name -> function(image, regions) -> int [P]
+    namers,  # name -> function(image, regions) -> int [P]
     benchmark,  # Benchmark with a background
-    analyse,    # image -> Regions, such as RIM.analyse
+    analyse,  # image -> Regions, such as RIM.analyse
 ):
     "Look at every proposal of every image -> RegionTable."
     rows, segments, covered, classes = [], [], [], len(benchmark.vocabulary.labels)
@@ -108,24 +130,43 @@ def examine(
         regions, parts = analyse(image), true_segments(truth)
         label, share = majority(regions.proposals.masks, truth, classes)
         fit = fits(regions.proposals.masks, parts)
-        segments += [l for l, _ in parts]; covered += list(fit.max(0, initial=0))
+        segments += [l for l, _ in parts]
+        covered += list(fit.max(0, initial=0))
         named = [np.asarray(name(image, regions)) for name in namers.values()]
-        rows.append((np.full(len(label), i), np.arange(len(label)), label, share, fit.max(1, initial=0), regions.features.double().numpy(), *named))
+        rows.append(
+            (
+                np.full(len(label), i),
+                np.arange(len(label)),
+                label,
+                share,
+                fit.max(1, initial=0),
+                regions.features.double().numpy(),
+                *named,
+            )
+        )
     columns = [np.concatenate(c) for c in zip(*rows)]
-    return RegionTable(benchmark.vocabulary.labels, *columns[:6], dict(zip(namers, columns[6:])), np.array(segments, int), np.array(covered))
+    return RegionTable(
+        benchmark.vocabulary.labels,
+        *columns[:6],
+        dict(zip(namers, columns[6:])),
+        np.array(segments, int),
+        np.array(covered),
+    )
 
 # %% ../nbs/42_examination.ipynb #d6afef1c
 def accuracy(
-    table,          # RegionTable
-    named,          # int [R], labels to judge
-    where,          # bool [R], which regions are asked about
-    draws=1000, seed=0,
+    table,  # RegionTable
+    named,  # int [R], labels to judge
+    where,  # bool [R], which regions are asked about
+    draws=1000,
+    seed=0,
 ):
     "Share of right names with its 95 % interval over images -> (low, share, high), NaN if no region is asked about."
     n = table.image.max(initial=-1) + 1
     asked = np.bincount(table.image[where], minlength=n)
     right = np.bincount(table.image[where & (named == table.truth)], minlength=n)
-    if not asked.sum(): return (float("nan"),) * 3
+    if not asked.sum():
+        return (float("nan"),) * 3
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     shares = (weights @ right) / np.maximum(weights @ asked, 1)
     low, high = np.percentile(shares, [2.5, 97.5])
@@ -133,8 +174,8 @@ def accuracy(
 
 # %% ../nbs/42_examination.ipynb #0b3a7a34
 def named_by_class_means(
-    table,          # RegionTable
-    where,          # bool [R], which regions teach and are asked about
+    table,  # RegionTable
+    where,  # bool [R], which regions teach and are asked about
 ):
     "Labels by cosine with class means of the other half of the images -> int64 [R], -1 elsewhere."
     usable = where & np.isfinite(table.features).all(1)
@@ -142,7 +183,8 @@ def named_by_class_means(
     for side in (0, 1):
         teach, ask = usable & (half != side), usable & (half == side)
         known = np.unique(table.truth[teach])
-        if not len(known) or not ask.any(): continue
+        if not len(known) or not ask.any():
+            continue
         means = np.stack([table.features[teach & (table.truth == c)].mean(0) for c in known])
         unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
         found[ask] = known[(unit(table.features[ask]) @ unit(means).T).argmax(1)]
@@ -150,9 +192,9 @@ def named_by_class_means(
 
 # %% ../nbs/42_examination.ipynb #fac7ba4d
 def confusions(
-    table,          # RegionTable
-    name,           # of a namer
-    where,          # bool [R]
+    table,  # RegionTable
+    name,  # of a namer
+    where,  # bool [R]
     k=8,
 ):
     "The `k` most frequent wrong names -> list of (truth, said, count, share of the truth's regions)."
@@ -160,12 +202,16 @@ def confusions(
     pairs, counts = np.unique(np.stack([table.truth[wrong], table.named[name][wrong]], 1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:k]
     of = lambda t: int((where & (table.truth == t)).sum())
-    return [(table.labels[t], table.labels[s], int(c), float(c / of(t))) for (t, s), c in zip(pairs[order], counts[order])]
+    return [
+        (table.labels[t], table.labels[s], int(c), float(c / of(t))) for (t, s), c in zip(pairs[order], counts[order])
+    ]
+
 
 def parted(
-    table,          # RegionTable
-    a, b,           # namers
-    where,          # bool [R]
+    table,  # RegionTable
+    a,
+    b,  # namers
+    where,  # bool [R]
 ):
     "Rows that a names right and b wrong, and the other way round -> two int arrays."
     right = {n: table.named[n] == table.truth for n in (a, b)}
@@ -173,14 +219,19 @@ def parted(
 
 # %% ../nbs/42_examination.ipynb #23fde657
 def verdict(
-    low, middle, high,      # a difference with its 95 % interval
+    low,
+    middle,
+    high,  # a difference with its 95 % interval
     unit="points",
 ):
     "A difference in words."
-    if not np.isfinite(middle): return "can't be compared: nothing was measured"
+    if not np.isfinite(middle):
+        return "can't be compared: nothing was measured"
     span = f"95 % interval {low:+.1f} to {high:+.1f}"
-    if low > 0: return f"gains {middle:.1f} {unit} ({span})"
-    if high < 0: return f"loses {-middle:.1f} {unit} ({span})"
+    if low > 0:
+        return f"gains {middle:.1f} {unit} ({span})"
+    if high < 0:
+        return f"loses {-middle:.1f} {unit} ({span})"
     return f"makes no difference that these images could show ({middle:+.1f} {unit}, {span})"
 
 # %% ../nbs/42_examination.ipynb #22d6a7e1
@@ -189,24 +240,30 @@ def trident_for(settings, benchmark):
     words = getattr(benchmark, "background_words", ()) if settings.names == "engineered" else ()
     return Trident(settings_for(settings, settings.benchmark)).method(benchmark.vocabulary, words)
 
-METHODS = {"rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
-           **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
-           "clip-crops": lambda rim, benchmark: ClipCrop(rim.settings, rim).method(benchmark.vocabulary),
-           "trident": lambda rim, benchmark: trident_for(rim.settings, benchmark),
-           "oracle": lambda rim, benchmark: oracle(rim, benchmark)}  # name -> function(RIM, Benchmark) -> Method
+
+METHODS = {
+    "rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
+    **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
+    "clip-crops": lambda rim, benchmark: ClipCrop(rim.settings, rim).method(benchmark.vocabulary),
+    "trident": lambda rim, benchmark: trident_for(rim.settings, benchmark),
+    "oracle": lambda rim, benchmark: oracle(rim, benchmark),
+}  # name -> function(RIM, Benchmark) -> Method
+
 
 def named_methods(
-    names,      # keys of METHODS
-    rim,        # RIM, whose proposals all of them name
+    names,  # keys of METHODS
+    rim,  # RIM, whose proposals all of them name
     benchmark,  # Benchmark
 ):
     "The methods of these names -> dict name -> Method."
     for name in names:
-        if name not in METHODS: raise ValueError(f"a method must be one of {', '.join(METHODS)}: got {name!r}")
+        if name not in METHODS:
+            raise ValueError(f"a method must be one of {', '.join(METHODS)}: got {name!r}")
     return {name: METHODS[name](rim, benchmark) for name in names}
 
+
 def make_methods(
-    names,      # keys of METHODS
+    names,  # keys of METHODS
     settings,
     benchmark,  # Benchmark
 ):
@@ -215,39 +272,58 @@ def make_methods(
 
 # %% ../nbs/42_examination.ipynb #a85e9f9a
 def small(
-    pixels,     # [H, W] or [H, W, 3]
-    side=320,   # pixels
+    pixels,  # [H, W] or [H, W, 3]
+    side=320,  # pixels
 ):
     "Every k-th pixel, so that the long side is about `side`."
     k = max(1, round(max(pixels.shape[:2]) / side))
     return pixels[::k, ::k]
 
+
 def painted(
-    image,      # uint8 [H, W, 3]
-    labels,     # integer [H, W], 255 is ignored
+    image,  # uint8 [H, W, 3]
+    labels,  # integer [H, W], 255 is ignored
     vocabulary,
 ):
     "A small overlay with names; what is ignored is white."
     n = len(vocabulary)
     image, labels = small(image), np.where(small(labels) == IGNORE, n, small(labels))
     names = {i: label for i, label in enumerate(vocabulary.labels) if i or not vocabulary.background}
-    return write_names(draw_overlay(image, labels, np.vstack([vocabulary.palette(), [IGNORE_COLOUR]]), vocabulary.background, side=256), labels, names)
+    return write_names(
+        draw_overlay(
+            image, labels, np.vstack([vocabulary.palette(), [IGNORE_COLOUR]]), vocabulary.background, side=256
+        ),
+        labels,
+        names,
+    )
 
 # %% ../nbs/42_examination.ipynb #00e5f97e
 def worst_sheet(
-    report,     # Report
-    name,       # of a method in it
-    method,     # the Method, to predict these images again
+    report,  # Report
+    name,  # of a method in it
+    method,  # the Method, to predict these images again
     benchmark,  # the Benchmark that the report is about
     settings,
-    k=6,        # images
+    k=6,  # images
 ):
     "The images on which a method does worst: picture, prediction, truth -> Figure."
     worst, rows = report.worst(name, k), []
     for index, _, _ in worst:
         image, truth, _ = benchmark[index]
         found = method(image)
-        rows.append([small(image), painted(image, np.asarray(getattr(found, "labels", found)), benchmark.vocabulary), painted(image, truth, benchmark.vocabulary)])
+        rows.append(
+            [
+                small(image),
+                painted(image, np.asarray(getattr(found, "labels", found)), benchmark.vocabulary),
+                painted(image, truth, benchmark.vocabulary),
+            ]
+        )
     titles = [f"{key if len(key) < 26 else '…' + key[-24:]}\n{100 * value:.0f} mIoU" for _, key, value in worst]
-    fig = figures.overlay_grid(rows, columns=["picture", name, "truth"], rows=titles, side=2.0, title=f"{report.benchmark}: where {name} does worst")
+    fig = figures.overlay_grid(
+        rows,
+        columns=["picture", name, "truth"],
+        rows=titles,
+        side=2.0,
+        title=f"{report.benchmark}: where {name} does worst",
+    )
     return figures.label_profile(fig, settings, len(report.items))

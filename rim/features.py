@@ -21,6 +21,7 @@ from .synthesis import prompt_length
 # %% ../nbs/13_features.ipynb #8455a85c
 class Encoder(Protocol):
     "Image to feature grid."
+
     name: str
     dim: int
 
@@ -39,6 +40,7 @@ def patch_grid(
 # %% ../nbs/13_features.ipynb #610c2bb2
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+
 def to_input(
     image: np.ndarray,  # [H, W, 3] uint8 RGB
     size: tuple[int, int],  # height, width of the result, pixels
@@ -54,6 +56,7 @@ def to_input(
 # %% ../nbs/13_features.ipynb #49de723d
 class PatchEncoder:
     "An encoder of pictures in whole patches; subclasses define `grid`."
+
     name = ""
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
@@ -64,7 +67,12 @@ class PatchEncoder:
         patch: int = None,  # pixels; None: as the model's configuration says
         dim: int = None,  # D; None likewise
     ):
-        self.model, self.side, self.patch, self.dim = model, side, patch or model.config.patch_size, dim or model.config.hidden_size
+        self.model, self.side, self.patch, self.dim = (
+            model,
+            side,
+            patch or model.config.patch_size,
+            dim or model.config.hidden_size,
+        )
 
     def _input(self, image: np.ndarray) -> torch.Tensor:
         grid = patch_grid(image.shape[:2], self.side, self.patch)
@@ -81,6 +89,7 @@ def features(
     "The features of one image."
     return self.batch([image])[0]
 
+
 def batch(
     self,
     images: list[np.ndarray],  # each [H, W, 3] uint8 RGB, of one size
@@ -90,6 +99,7 @@ def batch(
         raise ValueError(f"Images of a batch must have one size; got {sorted(sizes)}.")
     return self.grid(torch.stack([self._input(image) for image in images]))
 
+
 PatchEncoder.features, PatchEncoder.batch = features, batch
 
 # %% ../nbs/13_features.ipynb #ec37ed37
@@ -98,6 +108,7 @@ def blocks(
 ) -> torch.nn.ModuleList:
     "The transformer's layers; their place differs between models and versions of transformers."
     return model.layers if hasattr(model, "layers") else getattr(model.encoder, "layer", None) or model.encoder.layers
+
 
 def key_projection(
     model: Dinov2Model | ViTMAEModel,
@@ -109,6 +120,7 @@ def key_projection(
 # %% ../nbs/13_features.ipynb #315051b6
 class DinoKeys(PatchEncoder):
     "DINOv2's last keys on the patch grid, class token dropped; method of the paper, section 3."
+
     name = "dino-keys"
 
     @torch.no_grad()
@@ -118,7 +130,8 @@ class DinoKeys(PatchEncoder):
     ) -> torch.Tensor:  # [B, D, h, w] float32
         "Keys of the last attention layer."
         hidden, layers = self.model.embeddings(pixels.to(self.model.device, self.model.dtype)), blocks(self.model)
-        for layer in layers[:-1]: hidden = layer(hidden)
+        for layer in layers[:-1]:
+            hidden = layer(hidden)
         return self._tokens(key_projection(self.model)(layers[-1].norm1(hidden))[:, 1:], pixels)
 
     grid = keys
@@ -126,6 +139,7 @@ class DinoKeys(PatchEncoder):
 # %% ../nbs/13_features.ipynb #138d9bd3
 class MaeKeys(PatchEncoder):
     "The last keys of a masked autoencoder that sees every patch, class token dropped."
+
     name = "mae-keys"
 
     @torch.no_grad()
@@ -135,15 +149,21 @@ class MaeKeys(PatchEncoder):
     ) -> torch.Tensor:  # [B, D, h, w] float32
         "Keys of the last attention layer."
         embed, layers = self.model.embeddings, blocks(self.model)
-        patches = embed.patch_embeddings.projection(pixels.to(self.model.device, self.model.dtype)).flatten(2).transpose(1, 2)
+        patches = (
+            embed.patch_embeddings.projection(pixels.to(self.model.device, self.model.dtype)).flatten(2).transpose(1, 2)
+        )
         positions = embed.interpolate_pos_encoding(patches, *pixels.shape[-2:])
-        hidden = torch.cat([(embed.cls_token + positions[:, :1]).expand(len(patches), -1, -1), patches + positions[:, 1:]], 1)
-        for layer in layers[:-1]: hidden = layer(hidden)
+        hidden = torch.cat(
+            [(embed.cls_token + positions[:, :1]).expand(len(patches), -1, -1), patches + positions[:, 1:]], 1
+        )
+        for layer in layers[:-1]:
+            hidden = layer(hidden)
         return self._tokens(key_projection(self.model)(layers[-1].layernorm_before(hidden))[:, 1:], pixels)
 
 # %% ../nbs/13_features.ipynb #ddb9d66d
 class ClipPatches(PatchEncoder):
     "Features of CLIP's last layer on the patch grid, class token dropped."
+
     name = "clip-patches"
 
     def __init__(
@@ -154,7 +174,9 @@ class ClipPatches(PatchEncoder):
         what: str = "keys",  # or values, tokens
     ):
         vision, statistics = model.config.vision_config, processor.image_processor
-        super().__init__(model, side, vision.patch_size, vision.hidden_size if what == "keys" else model.config.projection_dim)
+        super().__init__(
+            model, side, vision.patch_size, vision.hidden_size if what == "keys" else model.config.projection_dim
+        )
         self.what, self.mean, self.std = what, tuple(statistics.image_mean), tuple(statistics.image_std)
 
     @torch.no_grad()
@@ -165,16 +187,23 @@ class ClipPatches(PatchEncoder):
         "Keys, values or tokens of the last layer."
         vision = self.model.vision_model
         *layers, last = vision.encoder.layers
-        hidden = vision.pre_layrnorm(vision.embeddings(pixels.to(self.model.device, self.model.dtype), interpolate_pos_encoding=True))
-        for layer in layers: hidden = layer(hidden, attention_mask=None)
+        hidden = vision.pre_layrnorm(
+            vision.embeddings(pixels.to(self.model.device, self.model.dtype), interpolate_pos_encoding=True)
+        )
+        for layer in layers:
+            hidden = layer(hidden, attention_mask=None)
         attention, normal = last.self_attn, last.layer_norm1(hidden)
-        if self.what == "keys": return self._tokens(attention.k_proj(normal)[:, 1:], pixels)
-        out = attention.out_proj(attention.v_proj(normal)) if self.what == "values" else last(hidden, attention_mask=None)
+        if self.what == "keys":
+            return self._tokens(attention.k_proj(normal)[:, 1:], pixels)
+        out = (
+            attention.out_proj(attention.v_proj(normal)) if self.what == "values" else last(hidden, attention_mask=None)
+        )
         return self._tokens(self.model.visual_projection(vision.post_layernorm(out))[:, 1:], pixels)
 
 # %% ../nbs/13_features.ipynb #99da1af3
 class DiffusionFeatures(PatchEncoder):
     "A decoder block of the diffusion UNet, empty prompt, one draw of noise per picture."
+
     name = "sd-unet"
     mean = std = (0.5, 0.5, 0.5)
 
@@ -187,7 +216,8 @@ class DiffusionFeatures(PatchEncoder):
         seed: int = 0,  # of the noise
     ):
         widths, latent = pipeline.unet.config.block_out_channels, 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-        if not 0 <= block < len(widths): raise ValueError(f"sd_block must be 0 to {len(widths) - 1}, the blocks of the UNet's decoder; got {block}.")
+        if not 0 <= block < len(widths):
+            raise ValueError(f"sd_block must be 0 to {len(widths) - 1}, the blocks of the UNet's decoder; got {block}.")
         super().__init__(pipeline.unet, side, latent * 2 ** (len(widths) - 1), widths[-1 - block])
         self.pipeline, self.timestep, self.block, self.seed = pipeline, timestep, block, seed
 
@@ -197,7 +227,7 @@ class DiffusionFeatures(PatchEncoder):
         shape: tuple[int, int, int],  # channels, h, w of the latents
     ) -> torch.Tensor:  # [channels, h, w] float32
         "The draw that belongs to a picture."
-        seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2 ** 32)  # the generator reads 32 bits
+        seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2**32)  # the generator reads 32 bits
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 # %% ../nbs/13_features.ipynb #4dfec02b
@@ -214,19 +244,25 @@ def batch(
     clean = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
     noise = torch.stack([self.noise(image, clean.shape[1:]) for image in images]).to(clean)
     step = torch.full((len(images),), self.timestep, device=unet.device)
-    empty = pipeline.tokenizer("", padding="max_length", max_length=prompt_length(pipeline), return_tensors="pt").input_ids
+    empty = pipeline.tokenizer(
+        "", padding="max_length", max_length=prompt_length(pipeline), return_tensors="pt"
+    ).input_ids
     prompt = pipeline.text_encoder(empty.to(unet.device))[0].expand(len(images), -1, -1)
     kept = []
     hook = unet.up_blocks[self.block].register_forward_hook(lambda module, given, out: kept.append(out))
-    try: unet(pipeline.scheduler.add_noise(clean, noise, step), step, encoder_hidden_states=prompt)
-    finally: hook.remove()
+    try:
+        unet(pipeline.scheduler.add_noise(clean, noise, step), step, encoder_hidden_states=prompt)
+    finally:
+        hook.remove()
     return kept[0].float()
+
 
 DiffusionFeatures.batch = batch
 
 # %% ../nbs/13_features.ipynb #5be140a2
 WEIGHTS = dict(dino="dino", clip="clip", mae="mae", sd="diffusion")  # feature -> whose weights
 READS = dict(clip=("clip_feature",), sd=("sd_timestep", "sd_block", "sd_scale", "seed"))  # feature -> its own settings
+
 
 def encoder_key(
     settings,
@@ -240,6 +276,7 @@ def _taps(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:  # pixels [2 
     low = centre.long().clamp_max(size - 1)
     return torch.cat([low, (low + 1).clamp_max(size - 1)]), centre - low
 
+
 def resize_masks(
     masks,  # [P, H, W] bool or number, tensor or array
     grid: tuple[int, int],  # h, w
@@ -248,7 +285,9 @@ def resize_masks(
     "Bilinear resize without antialiasing; equals `F.interpolate`."
     masks = torch.as_tensor(masks)
     (y, ty), (x, tx) = (_taps(n, s) for n, s in zip(grid, masks.shape[1:]))
-    read = masks.index_select(1, y.to(masks.device)).index_select(2, x.to(masks.device)).to(device or masks.device).float()  # 2 h rows, 2 w columns
+    read = (
+        masks.index_select(1, y.to(masks.device)).index_select(2, x.to(masks.device)).to(device or masks.device).float()
+    )  # 2 h rows, 2 w columns
     rows = torch.lerp(read[..., : grid[1]], read[..., grid[1] :], tx.to(read.device))
     return torch.lerp(rows[:, : grid[0]], rows[:, grid[0] :], ty[:, None].to(read.device))
 
@@ -259,12 +298,14 @@ def _weighted_mean(features: torch.Tensor, weights: torch.Tensor) -> tuple[torch
     valid = (total > 0) & pooled.isfinite().all(1)
     return pooled.masked_fill(~valid[:, None], 0), valid
 
+
 def pool(
     features: torch.Tensor,  # [D, h, w] float32
     masks,  # [P, H, W] bool, tensor or array
 ) -> tuple[torch.Tensor, torch.Tensor]:  # pooled [P, D] float32; valid [P] bool
     "Mean feature under each mask; eq. 4 and 5."
     return _weighted_mean(features, resize_masks(masks, features.shape[1:], features.device))
+
 
 def pool_complement(
     features: torch.Tensor,  # [D, h, w] float32
@@ -284,7 +325,13 @@ class ClipCrops:
         side: int,  # of the crops, pixels
         batch: int = 64,  # crops at a time
     ):
-        self.model, self.processor, self.side, self.batch, self.dim = model, processor, side, batch, model.config.projection_dim
+        self.model, self.processor, self.side, self.batch, self.dim = (
+            model,
+            processor,
+            side,
+            batch,
+            model.config.projection_dim,
+        )
 
     @torch.no_grad()
     def images(
@@ -294,7 +341,12 @@ class ClipCrops:
         "Image embeddings."
         statistics = self.processor.image_processor
         pixels = [to_input(crop, (self.side,) * 2, statistics.image_mean, statistics.image_std) for crop in crops]
-        def embed(some): return self.model.visual_projection(self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output).float()
+
+        def embed(some):
+            return self.model.visual_projection(
+                self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output
+            ).float()
+
         parts = [torch.empty(0, self.dim, device=self.model.device), *halving(embed, pixels, self.batch)]
         return F.normalize(torch.cat(parts), dim=1)
 
@@ -307,8 +359,10 @@ def tokenise(
     "Padded tokens of texts; ValueError for the first one that the encoder would cut off."
     tokens = tokenizer(list(texts), padding="max_length", max_length=length + 1, truncation=True, return_tensors="pt")
     for text, longer in zip(texts, tokens.attention_mask[:, length]):
-        if longer: raise ValueError(f"a text must end within the encoder's {length} tokens: {text!r} would be cut off")
-    for name in ("input_ids", "attention_mask"): tokens[name] = tokens[name][:, :length]
+        if longer:
+            raise ValueError(f"a text must end within the encoder's {length} tokens: {text!r} would be cut off")
+    for name in ("input_ids", "attention_mask"):
+        tokens[name] = tokens[name][:, :length]
     return tokens
 
 # %% ../nbs/13_features.ipynb #22df0c5b
@@ -322,5 +376,6 @@ def texts(
     tokens = tokenise(self.processor.tokenizer, prompts, length).to(self.model.device)
     pooled = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
     return F.normalize(self.model.text_projection(pooled).float(), dim=1)
+
 
 ClipCrops.texts = texts

@@ -21,26 +21,55 @@ from .store import atomic_write
 
 # %% ../nbs/41_figures.ipynb #415c0409
 INK, FAINT, GRID = "#22272e", "#6b7280", "#e5e7eb"
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")   # Okabe & Ito
-STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": FAINT, "axes.labelcolor": INK,
-         "text.color": INK, "xtick.color": FAINT, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "grid.color": GRID, "figure.dpi": 110,
-         "savefig.dpi": 160, "figure.facecolor": "white", "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "pdf.fonttype": 42, "legend.frameon": False, "image.interpolation": "antialiased"}
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")  # Okabe & Ito
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "grid.color": GRID,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "figure.facecolor": "white",
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "pdf.fonttype": 42,
+    "legend.frameon": False,
+    "image.interpolation": "antialiased",
+}
+
 
 def styled(draw):
     "Draw with the house style, whatever the session's rcParams are."
+
     def wrapped(*args, **kwargs):
-        plt.draw_if_interactive()   # chooses the backend: within the context its interactive mode would be undone, and notebooks show the first figure only
-        with plt.rc_context(STYLE): return draw(*args, **kwargs)
+        plt.draw_if_interactive()  # chooses the backend: within the context its interactive mode would be undone, and notebooks show the first figure only
+        with plt.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
     wrapped.__doc__, wrapped.__name__, wrapped.__wrapped__ = draw.__doc__, draw.__name__, draw
     return wrapped
 
 # %% ../nbs/41_figures.ipynb #cd724fab
-WORLDS = dict(toybox="toybox: a small world of our own, not the paper's benchmark", paper="paper profile: pretrained weights", rehearsal="rehearsal: random weights, numbers mean nothing")
+WORLDS = dict(
+    toybox="toybox: a small world of our own, not the paper's benchmark",
+    paper="paper profile: pretrained weights",
+    rehearsal="rehearsal: random weights, numbers mean nothing",
+)
+
 
 def profile_line(
     settings: Settings,
-    n,              # test pictures
-    seeds=None,     # seeds of the run; the settings' seed if None
+    n,  # test pictures
+    seeds=None,  # seeds of the run; the settings' seed if None
 ):
     "Which profile made a result, on how many pictures, with which seeds."
     seeds = [settings.seed] if seeds is None else list(seeds)
@@ -50,7 +79,7 @@ def profile_line(
 # %% ../nbs/41_figures.ipynb #34e2251a
 def label_profile(fig, settings, n, seeds=None):
     "Stamp a figure with its profile line, below everything that is in it."
-    fig.draw_without_rendering()   # lays it out
+    fig.draw_without_rendering()  # lays it out
     foot = min(fig.get_tightbbox().y0 / fig.get_figheight(), 0)
     fig.text(0.004, foot - 0.01, profile_line(settings, n, seeds), fontsize=6.5, color=FAINT, ha="left", va="top")
     return fig
@@ -58,14 +87,18 @@ def label_profile(fig, settings, n, seeds=None):
 # %% ../nbs/41_figures.ipynb #7cb40586
 def save(
     fig: Figure,
-    folder,         # is made if missing
-    name,           # file name without ending
+    folder,  # is made if missing
+    name,  # file name without ending
 ):
     "Write `name.png` and `name.pdf` into `folder` -> the two paths."
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None, "Creator": None})):
+    for kind, metadata in (
+        ("png", {"Software": None}),
+        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+    ):
         buffer, path = io.BytesIO(), Path(folder) / f"{name}.{kind}"
-        with plt.rc_context(STYLE): fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight")
+        with plt.rc_context(STYLE):
+            fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight")
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, buffer.getvalue())
         paths.append(path)
@@ -74,198 +107,315 @@ def save(
 # %% ../nbs/41_figures.ipynb #323a28cc
 @styled
 def bars(
-    names,              # one per bar, first on top
-    values,             # in percent
-    low=None,           # ends of the intervals, in percent
+    names,  # one per bar, first on top
+    values,  # in percent
+    low=None,  # ends of the intervals, in percent
     high=None,
-    paper=None,         # the paper's values, None where it has none
-    title="", unit="mIoU, %", paper_label="reported in the paper",
-    aside=(),           # names that are no methods, such as a ceiling: grey
-    single={},          # name -> values of single seeds, whose mean the bar is
+    paper=None,  # the paper's values, None where it has none
+    title="",
+    unit="mIoU, %",
+    paper_label="reported in the paper",
+    aside=(),  # names that are no methods, such as a ceiling: grey
+    single={},  # name -> values of single seeds, whose mean the bar is
 ):
     "Horizontal bars with intervals and the paper's values -> Figure."
     fig, ax = plt.subplots(figsize=(6.4, 0.42 * len(names) + 1.1), layout="constrained")
     at = np.arange(len(names))
     ax.barh(at, values, 0.62, color=[COLOURS[7] if name in aside else COLOURS[0] for name in names])
     ax.barh([0], [0], color=COLOURS[0], label="measured here")
-    if low is not None: ax.errorbar(values, at, xerr=np.maximum([np.subtract(values, low), np.subtract(high, values)], 0), fmt="none", ecolor=INK, elinewidth=1, capsize=3)
+    if low is not None:
+        ax.errorbar(
+            values,
+            at,
+            xerr=np.maximum([np.subtract(values, low), np.subtract(high, values)], 0),
+            fmt="none",
+            ecolor=INK,
+            elinewidth=1,
+            capsize=3,
+        )
     if paper is not None:
         marks = np.array([(p, y) for p, y in zip(paper, at) if p is not None]).reshape(-1, 2)
         ax.plot(*marks.T, "D", mfc="white", mec=INK, ms=6, label=paper_label)
-    for name, seeds in single.items(): ax.plot(seeds, [list(names).index(name) + 0.38] * len(seeds), "|", color=COLOURS[5], ms=6, label="single seeds")
-    if paper is not None or single: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    for name, seeds in single.items():
+        ax.plot(seeds, [list(names).index(name) + 0.38] * len(seeds), "|", color=COLOURS[5], ms=6, label="single seeds")
+    if paper is not None or single:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
     longest = max([*values, *(high if high is not None else ())])
     for y, value, end in zip(at, values, values if high is None else high):
-        short = value < 0.12 * longest   # too short to hold its number, which then stands behind it
-        ax.text(end + 0.02 * longest if short else 0.012 * longest, y, f"{value:.1f}", color=INK if short else "white", va="center", fontsize=8, fontweight="bold")
-    ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title); ax.invert_yaxis(); ax.set_xlim(left=0)
+        short = value < 0.12 * longest  # too short to hold its number, which then stands behind it
+        ax.text(
+            end + 0.02 * longest if short else 0.012 * longest,
+            y,
+            f"{value:.1f}",
+            color=INK if short else "white",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+        )
+    ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title)
+    ax.invert_yaxis()
+    ax.set_xlim(left=0)
     ax.tick_params(axis="y", length=0)
     return fig
 
 # %% ../nbs/41_figures.ipynb #41d9df8b
 @styled
 def value_grid(
-    values,             # [rows, columns], in percent, NaN where there is nothing
-    rows, columns,      # names
-    title="", centre=None,      # diverging colours around this value, else from white to blue
+    values,  # [rows, columns], in percent, NaN where there is nothing
+    rows,
+    columns,  # names
+    title="",
+    centre=None,  # diverging colours around this value, else from white to blue
 ):
     "Numbers on shaded cells -> Figure."
     values = np.asarray(values, float)
     fig, ax = plt.subplots(figsize=(0.52 * len(columns) + 2.2, 0.3 * len(rows) + 1.0), layout="constrained")
     reach = max(np.nanmax(np.abs(values - (centre or 0))), 1e-9)
-    limits = dict(cmap="Blues", vmin=0, vmax=max(reach, 100)) if centre is None else dict(cmap="PuOr", vmin=centre - reach, vmax=centre + reach)
+    limits = (
+        dict(cmap="Blues", vmin=0, vmax=max(reach, 100))
+        if centre is None
+        else dict(cmap="PuOr", vmin=centre - reach, vmax=centre + reach)
+    )
     shades = ax.imshow(values, aspect="auto", **limits)
     for (y, x), value in np.ndenumerate(values):
         dark = np.dot(shades.to_rgba(value)[:3], (0.3, 0.6, 0.1)) < 0.55
-        ax.text(x, y, "–" if np.isnan(value) else f"{value:.0f}", ha="center", va="center", fontsize=7.5, color="white" if dark and not np.isnan(value) else INK)
+        ax.text(
+            x,
+            y,
+            "–" if np.isnan(value) else f"{value:.0f}",
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color="white" if dark and not np.isnan(value) else INK,
+        )
     ax.set(xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows, title=title)
-    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor"); ax.tick_params(length=0)
-    for side in ax.spines.values(): side.set_visible(False)
+    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
     return fig
 
 # %% ../nbs/41_figures.ipynb #03e5a8a6
 @styled
 def overlay_grid(
-    pictures,           # rows of pictures, [H, W, 3] uint8 or PIL
-    columns=(),         # titles on top
-    rows=(),            # titles on the left
-    side=1.35,          # inches per picture
+    pictures,  # rows of pictures, [H, W, 3] uint8 or PIL
+    columns=(),  # titles on top
+    rows=(),  # titles on the left
+    side=1.35,  # inches per picture
     title="",
 ):
     "A grid of pictures -> Figure."
     across = max(map(len, pictures))
-    fig, axes = plt.subplots(len(pictures), across, figsize=(side * across, side * len(pictures) + 0.5), squeeze=False, layout="constrained")
-    for ax in axes.flat: ax.axis("off")
+    fig, axes = plt.subplots(
+        len(pictures), across, figsize=(side * across, side * len(pictures) + 0.5), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.axis("off")
     for line, row in zip(axes, pictures):
-        for ax, picture in zip(line, row): ax.imshow(np.asarray(picture))
-    for ax, name in zip(axes[0], columns): ax.set_title(name, fontsize=8, loc="center", fontweight="normal")
-    for ax, name in zip(axes[:, 0], rows): ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
-    if title: fig.suptitle(title, fontsize=10, fontweight="bold")
+        for ax, picture in zip(line, row):
+            ax.imshow(np.asarray(picture))
+    for ax, name in zip(axes[0], columns):
+        ax.set_title(name, fontsize=8, loc="center", fontweight="normal")
+    for ax, name in zip(axes[:, 0], rows):
+        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    if title:
+        fig.suptitle(title, fontsize=10, fontweight="bold")
     return fig
 
 # %% ../nbs/41_figures.ipynb #892a4bb9
 def cut_out(
-    image,              # uint8 [H, W, 3]
-    mask,               # bool [H, W]
-    margin=4,           # pixels around the box
+    image,  # uint8 [H, W, 3]
+    mask,  # bool [H, W]
+    margin=4,  # pixels around the box
 ):
     "The region with its surroundings faded, cropped to its box."
     ys, xs = np.nonzero(mask)
-    if not len(ys): return image
-    window = slice(max(ys.min() - margin, 0), ys.max() + margin + 1), slice(max(xs.min() - margin, 0), xs.max() + margin + 1)
+    if not len(ys):
+        return image
+    window = (
+        slice(max(ys.min() - margin, 0), ys.max() + margin + 1),
+        slice(max(xs.min() - margin, 0), xs.max() + margin + 1),
+    )
     faded = np.where(mask[..., None], image, (0.25 * image + 0.75 * 255).astype(np.uint8))
     return faded[window]
 
+
 def region_gallery(
-    image,              # uint8 [H, W, 3], or one per mask
-    masks,              # bool [P, H, W]
-    titles=(),          # one per mask
-    across=8, title="",
+    image,  # uint8 [H, W, 3], or one per mask
+    masks,  # bool [P, H, W]
+    titles=(),  # one per mask
+    across=8,
+    title="",
 ):
     "Regions cut out and set side by side -> Figure."
     images = image if isinstance(image, (list, tuple)) else [image] * len(masks)
     cuts = [cut_out(i, m) for i, m in zip(images, masks)]
-    fig = overlay_grid([cuts[i:i + across] for i in range(0, len(cuts), across)], title=title, side=1.15)
-    for ax, name in zip(fig.axes, titles): ax.set_title(name, fontsize=7, loc="center", fontweight="normal")
+    fig = overlay_grid([cuts[i : i + across] for i in range(0, len(cuts), across)], title=title, side=1.15)
+    for ax, name in zip(fig.axes, titles):
+        ax.set_title(name, fontsize=7, loc="center", fontweight="normal")
     return fig
 
 # %% ../nbs/41_figures.ipynb #1e3dc52c
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+
 def draw_curve(
-    ax, at,             # float [n], places on the axis
-    rows,               # (low, value, high) at each place
-    i=0, label="",      # which colour and marker
+    ax,
+    at,  # float [n], places on the axis
+    rows,  # (low, value, high) at each place
+    i=0,
+    label="",  # which colour and marker
 ):
     "One line with markers and a band."
     low, middle, high = np.asarray(rows, float).T
     ax.fill_between(at, low, high, color=COLOURS[i % 8], alpha=0.16, lw=0)
     ax.plot(at, middle, color=COLOURS[i % 8], marker=MARKERS[i % 8], ms=5, lw=1.6, label=label)
 
+
 @styled
 def curves(
-    panels,             # dicts: x, series = {name: rows of (low, value, high)}; title, xlabel, chosen, levels = {name: value}
-    unit="mIoU, %", least=10,   # smallest height of the axis, in units
-    width=3.5,          # inches per panel
+    panels,  # dicts: x, series = {name: rows of (low, value, high)}; title, xlabel, chosen, levels = {name: value}
+    unit="mIoU, %",
+    least=10,  # smallest height of the axis, in units
+    width=3.5,  # inches per panel
 ):
     "Lines with bands, a panel per question -> Figure."
-    fig, axes = plt.subplots(1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained"
+    )
     for ax, panel in zip(axes[0], panels):
         at = np.arange(len(panel["x"]))
-        for i, (name, rows) in enumerate(panel["series"].items()): draw_curve(ax, at, rows, i, name)
-        for i, (name, value) in enumerate(panel.get("levels", {}).items()): ax.axhline(value, color=INK, ls=("--", "-.")[i % 2], lw=1, label=name)
-        if panel.get("chosen") in panel["x"]: ax.axvline(list(panel["x"]).index(panel["chosen"]), color=FAINT, ls=":", lw=1.2, label="setting in use", zorder=0)
+        for i, (name, rows) in enumerate(panel["series"].items()):
+            draw_curve(ax, at, rows, i, name)
+        for i, (name, value) in enumerate(panel.get("levels", {}).items()):
+            ax.axhline(value, color=INK, ls=("--", "-.")[i % 2], lw=1, label=name)
+        if panel.get("chosen") in panel["x"]:
+            ax.axvline(
+                list(panel["x"]).index(panel["chosen"]), color=FAINT, ls=":", lw=1.2, label="setting in use", zorder=0
+            )
         ax.set_xticks(at, [f"{x:g}" if isinstance(x, (int, float)) else x for x in panel["x"]])
-        ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", "")); ax.grid(axis="y"); ax.set_axisbelow(True)
+        ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", ""))
+        ax.grid(axis="y")
+        ax.set_axisbelow(True)
         ax.margins(x=0.06)
     axes[0, 0].set_ylabel(unit)
     low, high = axes[0, 0].get_ylim()
     spare = max(least - (high - low), 0) / 2
     axes[0, 0].set_ylim(low - spare, high + spare)
-    for ax in axes[0]: ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2, handlelength=1.8, columnspacing=1.2)
+    for ax in axes[0]:
+        ax.legend(
+            fontsize=7.5,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.2),
+            ncols=3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2,
+            handlelength=1.8,
+            columnspacing=1.2,
+        )
     return fig
 
 # %% ../nbs/41_figures.ipynb #16306629
 def score_bars(
-    ax, names, values,  # one bar each
-    first,              # index of the bar that wins
-    truth=None,         # index of the true one, if it is among them
+    ax,
+    names,
+    values,  # one bar each
+    first,  # index of the bar that wins
+    truth=None,  # index of the true one, if it is among them
 ):
     "Horizontal bars of scores: the winner in full colour, the truth marked."
     at = np.arange(len(names))
     ax.barh(at, values, 0.62, color=[COLOURS[0] if i == first else "#c9d3dc" for i in at])
     low = min(0, np.min(values))
-    for i, value in enumerate(values): ax.text(value, i, f" {value:.4f}", va="center", fontsize=7.5)
+    for i, value in enumerate(values):
+        ax.text(value, i, f" {value:.4f}", va="center", fontsize=7.5)
     ax.set_yticks(at, [f"{name} ✓" if i == truth else name for i, name in enumerate(names)], fontsize=8)
-    ax.set_xlim(low, max(np.max(values), 1e-3) * 1.25); ax.invert_yaxis(); ax.tick_params(axis="y", length=0)
+    ax.set_xlim(low, max(np.max(values), 1e-3) * 1.25)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
 
 # %% ../nbs/41_figures.ipynb #9d062f3f
 @styled
 def individual_or_relational(
-    image, mask,        # uint8 [H, W, 3], bool [H, W]: the region
-    agents,             # names, nearest first
-    cosines,            # float [n]: the region with each agent
-    rankings,           # orders of the agents, int [n!, n]
-    distributions,      # name -> float [n!]: the region's first, then references
-    similarities,       # float [n]: the region's distribution with each agent's
-    truth,              # name of the right class
-    note="",            # a line below the picture
+    image,
+    mask,  # uint8 [H, W, 3], bool [H, W]: the region
+    agents,  # names, nearest first
+    cosines,  # float [n]: the region with each agent
+    rankings,  # orders of the agents, int [n!, n]
+    distributions,  # name -> float [n!]: the region's first, then references
+    similarities,  # float [n]: the region's distribution with each agent's
+    truth,  # name of the right class
+    note="",  # a line below the picture
 ):
     "A region's scores against agents, one by one and as distributions over rankings -> Figure."
     fig = plt.figure(figsize=(9.4, 4.9), layout="constrained")
     grid = fig.add_gridspec(2, 3, width_ratios=(1, 1.25, 1.25), height_ratios=(1, 1.05))
     at = list(agents).index(truth) if truth in agents else None
-    picture, ones, tens, wide = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[0, 1]), fig.add_subplot(grid[0, 2]), fig.add_subplot(grid[1, :])
+    picture, ones, tens, wide = (
+        fig.add_subplot(grid[0, 0]),
+        fig.add_subplot(grid[0, 1]),
+        fig.add_subplot(grid[0, 2]),
+        fig.add_subplot(grid[1, :]),
+    )
     picture.imshow(np.where(mask[..., None], image, (0.35 * image + 0.65 * 255).astype(np.uint8)))
-    picture.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5); picture.axis("off"); picture.set_title(f"The region: {truth}"); picture.text(0.5, -0.06, note, transform=picture.transAxes, ha="center", va="top", fontsize=8)
-    score_bars(ones, agents, cosines, int(np.argmax(cosines)), at); ones.set(title="Individually", xlabel="cosine with the class reference")
-    score_bars(tens, agents, similarities, int(np.argmax(similarities)), at); tens.set(title="By ranking", xlabel="similarity of ranking distributions")
+    picture.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5)
+    picture.axis("off")
+    picture.set_title(f"The region: {truth}")
+    picture.text(0.5, -0.06, note, transform=picture.transAxes, ha="center", va="top", fontsize=8)
+    score_bars(ones, agents, cosines, int(np.argmax(cosines)), at)
+    ones.set(title="Individually", xlabel="cosine with the class reference")
+    score_bars(tens, agents, similarities, int(np.argmax(similarities)), at)
+    tens.set(title="By ranking", xlabel="similarity of ranking distributions")
     probable = np.sort(np.argsort(-next(iter(distributions.values())), kind="stable")[:24])
     short, x = [chr(ord("A") + k) for k in range(len(agents))], np.arange(len(probable))
     for i, (name, p) in enumerate(distributions.items()):
         shift = (i - (len(distributions) - 1) / 2) * 0.8 / len(distributions)
-        wide.bar(x + shift, p[probable], 0.8 / len(distributions), color=(INK, COLOURS[0], COLOURS[1])[i % 3], label=name)
-    wide.set_xticks(x, ["".join(short[k] for k in order) for order in np.asarray(rankings)[probable]], rotation=90 if len(x) > 12 else 0, fontsize=8)
-    wide.set(title="Ranking distributions", ylabel="probability", xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents))); wide.margins(x=0.01, y=0.22)
+        wide.bar(
+            x + shift, p[probable], 0.8 / len(distributions), color=(INK, COLOURS[0], COLOURS[1])[i % 3], label=name
+        )
+    wide.set_xticks(
+        x,
+        ["".join(short[k] for k in order) for order in np.asarray(rankings)[probable]],
+        rotation=90 if len(x) > 12 else 0,
+        fontsize=8,
+    )
+    wide.set(
+        title="Ranking distributions",
+        ylabel="probability",
+        xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents)),
+    )
+    wide.margins(x=0.01, y=0.22)
     wide.legend(fontsize=8, loc="upper right", ncols=3)
     return fig
 
 # %% ../nbs/41_figures.ipynb #196f1d1b
 @styled
 def feature_maps(
-    panels,             # dicts: points [R, 2], owner int [R], stars [C, 2], title, note
-    names,              # of the C classes, at most 8
-    star="reference",   # what a star is
+    panels,  # dicts: points [R, 2], owner int [R], stars [C, 2], title, note
+    names,  # of the C classes, at most 8
+    star="reference",  # what a star is
 ):
     "Regions and references on a plane -> Figure."
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels) + 1.2, 3.9), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(3.7 * len(panels) + 1.2, 3.9), squeeze=False, layout="constrained"
+    )
     for ax, panel in zip(axes[0], panels):
         points, owner, stars = (np.asarray(panel[k]) for k in ("points", "owner", "stars"))
         for c, name in enumerate(names):
-            ax.scatter(*points[owner == c].reshape(-1, 2).T, s=16, color=COLOURS[c % 8], marker=MARKERS[c % 7], alpha=0.75, edgecolor=INK, lw=0.3, label=name)
-        for c in range(len(names)): ax.scatter(*stars[c], s=210, marker="*", color=COLOURS[c % 8], edgecolor="black", lw=1.0, zorder=3)
+            ax.scatter(
+                *points[owner == c].reshape(-1, 2).T,
+                s=16,
+                color=COLOURS[c % 8],
+                marker=MARKERS[c % 7],
+                alpha=0.75,
+                edgecolor=INK,
+                lw=0.3,
+                label=name,
+            )
+        for c in range(len(names)):
+            ax.scatter(*stars[c], s=210, marker="*", color=COLOURS[c % 8], edgecolor="black", lw=1.0, zorder=3)
         ax.set(title=panel["title"], xticks=[], yticks=[], xlabel=panel.get("note", ""))
-        for side in ax.spines.values(): side.set_visible(True); side.set_color(GRID)
+        for side in ax.spines.values():
+            side.set_visible(True)
+            side.set_color(GRID)
     axes[0, -1].scatter([], [], s=150, marker="*", color="white", edgecolor="black", label=star)
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
@@ -274,47 +424,84 @@ def feature_maps(
 def legend_below(fig, *entries, **how):
     "A legend at the foot of a figure, which makes room for it."
     legend = fig.legend(*entries, loc="outside lower center", **how)
-    fig.draw_without_rendering(); fig.set_layout_engine("none")
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")
     legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     return legend
 
+
 @styled
 def comparison(
-    panels,             # dicts: title, reported = {method: value}, measured = {method: (low, value, high)}
-    methods,            # on top the first
-    unit="mIoU, %", bold=(),    # methods whose name is printed bold
+    panels,  # dicts: title, reported = {method: value}, measured = {method: (low, value, high)}
+    methods,  # on top the first
+    unit="mIoU, %",
+    bold=(),  # methods whose name is printed bold
 ):
     "Reported and measured values, a panel per benchmark -> Figure."
-    fig, axes = plt.subplots(1, len(panels), figsize=(1.6 + 1.9 * len(panels), 0.24 * len(methods) + 1.3), squeeze=False, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(1.6 + 1.9 * len(panels), 0.24 * len(methods) + 1.3),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
     at = {name: y for y, name in enumerate(methods)}
     for ax, panel in zip(axes[0], panels):
-        ax.set_axisbelow(True); ax.grid(axis="x")
+        ax.set_axisbelow(True)
+        ax.grid(axis="x")
         for name, (low, value, high) in panel["measured"].items():
             ax.barh(at[name], value, 0.66, color=COLOURS[0])
-            ax.errorbar(value, at[name], xerr=[[max(value - low, 0)], [max(high - value, 0)]], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+            ax.errorbar(
+                value,
+                at[name],
+                xerr=[[max(value - low, 0)], [max(high - value, 0)]],
+                fmt="none",
+                ecolor=INK,
+                elinewidth=1,
+                capsize=2,
+            )
             ax.text(max(high, value) + 2, at[name], f"{value:.1f}", va="center", fontsize=7.5, fontweight="bold")
         for name, value in panel["reported"].items():
             ax.plot(value, at[name], "D", mfc="white", mec=INK, ms=4.5)
             ax.text(value + 3, at[name], f"{value:.1f}", va="center", fontsize=7, color=FAINT)
-        ax.set_title(panel["title"], fontsize=8.5); ax.set(xlabel=unit, xlim=(0, 100))
-    axes[0, 0].set_yticks(range(len(methods)), methods, fontsize=8); axes[0, 0].invert_yaxis()
-    for text in axes[0, 0].get_yticklabels(): text.set_fontweight("bold" if text.get_text() in bold else "normal")
-    axes[0, 0].plot([], [], "D", mfc="white", mec=INK, ms=5, label="reported in the paper"); axes[0, 0].barh([0], [0], color=COLOURS[0], label="measured here")
+        ax.set_title(panel["title"], fontsize=8.5)
+        ax.set(xlabel=unit, xlim=(0, 100))
+    axes[0, 0].set_yticks(range(len(methods)), methods, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    for text in axes[0, 0].get_yticklabels():
+        text.set_fontweight("bold" if text.get_text() in bold else "normal")
+    axes[0, 0].plot([], [], "D", mfc="white", mec=INK, ms=5, label="reported in the paper")
+    axes[0, 0].barh([0], [0], color=COLOURS[0], label="measured here")
     legend_below(fig, *axes[0, 0].get_legend_handles_labels(), ncols=2, fontsize=8)
     return fig
 
 # %% ../nbs/41_figures.ipynb #ec9d1f33
 def add_classes(
     fig,
-    vocabulary,         # whose palette was used
-    labels,             # which of its labels to list
+    vocabulary,  # whose palette was used
+    labels,  # which of its labels to list
 ):
     "List classes with their colours below a figure."
     from matplotlib.patches import Patch
+
     colours = vocabulary.palette() / 255
     with plt.rc_context(STYLE):
-        shown = [Patch(facecolor=colours[i], edgecolor=FAINT, label=vocabulary.labels[i]) for i in labels if not (vocabulary.background and i == 0)]
-        if shown: legend_below(fig, handles=shown, ncols=min(8, len(shown)), fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
+        shown = [
+            Patch(facecolor=colours[i], edgecolor=FAINT, label=vocabulary.labels[i])
+            for i in labels
+            if not (vocabulary.background and i == 0)
+        ]
+        if shown:
+            legend_below(
+                fig,
+                handles=shown,
+                ncols=min(8, len(shown)),
+                fontsize=7.5,
+                handlelength=1,
+                handleheight=1,
+                columnspacing=1.2,
+            )
     return fig
 
 # %% ../nbs/41_figures.ipynb #83edd400
@@ -322,33 +509,50 @@ def number(value, form="{:.1f}"):
     "A value in a table; a dash where there is none."
     return "–" if value is None or not np.isfinite(value) else form.format(value)
 
+
 def table_text(
-    rows,               # name -> (low, value, high)
-    settings: Settings, n,
-    paper={}, measured_on="",   # the paper's values by row, and on what
-    seeds=None, unit="mIoU in %", form="{:.1f}",
+    rows,  # name -> (low, value, high)
+    settings: Settings,
+    n,
+    paper={},
+    measured_on="",  # the paper's values by row, and on what
+    seeds=None,
+    unit="mIoU in %",
+    form="{:.1f}",
 ):
     "Rows with their intervals as Markdown; the paper's values in a column of their own, if there are any."
     beside = any(name in paper for name in rows)
-    head = ["", f"measured here: {settings.profile}", "95 % interval", *([f"reported in the paper: {measured_on}"] if beside else [])]
+    head = [
+        "",
+        f"measured here: {settings.profile}",
+        "95 % interval",
+        *([f"reported in the paper: {measured_on}"] if beside else []),
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, (low, value, high) in rows.items():
-        cells = [name, number(value, form), f"{number(low, form)} – {number(high, form)}" if np.isfinite([low, high]).all() else "–", *([number(paper.get(name), form)] if beside else [])]
+        cells = [
+            name,
+            number(value, form),
+            f"{number(low, form)} – {number(high, form)}" if np.isfinite([low, high]).all() else "–",
+            *([number(paper.get(name), form)] if beside else []),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, f"\n{unit}, {profile_line(settings, n, seeds)}. Intervals are over images."])
 
 # %% ../nbs/41_figures.ipynb #940476d2
 def save_table(
-    folder, name,       # writes name.csv and name.md
-    rows,               # name -> (low, value, high)
-    text="",            # Markdown
-    paper={},           # the paper's values by row
+    folder,
+    name,  # writes name.csv and name.md
+    rows,  # name -> (low, value, high)
+    text="",  # Markdown
+    paper={},  # the paper's values by row
 ):
     "The CSV that the runner reads, and the text beside it -> path of the CSV."
     cell = lambda v: "" if v is None or not np.isfinite(v) else f"{v:.4g}" if abs(v) < 1 else f"{v:.2f}"
     writer = csv.writer(out := io.StringIO(), lineterminator="\n")
     writer.writerow(["row", "paper", "ours", "low", "high"])
-    for row, (low, value, high) in rows.items(): writer.writerow([row, paper.get(row, ""), *(cell(v) for v in (value, low, high))])
+    for row, (low, value, high) in rows.items():
+        writer.writerow([row, paper.get(row, ""), *(cell(v) for v in (value, low, high))])
     Path(folder).mkdir(parents=True, exist_ok=True)
     atomic_write(Path(folder) / f"{name}.md", text + "\n")
     return atomic_write(Path(folder) / f"{name}.csv", out.getvalue())

@@ -21,11 +21,16 @@ def open_image(
 ) -> Image.Image:  # header read, pixels not yet
     "Open an image file of an allowed format whose size is plausible."
     path = Path(path)
-    try: image = Image.open(path, formats=FORMATS)
-    except FileNotFoundError: raise FileNotFoundError(f"no image file at {path}") from None
-    except Image.DecompressionBombError: raise ValueError(f"an image has at most {MAX_PIXELS} pixels: {path} announces far more") from None
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image file at {path}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"an image has at most {MAX_PIXELS} pixels: {path} announces far more") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
-        raise ValueError(f"an image file must be one of {', '.join(FORMATS)}: {path} can't be read as any ({type(e).__name__})") from None
+        raise ValueError(
+            f"an image file must be one of {', '.join(FORMATS)}: {path} can't be read as any ({type(e).__name__})"
+        ) from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"an image has at most {MAX_PIXELS} pixels: {path} announces {image.width} x {image.height}")
     return image
@@ -38,7 +43,8 @@ def upright_rgb(
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image).astype(np.float64)
-        if image.mode == "F" and grey.size and grey.max() <= 1: grey = grey * 65535
+        if image.mode == "F" and grey.size and grey.max() <= 1:
+            grey = grey * 65535
         image = Image.fromarray((grey.clip(0, 65535) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -52,11 +58,15 @@ def read_image(
     "Any picture as RGB pixels."
     if isinstance(image, (str, Path)):
         opened = open_image(image)
-        try: return upright_rgb(opened)
-        except (OSError, SyntaxError, ValueError, EOFError) as e: raise ValueError(f"an image must decode completely: {image} doesn't ({e})") from None
-    if isinstance(image, Image.Image): return upright_rgb(image)
+        try:
+            return upright_rgb(opened)
+        except (OSError, SyntaxError, ValueError, EOFError) as e:
+            raise ValueError(f"an image must decode completely: {image} doesn't ({e})") from None
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)
     array = np.asarray(image)
-    if array.ndim == 2: array = np.repeat(array[..., None], 3, 2)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, 2)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError(f"an image array must be uint8 [height, width, 3]: got {array.dtype} {list(np.shape(image))}")
     return np.ascontiguousarray(array)
@@ -69,7 +79,8 @@ def data_uri(
 ) -> str:
     "A picture as an address that contains it, for HTML."
     picture = picture.copy() if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    if side: picture.thumbnail((side, side))
+    if side:
+        picture.thumbnail((side, side))
     picture.convert("RGB").save(buffer := io.BytesIO(), kind, quality=85)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
@@ -79,6 +90,7 @@ def framed(
 ) -> str:
     "Parts side by side, in the page's own ink."
     return f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start;color:var(--jp-ui-font-color1,inherit)">{"".join(parts)}</div>'
+
 
 def swatch(
     colour,  # 3 integers, 0..255

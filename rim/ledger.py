@@ -12,26 +12,33 @@ from pathlib import Path
 # %% ../nbs/06_ledger.ipynb #1b609b7f
 VARIABLE = "RIM_LEDGER"  # of the environment: the file to append to
 
+
 def note(
     kind,  # what was counted: bank, evaluation, process
     **facts,  # JSON-able
 ):
     "Append a line to the ledger, if there is one."
-    if not (path := os.environ.get(VARIABLE)): return
+    if not (path := os.environ.get(VARIABLE)):
+        return
     line = json.dumps({"kind": kind, **facts}, ensure_ascii=False, default=str) + "\n"
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try: os.write(handle, line.encode())
-    finally: os.close(handle)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
 
 # %% ../nbs/06_ledger.ipynb #3c736f32
 def read_ledger(
     path,  # of the file; it need not exist
 ) -> dict:  # kind -> list of facts
     "What was counted, in order; what was counted twice alike is there once."
-    try: lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError: return {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
     found = {}
-    for facts in map(json.loads, dict.fromkeys(lines)): found.setdefault(facts.pop("kind"), []).append(facts)
+    for facts in map(json.loads, dict.fromkeys(lines)):
+        found.setdefault(facts.pop("kind"), []).append(facts)
     return found
 
 # %% ../nbs/06_ledger.ipynb #df6c01c8
@@ -40,17 +47,25 @@ def peak_memory() -> int:  # MB; None where the system doesn't tell
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) // 1024
-    except (OSError, IndexError): pass
-    try: import resource
-    except ImportError: return None
+    except (OSError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)
 
 # %% ../nbs/06_ledger.ipynb #2986ece8
 def process_facts() -> dict:
     "Peak memory of this process, its device, and the device's peak memory."
-    facts, torch = dict(pid=os.getpid(), peak_memory_mb=peak_memory(), device="cpu"), sys.modules.get("torch")  # what wasn't imported wasn't used
+    facts, torch = (
+        dict(pid=os.getpid(), peak_memory_mb=peak_memory(), device="cpu"),
+        sys.modules.get("torch"),
+    )  # what wasn't imported wasn't used
     if torch is not None and torch.cuda.is_initialized():
         facts.update(device=torch.cuda.get_device_name(), device_memory_mb=torch.cuda.max_memory_allocated() // 2**20)
     return facts
 
-if os.environ.get(VARIABLE): atexit.register(lambda: note("process", **process_facts()))
+
+if os.environ.get(VARIABLE):
+    atexit.register(lambda: note("process", **process_facts()))

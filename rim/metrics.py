@@ -11,37 +11,44 @@ import numpy as np
 
 # %% ../nbs/04_metrics.ipynb #3d3a5a9d
 def check_labels(
-    labels,   # integer array
+    labels,  # integer array
     classes,  # number of classes
-    what,     # name for the message
+    what,  # name for the message
     ignore=None,  # label that may be there nevertheless
 ):
     "ValueError names a label outside 0..classes-1, or a map that is none."
-    if labels.dtype.kind not in "biu": raise ValueError(f"labels of the {what} must be integers, got {labels.dtype}")
-    if labels.size == 0 or (labels.min() >= 0 and labels.max() < classes): return
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"labels of the {what} must be integers, got {labels.dtype}")
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < classes):
+        return
     outside = np.unique(labels[(labels < 0) | (labels >= classes)])
     outside = outside[outside != ignore] if ignore is not None else outside
-    if len(outside): raise ValueError(f"labels of the {what} must be in 0..{classes - 1}, got {outside[0]}")
+    if len(outside):
+        raise ValueError(f"labels of the {what} must be in 0..{classes - 1}, got {outside[0]}")
 
 # %% ../nbs/04_metrics.ipynb #6c1b7eba
 def confusion(
     prediction,  # integer [H, W] (or any shape), 0..classes-1
-    truth,       # integer, same shape, 0..classes-1 or ignore
-    classes,     # C
+    truth,  # integer, same shape, 0..classes-1 or ignore
+    classes,  # C
     ignore=255,  # label of pixels that do not count; None: all do
 ):
     "int64 [C, C]: pixels by true class (rows) and predicted class (columns)."
     prediction, truth = np.asarray(prediction), np.asarray(truth)
-    if prediction.shape != truth.shape: raise ValueError(f"prediction and truth must have one shape, got {prediction.shape} and {truth.shape}")
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction and truth must have one shape, got {prediction.shape} and {truth.shape}")
     check_labels(prediction, classes, "prediction")
     check_labels(truth, classes, "truth", ignore)
-    small = np.uint16 if classes * (classes + 1) < 2**16 else np.int64  # a quarter of the memory to write, ten times faster
+    small = (
+        np.uint16 if classes * (classes + 1) < 2**16 else np.int64
+    )  # a quarter of the memory to write, ten times faster
     pair = truth.astype(small)
-    if ignore is not None: pair[truth == ignore] = classes
+    if ignore is not None:
+        pair[truth == ignore] = classes
     pair *= small(classes)
     pair += prediction.astype(small)
     counts = np.bincount(pair.ravel(), minlength=classes * (classes + 1))
-    return counts[:classes * classes].reshape(classes, classes).astype(np.int64)
+    return counts[: classes * classes].reshape(classes, classes).astype(np.int64)
 
 # %% ../nbs/04_metrics.ipynb #763801d0
 def iou(
@@ -52,8 +59,9 @@ def iou(
     intersection = np.diagonal(confusion, axis1=-2, axis2=-1)
     return ratio(intersection, confusion.sum(-1) + confusion.sum(-2) - intersection)
 
+
 def ratio(
-    part,   # [...]
+    part,  # [...]
     whole,  # [...], same shape
 ):
     "part / whole, NaN where whole is 0."
@@ -61,16 +69,17 @@ def ratio(
 
 # %% ../nbs/04_metrics.ipynb #158ec5a8
 def mean_present(
-    values,   # [..., C], NaN for absent classes
+    values,  # [..., C], NaN for absent classes
     skip=(),  # classes that are not scored
 ):
     "Mean over the classes that are there, [...]; NaN where none is."
     values = np.delete(values, list(skip), axis=-1)
     return ratio(np.nansum(values, -1), (~np.isnan(values)).sum(-1))
 
+
 def mean_iou(
     confusion,  # [C, C]
-    skip=(),    # classes that are not scored
+    skip=(),  # classes that are not scored
 ):
     "Mean IoU of the classes that occur in truth or prediction, 0..1."
     return float(mean_present(iou(confusion), skip))
@@ -78,26 +87,32 @@ def mean_iou(
 # %% ../nbs/04_metrics.ipynb #2e9cd79d
 def resampled_mious(
     confusions,  # integer [n, C, C], one per image
-    weights,     # [draws, n], how often each image was drawn
-    skip=(),     # classes that are not scored
+    weights,  # [draws, n], how often each image was drawn
+    skip=(),  # classes that are not scored
 ):
     "float64 [draws]: mIoU of each weighted sum of the images."
     confusions = np.asarray(confusions, np.float64)
-    if confusions.ndim != 3: raise ValueError(f"confusions must be one matrix per image, [n, C, C], got shape {confusions.shape}")
-    intersection, true, predicted = (weights @ part for part in (np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(2), confusions.sum(1)))
+    if confusions.ndim != 3:
+        raise ValueError(f"confusions must be one matrix per image, [n, C, C], got shape {confusions.shape}")
+    intersection, true, predicted = (
+        weights @ part for part in (np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(2), confusions.sum(1))
+    )
     return mean_present(ratio(intersection, true + predicted - intersection), skip)
 
+
 def draw_weights(
-    n,      # images
+    n,  # images
     draws,  # how many samples
-    seed,   # of the generator
+    seed,  # of the generator
 ):
     "int64 [draws, n]: how often each image is in each sample of n images with replacement."
-    if n < 1: raise ValueError(f"there must be at least one image to draw from, got {n}")
+    if n < 1:
+        raise ValueError(f"there must be at least one image to draw from, got {n}")
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
+
 def interval(
-    values,    # float [draws]
+    values,  # float [draws]
     estimate,  # of the sample itself
 ):
     "(low, estimate, high): the middle 95 % of the draws around the sample's own value."
@@ -109,21 +124,25 @@ def bootstrap(
     confusions,  # integer [n, C, C], one per image
     draws=1000,  # samples
     seed=0,
-    skip=(),     # classes that are not scored
+    skip=(),  # classes that are not scored
 ):
     "(low, mIoU, high): 95 % interval of the mIoU over images."
     values = resampled_mious(confusions, draw_weights(len(confusions), draws, seed), skip)
     return interval(values, mean_iou(np.sum(confusions, 0), skip))
 
+
 def paired_bootstrap(
-    a,           # integer [n, C, C], one method
-    b,           # integer [n, C, C], another one on the same images
+    a,  # integer [n, C, C], one method
+    b,  # integer [n, C, C], another one on the same images
     draws=1000,  # samples
     seed=0,
-    skip=(),     # classes that are not scored
+    skip=(),  # classes that are not scored
 ):
     "(low, difference, high): 95 % interval of mIoU(a) - mIoU(b), both on the same samples."
-    if np.shape(a) != np.shape(b): raise ValueError(f"both methods must have seen the same images and classes, got shapes {np.shape(a)} and {np.shape(b)}")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(
+            f"both methods must have seen the same images and classes, got shapes {np.shape(a)} and {np.shape(b)}"
+        )
     weights = draw_weights(len(a), draws, seed)
     values = resampled_mious(a, weights, skip) - resampled_mious(b, weights, skip)
     return interval(values, mean_iou(np.sum(a, 0), skip) - mean_iou(np.sum(b, 0), skip))

@@ -27,32 +27,93 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import (CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPTextModel,
-                          CLIPTokenizer, DetrConfig, Dinov2Config, Dinov2Model, MaskFormerConfig,
-                          MaskFormerForInstanceSegmentation, ResNetConfig, ViTConfig, ViTMAEConfig, ViTMAEModel, ViTModel)
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    DetrConfig,
+    Dinov2Config,
+    Dinov2Model,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    ResNetConfig,
+    ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+)
 from transformers.utils import logging as transformers_logging
 
 # %% ../nbs/10_models.ipynb #d1aaf4f6
-SAM_VIT_B = dict(image_size=1024, patch_size=16, encoder_dim=768, encoder_depth=12, encoder_heads=12,
-                 encoder_global_attn=[2, 5, 8, 11], window_size=14, prompt_dim=256, mask_in_chans=16,
-                 decoder_depth=2, decoder_heads=8, decoder_mlp_dim=2048, iou_head_depth=3, iou_head_dim=256,
-                 pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375])
-TINY_SAM = dict(image_size=64, patch_size=8, encoder_dim=32, encoder_depth=2, encoder_heads=2, encoder_global_attn=[1],
-                window_size=4, prompt_dim=32, mask_in_chans=4, decoder_heads=2, decoder_mlp_dim=64, iou_head_dim=32)
+SAM_VIT_B = dict(
+    image_size=1024,
+    patch_size=16,
+    encoder_dim=768,
+    encoder_depth=12,
+    encoder_heads=12,
+    encoder_global_attn=[2, 5, 8, 11],
+    window_size=14,
+    prompt_dim=256,
+    mask_in_chans=16,
+    decoder_depth=2,
+    decoder_heads=8,
+    decoder_mlp_dim=2048,
+    iou_head_depth=3,
+    iou_head_dim=256,
+    pixel_mean=[123.675, 116.28, 103.53],
+    pixel_std=[58.395, 57.12, 57.375],
+)
+TINY_SAM = dict(
+    image_size=64,
+    patch_size=8,
+    encoder_dim=32,
+    encoder_depth=2,
+    encoder_heads=2,
+    encoder_global_attn=[1],
+    window_size=4,
+    prompt_dim=32,
+    mask_in_chans=4,
+    decoder_heads=2,
+    decoder_mlp_dim=64,
+    iou_head_dim=32,
+)
 
 # %% ../nbs/10_models.ipynb #0d01a7e8
 def _sam_encoder(c: dict) -> ImageEncoderViT:
     return ImageEncoderViT(
-        img_size=c["image_size"], patch_size=c["patch_size"], embed_dim=c["encoder_dim"], depth=c["encoder_depth"],
-        num_heads=c["encoder_heads"], mlp_ratio=4, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), qkv_bias=True,
-        use_rel_pos=True, global_attn_indexes=tuple(c["encoder_global_attn"]), window_size=c["window_size"],
-        out_chans=c["prompt_dim"])
+        img_size=c["image_size"],
+        patch_size=c["patch_size"],
+        embed_dim=c["encoder_dim"],
+        depth=c["encoder_depth"],
+        num_heads=c["encoder_heads"],
+        mlp_ratio=4,
+        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        qkv_bias=True,
+        use_rel_pos=True,
+        global_attn_indexes=tuple(c["encoder_global_attn"]),
+        window_size=c["window_size"],
+        out_chans=c["prompt_dim"],
+    )
+
 
 def _sam_decoder(c: dict) -> MaskDecoder:
-    transformer = TwoWayTransformer(depth=c["decoder_depth"], embedding_dim=c["prompt_dim"],
-                                    mlp_dim=c["decoder_mlp_dim"], num_heads=c["decoder_heads"])
-    return MaskDecoder(num_multimask_outputs=3, transformer=transformer, transformer_dim=c["prompt_dim"],
-                       iou_head_depth=c["iou_head_depth"], iou_head_hidden_dim=c["iou_head_dim"])
+    transformer = TwoWayTransformer(
+        depth=c["decoder_depth"],
+        embedding_dim=c["prompt_dim"],
+        mlp_dim=c["decoder_mlp_dim"],
+        num_heads=c["decoder_heads"],
+    )
+    return MaskDecoder(
+        num_multimask_outputs=3,
+        transformer=transformer,
+        transformer_dim=c["prompt_dim"],
+        iou_head_depth=c["iou_head_depth"],
+        iou_head_hidden_dim=c["iou_head_dim"],
+    )
 
 # %% ../nbs/10_models.ipynb #4293e697
 def build_sam(
@@ -63,8 +124,9 @@ def build_sam(
         raise ValueError(f"A SAM configuration knows {sorted(SAM_VIT_B)}; got {sorted(unknown)}.")
     c = SAM_VIT_B | config
     side, grid = (c["image_size"],) * 2, (c["image_size"] // c["patch_size"],) * 2
-    prompts = PromptEncoder(embed_dim=c["prompt_dim"], image_embedding_size=grid, input_image_size=side,
-                            mask_in_chans=c["mask_in_chans"])
+    prompts = PromptEncoder(
+        embed_dim=c["prompt_dim"], image_embedding_size=grid, input_image_size=side, mask_in_chans=c["mask_in_chans"]
+    )
     return Sam(_sam_encoder(c), prompts, _sam_decoder(c), c["pixel_mean"], c["pixel_std"]).eval()
 
 # %% ../nbs/10_models.ipynb #7d66ead3
@@ -82,28 +144,56 @@ def byte_tokenizer(
 @dataclass(frozen=True)
 class Role:
     "What a role's folder must hold, and what the hub should send of it."
+
     what: str
     needs: tuple[str, ...]  # patterns of files without which loading cannot work
     fetch: str  # arguments of `hf download`
 
+
 ROLES = {
-    "diffusion": Role("text-to-image diffusion", ("model_index.json", "unet/*.safetensors", "vae/*.safetensors",
-                      "text_encoder/*.safetensors", "tokenizer/*.json", "scheduler/*.json"),
-                      '--exclude "*.ckpt" "*.bin" "*.msgpack" "*fp16*" "*non_ema*" "safety_checker/*"'),
+    "diffusion": Role(
+        "text-to-image diffusion",
+        (
+            "model_index.json",
+            "unet/*.safetensors",
+            "vae/*.safetensors",
+            "text_encoder/*.safetensors",
+            "tokenizer/*.json",
+            "scheduler/*.json",
+        ),
+        '--exclude "*.ckpt" "*.bin" "*.msgpack" "*fp16*" "*non_ema*" "safety_checker/*"',
+    ),
     "sam": Role("promptable masks", ("config.json", "model.safetensors"), ""),
-    "dino": Role("self-supervised features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
-    "clip": Role("contrastive image-text", ("config.json", "model*.safetensors", "*processor_config.json"),
-                 '--include "*.json" "*.txt" "*.safetensors"'),
+    "dino": Role(
+        "self-supervised features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
+    ),
+    "clip": Role(
+        "contrastive image-text",
+        ("config.json", "model*.safetensors", "*processor_config.json"),
+        '--include "*.json" "*.txt" "*.safetensors"',
+    ),
     "mae": Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
-    "maskformer": Role("masks all at once", ("config.json", "model*.safetensors"),
-                       '--include "*.json" "*.safetensors"'),
-    "trident_dino": Role("similarity of patches", ("config.json", "model*.safetensors"),
-                         '--include "*.json" "*.safetensors"')}
-SAM_FILES = {"sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-             "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-             "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"}  # published sha256
-SAM_SIZES = {"sam_vit_b_01ec64.pth": {}, "sam_vit_l_0b3195.pth": dict(encoder_dim=1024, encoder_depth=24, encoder_heads=16, encoder_global_attn=[5, 11, 17, 23]),
-             "sam_vit_h_4b8939.pth": dict(encoder_dim=1280, encoder_depth=32, encoder_heads=16, encoder_global_attn=[7, 15, 23, 31])}
+    "maskformer": Role(
+        "masks all at once", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
+    ),
+    "trident_dino": Role(
+        "similarity of patches", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
+    ),
+}
+SAM_FILES = {
+    "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    "sam_vit_h_4b8939.pth": "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+}  # published sha256
+SAM_SIZES = {
+    "sam_vit_b_01ec64.pth": {},
+    "sam_vit_l_0b3195.pth": dict(
+        encoder_dim=1024, encoder_depth=24, encoder_heads=16, encoder_global_attn=[5, 11, 17, 23]
+    ),
+    "sam_vit_h_4b8939.pth": dict(
+        encoder_dim=1280, encoder_depth=32, encoder_heads=16, encoder_global_attn=[7, 15, 23, 31]
+    ),
+}
 SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 # %% ../nbs/10_models.ipynb #a1b13f15
@@ -117,26 +207,32 @@ def models_folder(
 def _role_of(name: str, settings) -> str:
     return next((role for role in ROLES if getattr(settings, role) == name), "dino")
 
+
 def fetch_command(
     name: str,  # weights' name as in the settings
     settings,
 ) -> str:
     "The shell command that brings `name` where `resolve` finds it."
     role = _role_of(name, settings)
-    if name.startswith("toybox:"): return f"python -m rim.toybox.training {name.removeprefix('toybox:')}"
-    if name in SAM_FILES: return f"curl -L --create-dirs -o {models_folder(settings) / name} {SAM_URL}{name}"
+    if name.startswith("toybox:"):
+        return f"python -m rim.toybox.training {name.removeprefix('toybox:')}"
+    if name in SAM_FILES:
+        return f"curl -L --create-dirs -o {models_folder(settings) / name} {SAM_URL}{name}"
     revision = getattr(settings, f"{role}_revision", "main")
     return f"hf download {name} --revision {revision} {ROLES[role].fetch}".strip()
 
 # %% ../nbs/10_models.ipynb #b1f82c37
 def _candidates(name: str, settings) -> list[Path]:
-    if name.startswith("toybox:"): return [Path(__file__).parent / "toybox/weights" / name.removeprefix("toybox:")]
+    if name.startswith("toybox:"):
+        return [Path(__file__).parent / "toybox/weights" / name.removeprefix("toybox:")]
     folders = [Path(name).expanduser(), models_folder(settings) / name]
     try:
         revision = getattr(settings, f"{_role_of(name, settings)}_revision", None)
         folders.append(Path(snapshot_download(name, revision=revision, local_files_only=True)))
-    except (LocalEntryNotFoundError, HFValidationError): pass
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
     return folders
+
 
 def _complete(path: Path, role: str) -> bool:
     return path.is_file() or path.is_dir() and all(any(path.glob(p)) for p in ROLES[role].needs)
@@ -149,9 +245,12 @@ def resolve(
     "Find weights on this machine; never downloads."
     role, places = _role_of(name, settings), _candidates(name, settings)
     for path in places:
-        if _complete(path, role): return path
-    raise FileNotFoundError(f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(map(str, places))}; "
-                            f"fetch them with: {fetch_command(name, settings)}")
+        if _complete(path, role):
+            return path
+    raise FileNotFoundError(
+        f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(map(str, places))}; "
+        f"fetch them with: {fetch_command(name, settings)}"
+    )
 
 # %% ../nbs/10_models.ipynb #fbc0343b
 def device_of(
@@ -160,6 +259,7 @@ def device_of(
     "`auto` is the first CUDA device, or the CPU."
     name = settings.device
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
 
 def dtype_of(
     settings,
@@ -172,34 +272,81 @@ def _clip_text(c: CLIPTextConfig, length: int = 77):
     tokenizer = byte_tokenizer(c.vocab_size, length)
     return CLIPTextModel(c), tokenizer
 
+
 def _diffusion(unet: dict, vae: dict, text: dict, scheduler):  # a StableDiffusionPipeline
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # here, because only those who paint need it
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )  # here, because only those who paint need it
+
     encoder, tokenizer = _clip_text(CLIPTextConfig(**text), text.get("max_position_embeddings", 77))
     levels = len(vae["block_out_channels"])
-    autoencoder = AutoencoderKL(down_block_types=("DownEncoderBlock2D",) * levels,
-                                up_block_types=("UpDecoderBlock2D",) * levels, latent_channels=4, **vae)
+    autoencoder = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        **vae,
+    )
     return StableDiffusionPipeline(
-        vae=autoencoder, text_encoder=encoder, tokenizer=tokenizer, unet=UNet2DConditionModel(**unet),
-        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**unet),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 # %% ../nbs/10_models.ipynb #60c3e2db
 _NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 
+
 def _stable_diffusion_v1():
     from diffusers import PNDMScheduler
-    text = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-                num_attention_heads=12, projection_dim=768, bos_token_id=49406, eos_token_id=49407)
-    return _diffusion(unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8), text=text,
-                      vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512),
-                      scheduler=PNDMScheduler(**_NOISE, skip_prk_steps=True, set_alpha_to_one=False))
+
+    text = dict(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        projection_dim=768,
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    return _diffusion(
+        unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
+        text=text,
+        vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=512),
+        scheduler=PNDMScheduler(**_NOISE, skip_prk_steps=True, set_alpha_to_one=False),
+    )
+
 
 def _tiny_diffusion():
     from diffusers import DDIMScheduler
-    text = dict(vocab_size=514, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                projection_dim=32, bos_token_id=512, eos_token_id=513)
-    unet = dict(sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
-                attention_head_dim=2, norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D",) * 2,
-                up_block_types=("CrossAttnUpBlock2D",) * 2)
+
+    text = dict(
+        vocab_size=514,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=32,
+        bos_token_id=512,
+        eos_token_id=513,
+    )
+    unet = dict(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+    )
     vae = dict(block_out_channels=(16, 16, 32), layers_per_block=1, sample_size=64, norm_num_groups=8)
     return _diffusion(unet, vae, text, DDIMScheduler(**_NOISE, clip_sample=False, set_alpha_to_one=False))
 
@@ -210,14 +357,24 @@ def _clip(text: dict, vision: dict, projection: int) -> tuple[CLIPModel, CLIPPro
     images = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     return model, CLIPProcessor(images, byte_tokenizer(text["vocab_size"]))
 
+
 def _clip_vit_b16():
     text = dict(vocab_size=49408, bos_token_id=49406, eos_token_id=49407)
     return _clip(text, dict(hidden_size=768, intermediate_size=3072, patch_size=16), 512)
 
+
 def _clip_vit_h14():
-    wide = lambda size, layers, **more: dict(hidden_size=size, intermediate_size=4 * size, num_hidden_layers=layers, num_attention_heads=16, hidden_act="gelu", **more)
+    wide = lambda size, layers, **more: dict(
+        hidden_size=size,
+        intermediate_size=4 * size,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        hidden_act="gelu",
+        **more,
+    )
     text = wide(1024, 24, vocab_size=49408, bos_token_id=49406, eos_token_id=49407)
     return _clip(text, wide(1280, 32, patch_size=14), 1024)
+
 
 def _tiny_clip():
     small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
@@ -229,32 +386,62 @@ def _maskformer(backbone: dict, decoder: dict, labels: int, **sizes) -> MaskForm
     stages = [f"stage{i + 1}" for i in range(len(backbone["depths"]))]
     resnet = ResNetConfig(out_features=stages, **backbone)
     detr = DetrConfig(backbone_config=resnet, encoder_layers=0, **decoder)  # MaskFormer uses its decoder alone
-    return MaskFormerForInstanceSegmentation(MaskFormerConfig(backbone_config=resnet, decoder_config=detr,
-                                                              num_labels=labels, **sizes))
+    return MaskFormerForInstanceSegmentation(
+        MaskFormerConfig(backbone_config=resnet, decoder_config=detr, num_labels=labels, **sizes)
+    )
+
 
 def _tiny_maskformer():
     backbone = dict(embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 1], layer_type="basic")
-    decoder = dict(d_model=32, num_queries=6, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32,
-                   encoder_attention_heads=2)
+    decoder = dict(
+        d_model=32,
+        num_queries=6,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=2,
+    )
     return _maskformer(backbone, decoder, 2, fpn_feature_size=32, mask_feature_size=32)
 
 # %% ../nbs/10_models.ipynb #f8aac89d
 ARCHITECTURES: dict[str, Callable] = {
-    "CompVis/stable-diffusion-v1-4": _stable_diffusion_v1, "tiny:diffusion": _tiny_diffusion,
-    **{name: partial(build_sam, sizes) for name, sizes in SAM_SIZES.items()}, "tiny:sam": partial(build_sam, TINY_SAM),
+    "CompVis/stable-diffusion-v1-4": _stable_diffusion_v1,
+    "tiny:diffusion": _tiny_diffusion,
+    **{name: partial(build_sam, sizes) for name, sizes in SAM_SIZES.items()},
+    "tiny:sam": partial(build_sam, TINY_SAM),
     "facebook/dinov2-base": lambda: Dinov2Model(Dinov2Config(image_size=518, patch_size=14)),
-    "tiny:dino": lambda: Dinov2Model(Dinov2Config(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
-                                                  num_attention_heads=2)),
-    "openai/clip-vit-base-patch16": _clip_vit_b16, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip_vit_h14,
+    "tiny:dino": lambda: Dinov2Model(
+        Dinov2Config(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=2)
+    ),
+    "openai/clip-vit-base-patch16": _clip_vit_b16,
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip_vit_h14,
     "tiny:clip": _tiny_clip,
     "facebook/vit-mae-base": lambda: ViTMAEModel(ViTMAEConfig()),
-    "tiny:mae": lambda: ViTMAEModel(ViTMAEConfig(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
-                                                 num_attention_heads=2, intermediate_size=64)),
+    "tiny:mae": lambda: ViTMAEModel(
+        ViTMAEConfig(
+            image_size=64,
+            patch_size=8,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=64,
+        )
+    ),
     "facebook/maskformer-resnet101-coco-stuff": lambda: _maskformer(dict(depths=[3, 4, 23, 3]), {}, 171),
     "tiny:maskformer": _tiny_maskformer,
     "facebook/dino-vitb16": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False),
-    "tiny:vit": lambda: ViTModel(ViTConfig(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3,
-                                           num_attention_heads=2, intermediate_size=64), add_pooling_layer=False)}
+    "tiny:vit": lambda: ViTModel(
+        ViTConfig(
+            image_size=64,
+            patch_size=8,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=64,
+        ),
+        add_pooling_layer=False,
+    ),
+}
 
 # %% ../nbs/10_models.ipynb #53444a71
 def random_model(
@@ -273,23 +460,33 @@ def _frozen(model: torch.nn.Module, settings, float32: bool = False) -> torch.nn
     model, dtype = model.to(device_of(settings)).eval().requires_grad_(False), dtype_of(settings)
     return model if float32 or next(model.parameters()).dtype == dtype else model.to(dtype)
 
+
 _OFFLINE = dict(local_files_only=True, use_safetensors=True)  # neither the network nor a pickle
+
 
 @contextmanager
 def _quiet(*more):  # logging of further libraries
     "No progress bars and reports of the libraries while loading; restored afterwards."
-    shown, level = [log for log in (transformers_logging, *more) if log.is_progress_bar_enabled()], transformers_logging.get_verbosity()
-    for log in shown: log.disable_progress_bar()
+    shown, level = (
+        [log for log in (transformers_logging, *more) if log.is_progress_bar_enabled()],
+        transformers_logging.get_verbosity(),
+    )
+    for log in shown:
+        log.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is an error of ours, what is left over is meant to be
-    try: yield
+    try:
+        yield
     finally:
-        for log in shown: log.enable_progress_bar()
+        for log in shown:
+            log.enable_progress_bar()
         transformers_logging.set_verbosity(level)
 
 # %% ../nbs/10_models.ipynb #2e6bed7f
 @lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def file_sha256(
     path: Path,
@@ -303,9 +500,12 @@ def known_sha256(
     file: Path,
 ) -> str | None:  # 64 hexadecimal digits
     "The sha256 that a file of weights must have: its blob's name in the hub's cache, or what a `sha256.json` above it says."
-    if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name): return blob
+    if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name):
+        return blob
     listed = next((p / "sha256.json" for p in list(file.absolute().parents)[:3] if (p / "sha256.json").is_file()), None)
-    if listed: return json.loads(listed.read_text()).get(file.absolute().relative_to(listed.parent).as_posix())
+    if listed:
+        return json.loads(listed.read_text()).get(file.absolute().relative_to(listed.parent).as_posix())
+
 
 def intact(
     path: Path,  # folder of weights
@@ -313,29 +513,48 @@ def intact(
     "The path; ValueError names the first file in it that isn't what its sha256 says."
     for file in sorted(path.rglob("*.safetensors")):
         if (known := known_sha256(file)) and (found := file_sha256(file)) != known:
-            raise ValueError(f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was changed: it has {found}.")
+            raise ValueError(
+                f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was changed: it has {found}."
+            )
     return path
 
 # %% ../nbs/10_models.ipynb #7690696a
 _DERIVED = ("num_batches_tracked", "position_ids")  # buffers that older checkpoints lack and that no result depends on
 
+
 @contextmanager
 def _reading(path: Path):
     "What the libraries raise for damaged or foreign files, as one sentence that names the place."
-    try: yield
-    except torch.OutOfMemoryError: raise
-    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as e:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ) as e:
         said = " ".join(str(e).split()) or type(e).__name__
-        raise ValueError(f"Weights must be whole and of the architecture that is asked for; {path} can't be read: {said[:300]}") from None
+        raise ValueError(
+            f"Weights must be whole and of the architecture that is asked for; {path} can't be read: {said[:300]}"
+        ) from None
+
 
 def _from_folder(kind, path: Path, **how):
     "A model of transformers, every weight of it from the files."
     with _reading(path):
         said, wanted = json.loads((path / "config.json").read_text()).get("model_type"), kind.config_class.model_type
-        if said != wanted: raise ValueError(f"its config.json says {said!r}, and {kind.__name__} is {wanted!r}")
+        if said != wanted:
+            raise ValueError(f"its config.json says {said!r}, and {kind.__name__} is {wanted!r}")
         model, found = kind.from_pretrained(intact(path), output_loading_info=True, **how, **_OFFLINE)
         lacking = sorted(key for key in found["missing_keys"] if not key.endswith(_DERIVED))
-        if lacking: raise ValueError(f"it lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""))
+        if lacking:
+            raise ValueError(f"it lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""))
     return model
 
 # %% ../nbs/10_models.ipynb #7425be31
@@ -346,17 +565,36 @@ def load_diffusion(
     "Rombach et al. 2022: text encoder, UNet with cross-attention, autoencoder, scheduler."
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
+
     if settings.pretrained:
         path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
         text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
         with _reading(path), _quiet(logging):
-            if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline": raise ValueError(f"its model_index.json says {said!r}")
-            pipeline = StableDiffusionPipeline.from_pretrained(intact(path), text_encoder=text, safety_checker=None, feature_extractor=None,
-                                                               requires_safety_checker=False, dtype=dtype, **_OFFLINE)
-            lacking = [name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta]
-            if lacking: raise ValueError(f"it lacks {lacking[0]}")
-    else: pipeline = random_model(settings.diffusion, settings.seed)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder): _frozen(part, settings)
+            if (
+                said := json.loads((path / "model_index.json").read_text())["_class_name"]
+            ) != "StableDiffusionPipeline":
+                raise ValueError(f"its model_index.json says {said!r}")
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                intact(path),
+                text_encoder=text,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                dtype=dtype,
+                **_OFFLINE,
+            )
+            lacking = [
+                name
+                for part in (pipeline.unet, pipeline.vae)
+                for name, weight in part.named_parameters()
+                if weight.is_meta
+            ]
+            if lacking:
+                raise ValueError(f"it lacks {lacking[0]}")
+    else:
+        pipeline = random_model(settings.diffusion, settings.seed)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        _frozen(part, settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -369,14 +607,17 @@ def _official_sam(path: Path) -> Sam:
     sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return sam
 
+
 def load_sam(
     settings,
 ) -> Sam:
     "Kirillov et al. 2023: from a folder (config.json, model.safetensors) or the official checkpoint."
-    if not settings.pretrained: return _frozen(random_model(settings.sam, settings.seed), settings, float32=True)
+    if not settings.pretrained:
+        return _frozen(random_model(settings.sam, settings.seed), settings, float32=True)
     path = resolve(settings.sam, settings)
     with _reading(path):
-        if path.is_file(): return _frozen(_official_sam(path), settings, float32=True)
+        if path.is_file():
+            return _frozen(_official_sam(path), settings, float32=True)
         sam = build_sam(json.loads((intact(path) / "config.json").read_text()))
         sam.load_state_dict(load_file(path / "model.safetensors"))
     return _frozen(sam, settings, float32=True)
@@ -387,7 +628,8 @@ def load_dino(
     settings,
 ) -> Dinov2Model:
     "Oquab et al. 2023, without registers."
-    if not settings.pretrained: return _frozen(random_model(settings.dino, settings.seed), settings)
+    if not settings.pretrained:
+        return _frozen(random_model(settings.dino, settings.seed), settings)
     return _frozen(_from_folder(Dinov2Model, resolve(settings.dino, settings), dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #899556e4
@@ -399,8 +641,10 @@ def load_clip(
     if settings.pretrained:
         path = resolve(settings.clip, settings)
         model = _from_folder(CLIPModel, path, dtype=dtype_of(settings))
-        with _reading(path): processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
-    else: model, processor = random_model(settings.clip, settings.seed)
+        with _reading(path):
+            processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+    else:
+        model, processor = random_model(settings.clip, settings.seed)
     return _frozen(model, settings), processor
 
 # %% ../nbs/10_models.ipynb #301e3c31
@@ -409,7 +653,8 @@ def load_mae(
     settings,
 ) -> ViTMAEModel:
     "He et al. 2022, without the decoder."
-    if not settings.pretrained: return _frozen(random_model(settings.mae, settings.seed), settings)
+    if not settings.pretrained:
+        return _frozen(random_model(settings.mae, settings.seed), settings)
     return _frozen(_from_folder(ViTMAEModel, resolve(settings.mae, settings), dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #be3f805c
@@ -418,8 +663,12 @@ def load_maskformer(
     settings,
 ) -> MaskFormerForInstanceSegmentation:
     "Cheng et al. 2021."
-    if not settings.pretrained: model = random_model(settings.maskformer, settings.seed)
-    else: model = _from_folder(MaskFormerForInstanceSegmentation, resolve(settings.maskformer, settings), dtype=torch.float32)
+    if not settings.pretrained:
+        model = random_model(settings.maskformer, settings.seed)
+    else:
+        model = _from_folder(
+            MaskFormerForInstanceSegmentation, resolve(settings.maskformer, settings), dtype=torch.float32
+        )
     return _frozen(model, settings, float32=True)
 
 # %% ../nbs/10_models.ipynb #fcbf4e6f
@@ -428,17 +677,29 @@ def load_vit(
     settings,
 ) -> ViTModel | Dinov2Model:
     "Caron et al. 2021 (DINO, the first) or Oquab et al. 2023, for Trident."
-    if not settings.pretrained: return _frozen(random_model(settings.trident_dino, settings.seed), settings)
+    if not settings.pretrained:
+        return _frozen(random_model(settings.trident_dino, settings.seed), settings)
     path = resolve(settings.trident_dino, settings)
-    with _reading(path): kind = json.loads((path / "config.json").read_text()).get("model_type")
+    with _reading(path):
+        kind = json.loads((path / "config.json").read_text()).get("model_type")
     known = {"vit": (ViTModel, dict(add_pooling_layer=False)), "dinov2": (Dinov2Model, {})}
-    if kind not in known: raise ValueError(f"trident_dino must be a model of the type {' or '.join(known)}; {settings.trident_dino} is of type {kind!r}.")
+    if kind not in known:
+        raise ValueError(
+            f"trident_dino must be a model of the type {' or '.join(known)}; {settings.trident_dino} is of type {kind!r}."
+        )
     model, how = known[kind]
     return _frozen(_from_folder(model, path, **how, dtype=dtype_of(settings)), settings)
 
 # %% ../nbs/10_models.ipynb #5064a855
-READ = ("*config.json", "model_index.json", "model*.safetensors", "diffusion_pytorch_model*.safetensors", "vocab.json",
-        "merges.txt", "tokenizer.json")  # what loading reads; records and training states lie beside it
+READ = (
+    "*config.json",
+    "model_index.json",
+    "model*.safetensors",
+    "diffusion_pytorch_model*.safetensors",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+)  # what loading reads; records and training states lie beside it
 
 # %% ../nbs/10_models.ipynb #cf8dfe68
 def weights_digest(
@@ -450,13 +711,15 @@ def weights_digest(
     content = [[p.relative_to(path).as_posix(), file_sha256(p)] for p in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+
 def weights_key(
     role: str,  # a key of `ROLES`
     settings,
 ) -> dict:
     "What identifies a role's weights in a store key."
     name = getattr(settings, role)
-    if not settings.pretrained: return dict(name=name, random=settings.seed)
+    if not settings.pretrained:
+        return dict(name=name, random=settings.seed)
     return dict(name=name, digest=weights_digest(resolve(name, settings)))
 
 # %% ../nbs/10_models.ipynb #b2a0d55a
@@ -468,26 +731,39 @@ def halving(
     "Results of `run` over consecutive pieces; a piece that the device has no memory for is halved, down to one item."
     start = 0
     while start < len(items):
-        piece, fits = items[start:start + at_once], True
-        try: result = run(piece)
+        piece, fits = items[start : start + at_once], True
+        try:
+            result = run(piece)
         except torch.OutOfMemoryError:
-            if len(piece) == 1: raise
+            if len(piece) == 1:
+                raise
             fits = False
-        if fits: start += len(piece); yield result
-        else: at_once = len(piece) // 2; torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
+        if fits:
+            start += len(piece)
+            yield result
+        else:
+            at_once = len(piece) // 2
+            torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
 
 # %% ../nbs/10_models.ipynb #f8c1e4a1
-PUBLISHED = {"CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270), "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),
-             "facebook/dinov2-base": ("Apache-2.0", 346), "openai/clip-vit-base-patch16": ("MIT", 599),
-             "facebook/vit-mae-base": ("Apache-2.0", 448),
-             "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242),
-             "facebook/dino-vitb16": ("Apache-2.0", 343), "sam_vit_l_0b3195.pth": ("Apache-2.0", 1250),
-             "sam_vit_h_4b8939.pth": ("Apache-2.0", 2565), "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("MIT", 3945)}  # licence, megabytes to fetch
+PUBLISHED = {
+    "CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270),
+    "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),
+    "facebook/dinov2-base": ("Apache-2.0", 346),
+    "openai/clip-vit-base-patch16": ("MIT", 599),
+    "facebook/vit-mae-base": ("Apache-2.0", 448),
+    "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242),
+    "facebook/dino-vitb16": ("Apache-2.0", 343),
+    "sam_vit_l_0b3195.pth": ("Apache-2.0", 1250),
+    "sam_vit_h_4b8939.pth": ("Apache-2.0", 2565),
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("MIT", 3945),
+}  # licence, megabytes to fetch
 
 # %% ../nbs/10_models.ipynb #7149342d
 @dataclass(frozen=True)
 class Finding:
     "One line of the doctor's report."
+
     name: str
     what: str
     where: str  # the place found, or the places looked in
@@ -498,13 +774,17 @@ class Finding:
     megabytes: float = 0  # measured where present, else as published
     kind: str = "weights"  # or "data"
 
+
 def _revision(name: str, role: str, settings) -> str:
-    if not settings.pretrained or name.startswith("toybox:"): return ""
+    if not settings.pretrained or name.startswith("toybox:"):
+        return ""
     return f"sha256 {SAM_FILES[name]}" if name in SAM_FILES else getattr(settings, f"{role}_revision", "")
+
 
 def _megabytes(path: Path) -> float:
     files = [path] if path.is_file() else {file for pattern in READ for file in path.rglob(pattern)}
     return round(sum(f.stat().st_size for f in files) / 1e6, 1)
+
 
 def doctor(
     settings,
@@ -518,7 +798,18 @@ def doctor(
         present = found is not None or not settings.pretrained
         where = str(found or "; ".join(map(str, places)) or "random weights")
         licence, size = PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
-        if name.startswith("toybox:"): licence = "as this package"
-        rows.append(Finding(name, spec.what, where, present, "" if present else fetch_command(name, settings),
-                            _revision(name, role, settings), licence, _megabytes(found) if found else size))
+        if name.startswith("toybox:"):
+            licence = "as this package"
+        rows.append(
+            Finding(
+                name,
+                spec.what,
+                where,
+                present,
+                "" if present else fetch_command(name, settings),
+                _revision(name, role, settings),
+                licence,
+                _megabytes(found) if found else size,
+            )
+        )
     return rows

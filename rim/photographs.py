@@ -26,9 +26,11 @@ from .vocabulary import Vocabulary, clean_name
 # %% ../nbs/26_photographs.ipynb #04f53010
 CLICKS, MASK = "clicks.csv", ".mask.png"  # names of files beside the photographs
 
+
 @dataclass(frozen=True)
 class Photograph:
     "A picture of one class."
+
     path: Path
     name: str  # of the class
     mask: Path = None  # label map: not 0 where the class is
@@ -41,12 +43,19 @@ def read_clicks(
 ) -> dict:  # file name -> list of (x, y)
     "The clicks of a folder; empty where there is no list of them."
     file, found = Path(folder) / CLICKS, {}
-    if not file.is_file(): return found
-    try: rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except (csv.Error, UnicodeDecodeError) as e: raise ValueError(f"a list of clicks must be a table in UTF-8: {file} isn't ({e})") from None
+    if not file.is_file():
+        return found
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise ValueError(f"a list of clicks must be a table in UTF-8: {file} isn't ({e})") from None
     for row in rows:
-        try: found.setdefault(row["file"], []).append((float(row["x"]), float(row["y"])))
-        except (KeyError, TypeError, ValueError): raise ValueError(f"a list of clicks has the columns file, x and y, the last two numbers: {file} has {dict(row)}") from None
+        try:
+            found.setdefault(row["file"], []).append((float(row["x"]), float(row["y"])))
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"a list of clicks has the columns file, x and y, the last two numbers: {file} has {dict(row)}"
+            ) from None
     return found
 
 # %% ../nbs/26_photographs.ipynb #e002f99a
@@ -56,22 +65,33 @@ def class_of(
 ) -> str:
     "The class that a folder's name means."
     word = clean_name(word)
-    if vocabulary is None: return word
+    if vocabulary is None:
+        return word
     for name in vocabulary.names:
-        if word.casefold() in (w.casefold() for w in (name, *vocabulary.synonyms.get(name, ()))): return name
-    raise ValueError(f"a folder of photographs must be named after a class or a synonym: {word!r} is none of {', '.join(vocabulary.names)}")
+        if word.casefold() in (w.casefold() for w in (name, *vocabulary.synonyms.get(name, ()))):
+            return name
+    raise ValueError(
+        f"a folder of photographs must be named after a class or a synonym: {word!r} is none of {', '.join(vocabulary.names)}"
+    )
 
 # %% ../nbs/26_photographs.ipynb #20aae730
 def fault_of(
     photo: Photograph,
 ) -> str:  # empty where there is none
     "Why a photograph can't be opened; ValueError where its mask or clicks don't fit it."
-    try: height, width = image_size(photo.path)
-    except ValueError as e: return str(e)
+    try:
+        height, width = image_size(photo.path)
+    except ValueError as e:
+        return str(e)
     if photo.mask and (size := image_size(photo.mask)) != (height, width):
-        raise ValueError(f"a mask must have the size of its photograph: {photo.path} is {width} x {height}, {photo.mask} is {size[1]} x {size[0]}")
+        raise ValueError(
+            f"a mask must have the size of its photograph: {photo.path} is {width} x {height}, {photo.mask} is {size[1]} x {size[0]}"
+        )
     for x, y in photo.clicks:
-        if not (0 <= x < width and 0 <= y < height): raise ValueError(f"a click must lie in its photograph: {photo.path} is {width} x {height}, the click is at {x:g}, {y:g}")
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(
+                f"a click must lie in its photograph: {photo.path} is {width} x {height}, the click is at {x:g}, {y:g}"
+            )
     return ""
 
 # %% ../nbs/26_photographs.ipynb #7444d622
@@ -80,24 +100,40 @@ def photographs_of(
     name: str,  # of the class
 ) -> list:  # of Photograph, by file name
     "The photographs of a class."
-    files = {f.name: f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".") and f.name != CLICKS}
+    files = {
+        f.name: f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".") and f.name != CLICKS
+    }
     masks, clicks = {n.removesuffix(MASK): files.pop(n) for n in list(files) if n.endswith(MASK)}, read_clicks(folder)
-    lost = [*(masks[stem].name for stem in masks.keys() - {f.stem for f in files.values()}), *(clicks.keys() - files.keys())]
-    if lost: raise FileNotFoundError(f"masks and clicks belong to photographs of the same folder: in {folder} there is none for {', '.join(sorted(lost))}")
+    lost = [
+        *(masks[stem].name for stem in masks.keys() - {f.stem for f in files.values()}),
+        *(clicks.keys() - files.keys()),
+    ]
+    if lost:
+        raise FileNotFoundError(
+            f"masks and clicks belong to photographs of the same folder: in {folder} there is none for {', '.join(sorted(lost))}"
+        )
     found = [Photograph(f, name, masks.get(f.stem), tuple(clicks.get(f.name, ()))) for f in files.values()]
     return [Photograph(p.path, p.name, p.mask, p.clicks, fault_of(p)) for p in found]
+
 
 def photographs_in(
     folder,  # one sub-folder per class
     vocabulary: Vocabulary = None,  # whose classes the folders are named after; None: the folders' names are the classes
 ) -> dict:  # class name -> list of Photograph; in the vocabulary's order, or by name
     "All photographs, by class."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f"no folder of photographs at {folder}")
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder of photographs at {folder}")
     places = sorted(d for d in Path(folder).iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not places: raise FileNotFoundError(f"a folder of photographs has one sub-folder per class: {folder} has none")
+    if not places:
+        raise FileNotFoundError(f"a folder of photographs has one sub-folder per class: {folder} has none")
     found = {}
-    for place in places: found.setdefault(name := class_of(place.name, vocabulary), []).extend(photographs_of(place, name))
-    return {name: found[name] for name in (vocabulary.names if vocabulary else Vocabulary(tuple(found)).names) if name in found}
+    for place in places:
+        found.setdefault(name := class_of(place.name, vocabulary), []).extend(photographs_of(place, name))
+    return {
+        name: found[name]
+        for name in (vocabulary.names if vocabulary else Vocabulary(tuple(found)).names)
+        if name in found
+    }
 
 # %% ../nbs/26_photographs.ipynb #8753732d
 def bumps(
@@ -107,7 +143,7 @@ def bumps(
 ) -> np.ndarray:  # float32 [size, size], maximum 1
     "Gaussian bumps, in place of attention."
     at = (np.arange(size) + 0.5) / size
-    each = [np.outer(*(np.exp(-(at - c) ** 2 / (2 * width ** 2)) for c in (y, x))) for x, y in centres]
+    each = [np.outer(*(np.exp(-((at - c) ** 2) / (2 * width**2)) for c in (y, x))) for x, y in centres]
     joined = np.max(each, axis=0)
     return (joined / joined.max()).astype(np.float32)
 
@@ -123,10 +159,12 @@ def find_mask(
     if photo.mask:
         mask = read_labels(photo.mask) > 0
         return mask, "given", mask.astype(np.float32)
-    if not photo.clicks: return *foreground_mask(tools.proposer, image, attention := bumps(), s, seed), attention
+    if not photo.clicks:
+        return *foreground_mask(tools.proposer, image, attention := bumps(), s, seed), attention
     attention = bumps([(x / width, y / height) for x, y in photo.clicks], width=0.1)
     mask, _ = tools.proposer.foreground(image, np.array(photo.clicks))
-    if s.mask_min_area <= mask.mean() <= s.mask_max_area: return mask, "click", attention
+    if s.mask_min_area <= mask.mean() <= s.mask_max_area:
+        return mask, "click", attention
     return attention_mask(attention, (height, width), s), "attention", attention
 
 # %% ../nbs/26_photographs.ipynb #eb2d47a2
@@ -135,8 +173,14 @@ def photograph_key(
     tools: Tools,
 ) -> dict:
     "What determines the reference that a photograph becomes."
-    return {"photograph": file_digest(photo.path), "mask": photo.mask and file_digest(photo.mask), "clicks": [list(c) for c in photo.clicks],
-            "photographs": code_digest("rim.photographs", "rim.images"), **tools.masking_key}
+    return {
+        "photograph": file_digest(photo.path),
+        "mask": photo.mask and file_digest(photo.mask),
+        "clicks": [list(c) for c in photo.clicks],
+        "photographs": code_digest("rim.photographs", "rim.images"),
+        **tools.masking_key,
+    }
+
 
 def describe_photograph(
     photo: Photograph,
@@ -144,15 +188,20 @@ def describe_photograph(
     store=None,
 ):  # (arrays of `describe_reference`, record)
     "The reference that a photograph becomes; a picture that doesn't decode is degenerate."
-    if photo.fault: return {}, {"degenerate": True, "fault": photo.fault}
+    if photo.fault:
+        return {}, {"degenerate": True, "fault": photo.fault}
     key = photograph_key(photo, tools)
-    if store and (entry := store.entry("photograph", key)): return entry
-    try: image = read_image(photo.path)
-    except ValueError as e: return {}, {"degenerate": True, "fault": str(e)}
+    if store and (entry := store.entry("photograph", key)):
+        return entry
+    try:
+        image = read_image(photo.path)
+    except ValueError as e:
+        return {}, {"degenerate": True, "fault": str(e)}
     seed = image_seed(tools.settings.seed, key["photograph"], 0)
     mask, how, attention = find_mask(photo, image, tools, seed)
     entry = describe_reference(image, attention, seed, tools, (mask, how))[0], {"mask": how}
-    if store: store.put("photograph", key, *entry)
+    if store:
+        store.put("photograph", key, *entry)
     return entry
 
 # %% ../nbs/26_photographs.ipynb #2ab8aad9
@@ -168,11 +217,26 @@ def from_photographs(
     "A bank of your own pictures."
     classes, tools = photographs_in(folder, vocabulary and Vocabulary.of(vocabulary)), tools or Tools(settings)
     items = [(c, k, photo) for c, these in enumerate(classes.values()) for k, photo in enumerate(these)]
-    made = [(c, photo.name, k, *describe_photograph(photo, tools, store)) for c, k, photo in tqdm(items, desc="photographs", disable=None if progress else True)]
-    left_out = {str(photo.path.relative_to(folder)): m[4]["fault"] for (_, _, photo), m in zip(items, made) if "fault" in m[4]}
-    if left_out: warnings.warn(f"{len(left_out)} of {len(items)} photographs are left out: {'; '.join(left_out.values())}", stacklevel=2)
-    facts = {"source": "photographs", "masks": dict(Counter(m[4]["mask"] for m in made if "mask" in m[4])), "left_out": left_out,
-             "encoder": tools.masking_key["encoder"], "masking": tools.masking_key, "settings": settings.as_dict()}
+    made = [
+        (c, photo.name, k, *describe_photograph(photo, tools, store))
+        for c, k, photo in tqdm(items, desc="photographs", disable=None if progress else True)
+    ]
+    left_out = {
+        str(photo.path.relative_to(folder)): m[4]["fault"] for (_, _, photo), m in zip(items, made) if "fault" in m[4]
+    }
+    if left_out:
+        warnings.warn(
+            f"{len(left_out)} of {len(items)} photographs are left out: {'; '.join(left_out.values())}", stacklevel=2
+        )
+    facts = {
+        "source": "photographs",
+        "masks": dict(Counter(m[4]["mask"] for m in made if "mask" in m[4])),
+        "left_out": left_out,
+        "encoder": tools.masking_key["encoder"],
+        "masking": tools.masking_key,
+        "settings": settings.as_dict(),
+    }
     return bank_from_references(tuple(classes), made, facts)
+
 
 ReferenceBank.from_photographs = classmethod(from_photographs)

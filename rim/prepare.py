@@ -17,7 +17,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
-from .datasets import CITYSCAPES, CITYSCAPES_NAMES, IGNORE, SOURCES, FolderBenchmark, PublishedBenchmark, check_size, file_of, find_home, get_benchmark, image_size, keys_in, read_labels, translate
+from rim.datasets import (
+    CITYSCAPES,
+    CITYSCAPES_NAMES,
+    IGNORE,
+    SOURCES,
+    FolderBenchmark,
+    PublishedBenchmark,
+    check_size,
+    file_of,
+    find_home,
+    get_benchmark,
+    image_size,
+    keys_in,
+    read_labels,
+    translate,
+)
 from .settings import Settings
 from .store import atomic_write
 
@@ -28,8 +43,10 @@ def write_labels(
 ) -> bool:  # whether it had to be written
     "Write a label map, unless it is there."
     try:
-        if np.array_equal(read_labels(path), labels): return False
-    except (FileNotFoundError, ValueError): pass
+        if np.array_equal(read_labels(path), labels):
+            return False
+    except (FileNotFoundError, ValueError):
+        pass
     Image.fromarray(labels).save(file := io.BytesIO(), "PNG")
     atomic_write(path, file.getvalue())
     return True
@@ -38,12 +55,14 @@ def write_labels(
 @dataclass(frozen=True)
 class Prepared:
     "What a preparation did."
+
     name: str
     home: Path  # folder of the benchmark
     written: int  # label maps that were made
     kept: int  # that were there
 
-    def __str__(self): return f"{self.name}: {self.written + self.kept} label maps in {self.home}, {self.written} written, {self.kept} were there"
+    def __str__(self):
+        return f"{self.name}: {self.written + self.kept} label maps in {self.home}, {self.written} written, {self.kept} were there"
 
 # %% ../nbs/24_prepare.ipynb #a53b6565
 def require(
@@ -51,7 +70,11 @@ def require(
     missing: list,  # of Path
 ):
     "FileNotFoundError that lists all missing files, one per line."
-    if missing: raise FileNotFoundError("\n  - ".join([f"{name} was not prepared, {len(missing)} files are missing:", *map(str, missing)]))
+    if missing:
+        raise FileNotFoundError(
+            "\n  - ".join([f"{name} was not prepared, {len(missing)} files are missing:", *map(str, missing)])
+        )
+
 
 def write_all(
     name: str,
@@ -62,9 +85,19 @@ def write_all(
     "Make the label maps that aren't there; ValueError lists those that couldn't be made."
     written, problems = 0, []
     for path, make in tqdm(jobs, desc=f"prepare {name}", disable=None if progress is None else not progress):
-        try: written += write_labels(path, make())
-        except ValueError as e: problems.append(str(e))
-    if problems: raise ValueError("\n  - ".join([f"{len(problems)} of {len(jobs)} label maps of {name} could not be made, the others are there:", *problems]))
+        try:
+            written += write_labels(path, make())
+        except ValueError as e:
+            problems.append(str(e))
+    if problems:
+        raise ValueError(
+            "\n  - ".join(
+                [
+                    f"{len(problems)} of {len(jobs)} label maps of {name} could not be made, the others are there:",
+                    *problems,
+                ]
+            )
+        )
     return Prepared(name, home, written, len(jobs) - written)
 
 # %% ../nbs/24_prepare.ipynb #2d01510e
@@ -74,9 +107,12 @@ def converted(
     raw: Path,  # its label map as published
 ) -> np.ndarray:  # uint8 [H, W]
     "The labels of a published label map."
-    labels = polygon_labels(raw) if raw.suffix == ".json" else translate(read_labels(raw), SOURCES[name].raw_values, raw)
+    labels = (
+        polygon_labels(raw) if raw.suffix == ".json" else translate(read_labels(raw), SOURCES[name].raw_values, raw)
+    )
     check_size(image_size(picture), labels.shape, picture, raw)
     return labels
+
 
 def prepare_maps(
     name: str,  # coco-object, coco-stuff, cityscapes
@@ -90,14 +126,21 @@ def prepare_maps(
     for key in sorted(keys_in(home, source.pictures + patterns, source.key)):
         picture, raw = file_of(home, source.pictures, key), file_of(home, patterns, key)
         missing += [path for path in (picture, raw) if not path.is_file()]
-        ready = dict(zip((home / p.format(key) for p in patterns), (home / p.format(key) for p in (*source.labels, *source.labels))))[raw]
+        ready = dict(
+            zip(
+                (home / p.format(key) for p in patterns),
+                (home / p.format(key) for p in (*source.labels, *source.labels)),
+            )
+        )[raw]
         jobs.append((ready, lambda picture=picture, raw=raw: converted(name, picture, raw)))
-    if not jobs: raise FileNotFoundError(f"{name} was not prepared: {home} has no images of it")
+    if not jobs:
+        raise FileNotFoundError(f"{name} was not prepared: {home} has no images of it")
     require(name, missing)
     return write_all(name, home, jobs, progress)
 
 # %% ../nbs/24_prepare.ipynb #446c7134
 POLYGONS = ("gtFine/val/{}_gtFine_polygons.json",)
+
 
 def polygon_labels(
     path,  # JSON of one image
@@ -109,10 +152,17 @@ def polygon_labels(
         draw = ImageDraw.Draw(canvas)
         for shape in facts["objects"]:
             label = shape["label"] if shape["label"] in CITYSCAPES_NAMES else shape["label"].removesuffix("group")
-            if shape.get("deleted") or label == "license plate": continue
-            if label not in CITYSCAPES_NAMES: raise ValueError(f"Cityscapes has no label {label!r}")
-            draw.polygon([tuple(point) for point in shape["polygon"]], fill=int(CITYSCAPES[CITYSCAPES_NAMES.index(label)]))
-    except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"polygons must be an annotation of Cityscapes: {path} isn't ({type(e).__name__}: {e})") from None
+            if shape.get("deleted") or label == "license plate":
+                continue
+            if label not in CITYSCAPES_NAMES:
+                raise ValueError(f"Cityscapes has no label {label!r}")
+            draw.polygon(
+                [tuple(point) for point in shape["polygon"]], fill=int(CITYSCAPES[CITYSCAPES_NAMES.index(label)])
+            )
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise ValueError(
+            f"polygons must be an annotation of Cityscapes: {path} isn't ({type(e).__name__}: {e})"
+        ) from None
     return np.array(canvas)
 
 # %% ../nbs/24_prepare.ipynb #03dfc23d
@@ -122,26 +172,92 @@ def run_lengths(
     "The run lengths of a compressed mask."
     codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
-    if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63: raise ValueError("run lengths must be whole numbers in COCO's characters")
+    if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
+        raise ValueError("run lengths must be whole numbers in COCO's characters")
     starts = np.r_[0, ends[:-1] + 1]
     lengths = ends - starts + 1
-    if lengths.max() > 7: raise ValueError("run lengths must be whole numbers in COCO's characters")
+    if lengths.max() > 7:
+        raise ValueError("run lengths must be whole numbers in COCO's characters")
     runs = np.add.reduceat((codes & 31) << 5 * (np.arange(len(codes)) - np.repeat(starts, lengths)), starts)
     runs -= (codes[ends] & 16 > 0) * (1 << 5 * lengths)  # the last character's highest bit is the sign
-    for first in (1, 2): runs[first::2] = np.cumsum(runs[first::2])
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
     return runs
+
 
 def run_mask(
     segmentation: dict,  # size (H, W), counts
 ) -> np.ndarray:  # bool [H, W]
     "The mask that run lengths describe."
     (h, w), runs = segmentation["size"], run_lengths(segmentation["counts"])
-    if runs.min() < 0 or runs.max() > h * w or runs.sum() != h * w: raise ValueError(f"run lengths must fill a mask of {h} x {w} pixels")
+    if runs.min() < 0 or runs.max() > h * w or runs.sum() != h * w:
+        raise ValueError(f"run lengths must fill a mask of {h} x {w} pixels")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(w, h).T
 
 # %% ../nbs/24_prepare.ipynb #64e66359
-CONTEXT_IDS = (0, 2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296,
-    308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458)
+CONTEXT_IDS = (
+    0,
+    2,
+    9,
+    18,
+    19,
+    22,
+    23,
+    25,
+    31,
+    33,
+    34,
+    44,
+    45,
+    46,
+    59,
+    65,
+    68,
+    72,
+    80,
+    85,
+    98,
+    104,
+    105,
+    113,
+    115,
+    144,
+    158,
+    159,
+    162,
+    187,
+    189,
+    207,
+    220,
+    232,
+    258,
+    259,
+    260,
+    284,
+    295,
+    296,
+    308,
+    324,
+    326,
+    347,
+    349,
+    354,
+    355,
+    360,
+    366,
+    368,
+    397,
+    415,
+    416,
+    420,
+    424,
+    427,
+    440,
+    445,
+    454,
+    458,
+)
+
 
 def detail_labels(
     image: dict,  # height, width, file_name
@@ -150,10 +266,16 @@ def detail_labels(
     "The labels of one image of the detail annotations."
     labels = np.zeros((image["height"], image["width"]), np.uint8)
     for mask in masks:
-        if mask["category_id"] not in CONTEXT_IDS: raise ValueError(f"a category must be one of Context's 59: {image['file_name']} has {mask['category_id']}")
-        if tuple(mask["segmentation"]["size"]) != labels.shape: raise ValueError(f"a mask must have its image's size {labels.shape}: {image['file_name']} has one of {mask['segmentation']['size']}")
-        try: labels[run_mask(mask["segmentation"])] = CONTEXT_IDS.index(mask["category_id"])
-        except ValueError as e: raise ValueError(f"{e}: in {image['file_name']}") from None
+        if mask["category_id"] not in CONTEXT_IDS:
+            raise ValueError(f"a category must be one of Context's 59: {image['file_name']} has {mask['category_id']}")
+        if tuple(mask["segmentation"]["size"]) != labels.shape:
+            raise ValueError(
+                f"a mask must have its image's size {labels.shape}: {image['file_name']} has one of {mask['segmentation']['size']}"
+            )
+        try:
+            labels[run_mask(mask["segmentation"])] = CONTEXT_IDS.index(mask["category_id"])
+        except ValueError as e:
+            raise ValueError(f"{e}: in {image['file_name']}") from None
     return labels
 
 # %% ../nbs/24_prepare.ipynb #92e80542
@@ -167,9 +289,18 @@ def read_details(
         wanted, masks = {i["image_id"] for i in images}, defaultdict(list)
         for mask in (m for m in data["annos_segmentation"] if m["image_id"] in wanted):
             size, counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
-            masks[mask["image_id"]].append({"category_id": mask["category_id"], "segmentation": {"size": [int(n) for n in size], "counts": str(counts)}})
-        for i in images: i["file_name"], i["image_id"], int(i["height"]), int(i["width"])
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f"detail annotations must have images and annos_segmentation: {file} hasn't ({type(e).__name__}: {e})") from None
+            masks[mask["image_id"]].append(
+                {
+                    "category_id": mask["category_id"],
+                    "segmentation": {"size": [int(n) for n in size], "counts": str(counts)},
+                }
+            )
+        for i in images:
+            i["file_name"], i["image_id"], int(i["height"]), int(i["width"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"detail annotations must have images and annos_segmentation: {file} hasn't ({type(e).__name__}: {e})"
+        ) from None
     return images, masks
 
 # %% ../nbs/24_prepare.ipynb #7a37d8de
@@ -180,14 +311,27 @@ def prepare_context(
     "Make the 60-class label maps of PASCAL Context and the list of its validation images."
     source, name = SOURCES["context60"], "trainval_merged.json"
     home = find_home("context60", root, source.pictures)
-    file = next((f for f in (folder / name for folder in (home, home.parent, Path(root).expanduser())) if f.is_file()), home / name)
+    file = next(
+        (f for f in (folder / name for folder in (home, home.parent, Path(root).expanduser())) if f.is_file()),
+        home / name,
+    )
     require("context", [file] if not file.is_file() else [])
     images, masks = read_details(file)
     keys = [Path(i["file_name"]).stem for i in images]
-    wrong = [i["file_name"] for i, key in zip(images, keys) if i["file_name"] != f"{key}.jpg" or not re.fullmatch(source.key, key)]
-    if wrong or not keys: raise ValueError(f"detail annotations must name VOC's validation images, as 2008_000001.jpg: {file} names {wrong[:5] or 'none'}")
+    wrong = [
+        i["file_name"]
+        for i, key in zip(images, keys)
+        if i["file_name"] != f"{key}.jpg" or not re.fullmatch(source.key, key)
+    ]
+    if wrong or not keys:
+        raise ValueError(
+            f"detail annotations must name VOC's validation images, as 2008_000001.jpg: {file} names {wrong[:5] or 'none'}"
+        )
     require("context", [p for p in (file_of(home, source.pictures, key) for key in keys) if not p.is_file()])
-    jobs = [(home / source.labels[0].format(key), lambda i=i: detail_labels(i, masks[i["image_id"]])) for key, i in zip(keys, images)]
+    jobs = [
+        (home / source.labels[0].format(key), lambda i=i: detail_labels(i, masks[i["image_id"]]))
+        for key, i in zip(keys, images)
+    ]
     prepared = write_all("context", home, jobs, progress)
     atomic_write(home / source.split, "".join(f"{key}\n" for key in keys))
     return prepared
@@ -195,13 +339,17 @@ def prepare_context(
 # %% ../nbs/24_prepare.ipynb #ada68bbb
 PREPARATIONS = ("context", "coco-object", "coco-stuff", "cityscapes")
 
+
 def prepare(
     name: str,  # context, coco-object, coco-stuff, cityscapes
     root,  # folder of the benchmark, or one above
     progress=None,  # whether to show a bar; None: in a terminal
 ) -> Prepared:
     "Convert the label maps of a benchmark; what is done already is kept."
-    if name not in PREPARATIONS: raise ValueError(f"what can be prepared is {', '.join(PREPARATIONS)}; the other benchmarks are read as they are: got {name!r}")
+    if name not in PREPARATIONS:
+        raise ValueError(
+            f"what can be prepared is {', '.join(PREPARATIONS)}; the other benchmarks are read as they are: got {name!r}"
+        )
     return prepare_context(root, progress) if name == "context" else prepare_maps(name, root, progress)
 
 # %% ../nbs/24_prepare.ipynb #5534d5b4
@@ -212,10 +360,13 @@ def check_benchmark(
 ):  # (int: items, list of str: what is wrong)
     "Read every file of a benchmark."
     benchmark = get_benchmark(name, settings.replace(benchmark_images=0))
-    if not isinstance(benchmark, PublishedBenchmark): return len(benchmark), benchmark.problems() if isinstance(benchmark, FolderBenchmark) else []
+    if not isinstance(benchmark, PublishedBenchmark):
+        return len(benchmark), benchmark.problems() if isinstance(benchmark, FolderBenchmark) else []
     missing = benchmark.missing()
     problems, lacking = [f"{path} is missing" for path in missing], set(missing)
-    if len(benchmark) != benchmark.source.images: problems.insert(0, f"{name} has {benchmark.source.images} images, and {len(benchmark)} are in {benchmark.home}")
+    if len(benchmark) != benchmark.source.images:
+        problems.insert(0, f"{name} has {benchmark.source.images} images, and {len(benchmark)} are in {benchmark.home}")
     for key in tqdm(benchmark.keys, desc=f"check {name}", disable=None if progress is None else not progress):
-        if lacking.isdisjoint(benchmark.files(key)) and (problem := benchmark.problem(key, decode=True)): problems.append(problem)
+        if lacking.isdisjoint(benchmark.files(key)) and (problem := benchmark.problem(key, decode=True)):
+            problems.append(problem)
     return len(benchmark), problems

@@ -29,12 +29,14 @@ from .models import dtype_of, halving, weights_key
 @dataclass
 class Proposals:
     "Masks of one image, largest first."
+
     masks: np.ndarray  # [P, H, W] bool
     boxes: np.ndarray  # [P, 4] float32, x0 y0 x1 y1 of the outermost mask pixels, in pixels
     scores: np.ndarray  # [P] float32, predicted IoU
     stability: np.ndarray  # [P] float32, IoU of the mask under two thresholds
 
-    def __len__(self): return len(self.masks)
+    def __len__(self):
+        return len(self.masks)
 
     @property
     def areas(self) -> np.ndarray:  # [P] int, pixels
@@ -63,7 +65,9 @@ def stock_proposals(
     masks = np.array([m["segmentation"] for m in found], bool).reshape(-1, *image.shape[:2])
     boxes = np.array([m["bbox"] for m in found], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    return by_area(masks, boxes, *(np.array([m[key] for m in found], np.float32) for key in ("predicted_iou", "stability_score")))
+    return by_area(
+        masks, boxes, *(np.array([m[key] for m in found], np.float32) for key in ("predicted_iou", "stability_score"))
+    )
 
 # %% ../nbs/12_proposals.ipynb #685a434a
 def split(
@@ -72,6 +76,7 @@ def split(
 ) -> torch.Tensor:  # [..., heads, n, c]
     "Channels as heads."
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
 
 def folded(
     own: torch.nn.Linear,  # of the tokens
@@ -82,7 +87,9 @@ def folded(
     "Attention scores of tokens with places, as a linear function of the places."
     x = split(own(tokens), heads)
     x = x * x.shape[-1] ** -0.5
-    return (x @ other.weight.unflatten(0, (heads, -1))).flatten(1, 2), (x @ other.bias.unflatten(0, (heads, -1, 1))).flatten(1, 2)
+    return (x @ other.weight.unflatten(0, (heads, -1))).flatten(1, 2), (
+        x @ other.bias.unflatten(0, (heads, -1, 1))
+    ).flatten(1, 2)
 
 # %% ../nbs/12_proposals.ipynb #42c9869f
 def read(
@@ -93,8 +100,11 @@ def read(
     "What tokens take from the places: the mean first, its projection then."
     heads = attention.num_heads
     mean = (weights @ places).float().unflatten(1, (heads, -1))
-    value = mean @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2) + attention.v_proj.bias.unflatten(0, (heads, 1, -1))
+    value = mean @ attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2) + attention.v_proj.bias.unflatten(
+        0, (heads, 1, -1)
+    )
     return attention.out_proj(value.transpose(1, 2).flatten(2))
+
 
 def written(
     attention: torch.nn.Module,
@@ -103,7 +113,10 @@ def written(
 ) -> torch.Tensor:  # [B, places, C]
     "What places take from the tokens: answers are projected before they are handed out; so each head brings its part of the bias."
     heads = attention.num_heads
-    answers = split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1)) + attention.out_proj.bias / heads
+    answers = (
+        split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
+        + attention.out_proj.bias / heads
+    )
     return weights.transpose(1, 2) @ answers.flatten(1, 2).to(weights.dtype)
 
 # %% ../nbs/12_proposals.ipynb #d413a5aa
@@ -114,8 +127,10 @@ def in_dtype(
     "The module itself, or a copy in another precision."
     return module if dtype == torch.float32 else deepcopy(module).to(dtype)
 
+
 class PointDecoder:
     "SAM's mask decoder for many points on one picture."
+
     def __init__(
         self,
         sam: Sam,  # float32
@@ -135,7 +150,9 @@ class PointDecoder:
         places = features[0].flatten(1).T.float() + self.prompts.no_mask_embed.weight
         where = self.prompts.get_dense_pe()[0].flatten(1).T
         shared = into.k_proj(places + where), into.v_proj(places), back.q_proj(places + where)
-        self.keys, self.values, self.queries = (split(x, into.num_heads).to(self.dtype) for x in shared)  # [heads, places, c]
+        self.keys, self.values, self.queries = (
+            split(x, into.num_heads).to(self.dtype) for x in shared
+        )  # [heads, places, c]
         self.places, self.where, self.grid = places.to(self.dtype), where.to(self.dtype), tuple(features.shape[2:])
 
 # %% ../nbs/12_proposals.ipynb #2073b4cd
@@ -147,13 +164,18 @@ def first_layer(
     layer = self.net.transformer.layers[0]
     into, back = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
     tokens = layer.norm1(layer.self_attn(points, points, points))
-    asked = split(into.q_proj(tokens + points), into.num_heads).transpose(0, 1).flatten(1, 2).to(self.dtype)  # [heads, B t, c]
+    asked = (
+        split(into.q_proj(tokens + points), into.num_heads).transpose(0, 1).flatten(1, 2).to(self.dtype)
+    )  # [heads, B t, c]
     found = F.scaled_dot_product_attention(asked[None], self.keys[None], self.values[None])[0].float()
     tokens = layer.norm2(tokens + into.out_proj(found.unflatten(1, points.shape[:2]).permute(1, 2, 0, 3).flatten(2)))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
     offered = split(back.k_proj(tokens + points), back.num_heads)
-    scores = (offered * offered.shape[-1] ** -0.5).to(self.dtype) @ self.queries.transpose(1, 2)  # [B, heads, t, places]
+    scores = (offered * offered.shape[-1] ** -0.5).to(self.dtype) @ self.queries.transpose(
+        1, 2
+    )  # [B, heads, t, places]
     return tokens, self.norms[0](written(back, scores.softmax(2).flatten(1, 2), tokens).add_(self.places))
+
 
 PointDecoder.first_layer = first_layer
 
@@ -162,8 +184,14 @@ def scores(self, own, other, tokens, heads, placed):
     direction, offset = (x.to(self.dtype) for x in folded(own, other, tokens, heads))
     return torch.baddbmm(offset, direction, placed.transpose(1, 2))  # [B, heads t, places]
 
+
 def ask(self, attention, tokens, placed, places):
-    return read(attention, self._scores(attention.q_proj, attention.k_proj, tokens, attention.num_heads, placed).softmax(2), places)
+    return read(
+        attention,
+        self._scores(attention.q_proj, attention.k_proj, tokens, attention.num_heads, placed).softmax(2),
+        places,
+    )
+
 
 def later_layer(
     self: PointDecoder,
@@ -178,8 +206,13 @@ def later_layer(
     tokens = layer.norm1(tokens + layer.self_attn(tokens + points, tokens + points, tokens))
     tokens = layer.norm2(tokens + self._ask(layer.cross_attn_token_to_image, tokens + points, placed, places))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
-    weights = self._scores(back.k_proj, back.q_proj, tokens + points, back.num_heads, placed).unflatten(1, (back.num_heads, -1)).softmax(2)
+    weights = (
+        self._scores(back.k_proj, back.q_proj, tokens + points, back.num_heads, placed)
+        .unflatten(1, (back.num_heads, -1))
+        .softmax(2)
+    )
     return tokens, self.norms[number](written(back, weights.flatten(1, 2), tokens).add_(places))
+
 
 PointDecoder._scores, PointDecoder._ask, PointDecoder.later_layer = scores, ask, later_layer
 
@@ -193,9 +226,11 @@ def tokens(
     prompts, _ = self.prompts(points=(xy[:, None], torch.ones(len(xy), 1, device=xy.device)), boxes=None, masks=None)
     points = torch.cat([torch.cat([net.iou_token.weight, net.mask_tokens.weight]).expand(len(xy), -1, -1), prompts], 1)
     tokens, places = self.first_layer(points)
-    for number in range(1, len(last.layers)): tokens, places = self.later_layer(number, points, tokens, places)
+    for number in range(1, len(last.layers)):
+        tokens, places = self.later_layer(number, points, tokens, places)
     found = self._ask(last.final_attn_token_to_image, tokens + points, places + self.where, places)
     return last.norm_final_attn(tokens + found), places
+
 
 PointDecoder.tokens = tokens
 
@@ -207,6 +242,7 @@ def ious(
     "Predicted IoU of each point's three masks."
     return self.net.iou_prediction_head(tokens[:, 0])[:, 1:]
 
+
 def logits(
     self: PointDecoder,
     tokens: torch.Tensor,  # [B, t, C] float32
@@ -217,11 +253,13 @@ def logits(
     hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 1)
     return (hyper.to(self.dtype) @ up.flatten(2)).unflatten(2, up.shape[2:]).float()
 
+
 PointDecoder.ious, PointDecoder.logits = ious, logits
 
 # %% ../nbs/12_proposals.ipynb #e36cc0d9
 class Axis:
     "One side of `Sam.postprocess_masks`, two resizes and a crop between them, as a matrix."
+
     def __init__(
         self,
         low: int,  # places of the low-resolution mask
@@ -278,6 +316,7 @@ def measure(
         boxes.append(shifted * masks.flatten(1).any(1)[:, None])  # zeros where a mask is empty
     return torch.cat(stability), torch.cat(boxes)
 
+
 def full_masks(
     logits: torch.Tensor,  # [K, h, w] float32
     rows: Axis,
@@ -286,12 +325,14 @@ def full_masks(
 ) -> np.ndarray:  # [K, H, W] bool
     "Masks at full size."
     masks = np.zeros((len(logits), len(rows.matrix), len(columns.matrix)), bool)
-    for some, ys, xs, values in blocks(logits, rows, columns, threshold): masks[some, ys, xs] = (values > threshold).cpu().numpy()
+    for some, ys, xs, values in blocks(logits, rows, columns, threshold):
+        masks[some, ys, xs] = (values > threshold).cpu().numpy()
     return masks
 
 # %% ../nbs/12_proposals.ipynb #e564357f
 class MaskGenerator:
     "SAM's automatic mask generation: the library's result, shared work done once, the rest put off until it is wanted."
+
     def __init__(
         self,
         sam: Sam,  # float32
@@ -303,9 +344,23 @@ class MaskGenerator:
         box_nms_thresh: float,
         dtype: torch.dtype = torch.float32,  # of the encoder and of the decoder's places
     ):
-        self.sam, self.dtype, self.decoder, self.encoder = sam, dtype, PointDecoder(sam, dtype), in_dtype(sam.image_encoder, dtype)
-        self.grid, self.resize, self.batch = build_point_grid(points_per_side), ResizeLongestSide(sam.image_encoder.img_size), points_per_batch
-        self.least_iou, self.least_stability, self.offset, self.nms = pred_iou_thresh, stability_score_thresh, stability_score_offset, box_nms_thresh
+        self.sam, self.dtype, self.decoder, self.encoder = (
+            sam,
+            dtype,
+            PointDecoder(sam, dtype),
+            in_dtype(sam.image_encoder, dtype),
+        )
+        self.grid, self.resize, self.batch = (
+            build_point_grid(points_per_side),
+            ResizeLongestSide(sam.image_encoder.img_size),
+            points_per_batch,
+        )
+        self.least_iou, self.least_stability, self.offset, self.nms = (
+            pred_iou_thresh,
+            stability_score_thresh,
+            stability_score_offset,
+            box_nms_thresh,
+        )
 
     def embed(
         self,
@@ -325,13 +380,19 @@ def candidates(
     ious = self.decoder.ious(tokens)
     passed = (ious > self.least_iou if self.least_iou > 0 else torch.ones_like(ious, dtype=torch.bool)).cpu()
     some = passed.any(1).nonzero()[:, 0]
-    logits = self.decoder.logits(tokens[some], places[some]) if len(some) else places.new_zeros(0, 3, *(4 * n for n in self.decoder.grid)).float()
+    logits = (
+        self.decoder.logits(tokens[some], places[some])
+        if len(some)
+        else places.new_zeros(0, 3, *(4 * n for n in self.decoder.grid)).float()
+    )
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
+
 
 MaskGenerator.candidates = candidates
 
 # %% ../nbs/12_proposals.ipynb #78111b69
-CHUNK = 2 ** 24  # bytes of the places of a chunk of points on a CPU
+CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
+
 
 @torch.no_grad()
 def decode(
@@ -346,14 +407,19 @@ def decode(
     axes = [Axis(4 * low, side, part, full, device) for low, part, full in zip(self.decoder.grid, inside, size)]
     points = torch.as_tensor(self.resize.apply_coords(self.grid * size[::-1], size), device=device)
     step = self.batch if device.type != "cpu" else max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
+
     def piece(xy):
         logits, ious = self.candidates(xy)
         stability, boxes = measure(logits, *axes, threshold, self.offset)
         stable = stability >= self.least_stability if self.least_stability > 0 else slice(None)
         return [x[stable] for x in (logits, boxes, ious, stability)]
+
     logits, boxes, ious, stability = (torch.cat(part) for part in zip(*halving(piece, points, step)))
     kept = batched_nms(boxes, ious, torch.zeros_like(ious), self.nms)
-    return by_area(full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability)))
+    return by_area(
+        full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability))
+    )
+
 
 MaskGenerator.decode = decode
 
@@ -366,6 +432,7 @@ def generate(
     "The masks of a picture."
     return self.decode(*self.embed(image), image.shape[:2])
 
+
 MaskGenerator.generate = generate
 
 # %% ../nbs/12_proposals.ipynb #0edd2003
@@ -376,7 +443,8 @@ def thresholds(
     dense = dict(pred_iou_thresh=settings.dense_thresh, stability_score_thresh=settings.dense_thresh)
     own = dict(pred_iou_thresh=settings.pred_iou_thresh, stability_score_thresh=settings.stability_score_thresh)
     return (dense if settings.proposals == "dense" else own) | dict(
-        stability_score_offset=settings.stability_score_offset, box_nms_thresh=settings.box_nms_thresh)
+        stability_score_offset=settings.stability_score_offset, box_nms_thresh=settings.box_nms_thresh
+    )
 
 # %% ../nbs/12_proposals.ipynb #aac6c76b
 class Proposer:
@@ -389,8 +457,12 @@ class Proposer:
         dtype: torch.dtype = None,  # of the automatic generation; None: as the settings say
     ):
         self.predictor, grid = SamPredictor(sam), (settings.points_per_side, settings.points_per_batch)
-        if settings.mask_generator == "stock": self.generate = partial(stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **thresholds(settings)))
-        else: self.generate = MaskGenerator(sam, *grid, **thresholds(settings), dtype=dtype or dtype_of(settings)).generate
+        if settings.mask_generator == "stock":
+            self.generate = partial(stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **thresholds(settings)))
+        else:
+            self.generate = MaskGenerator(
+                sam, *grid, **thresholds(settings), dtype=dtype or dtype_of(settings)
+            ).generate
 
     def proposals(
         self,
@@ -431,6 +503,7 @@ def query_masks(
 # %% ../nbs/12_proposals.ipynb #38fe7f3a
 MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
+
 class QueryProposer:
     "MaskFormer with its settings: a proposal of every query that sees something."
 
@@ -463,23 +536,32 @@ class QueryProposer:
 # %% ../nbs/12_proposals.ipynb #5da1ad4d
 class NoProposals:
     "No segmenter: the patches are the regions."
+
     def proposals(
         self,
         image: np.ndarray,  # [H, W, 3] uint8 RGB
     ) -> Proposals:
         "None."
-        return Proposals(np.zeros((0, *image.shape[:2]), bool), np.zeros((0, 4), np.float32), *np.zeros((2, 0), np.float32))
+        return Proposals(
+            np.zeros((0, *image.shape[:2]), bool), np.zeros((0, 4), np.float32), *np.zeros((2, 0), np.float32)
+        )
 
 # %% ../nbs/12_proposals.ipynb #a5a6b836
 def proposal_key(
     settings,
 ) -> dict:
     "What determines the proposals of an image."
-    if settings.proposer == "none": return dict(proposer="none")
+    if settings.proposer == "none":
+        return dict(proposer="none")
     if settings.proposer == "maskformer":
         own = settings.subset("maskformer_side", "maskformer_score", "maskformer_thresh")
         return dict(proposer="maskformer", **own, weights=weights_key("maskformer", settings))
-    return dict(proposer="sam", **thresholds(settings), **settings.subset("points_per_side", "mask_generator"), weights=weights_key("sam", settings))
+    return dict(
+        proposer="sam",
+        **thresholds(settings),
+        **settings.subset("points_per_side", "mask_generator"),
+        weights=weights_key("sam", settings),
+    )
 
 # %% ../nbs/12_proposals.ipynb #654a637f
 def attention_mask(
@@ -490,9 +572,11 @@ def attention_mask(
     "Where the attention, its maximum being 1, reaches the threshold; or its top share, if it never does."
     full = F.interpolate(torch.as_tensor(attention)[None, None].float(), size, mode="bilinear")[0, 0].numpy()
     mask = full >= settings.attention_threshold * full.max() if full.max() > 0 else np.zeros(size, bool)
-    if mask.any(): return mask
+    if mask.any():
+        return mask
     top = np.argsort(-full, axis=None, kind="stable")[: max(1, round(settings.attention_top * full.size))]
     return np.isin(np.arange(full.size), top).reshape(size)
+
 
 def attention_points(
     attention: np.ndarray,  # [h, w] float32, [0, 1]
@@ -517,5 +601,6 @@ def foreground_mask(
     "The class's region in a generated picture."
     points = attention_points(attention, image.shape[:2], settings, seed)
     mask, _ = proposer.foreground(image, points)
-    if settings.mask_min_area <= mask.mean() <= settings.mask_max_area: return mask, "sam"
+    if settings.mask_min_area <= mask.mean() <= settings.mask_max_area:
+        return mask, "sam"
     return attention_mask(attention, image.shape[:2], settings), "attention"

@@ -17,7 +17,8 @@ def ranking_permutations(
     n,  # number of agents, 1..10
 ):
     "int64 [n!, n]: all orders of n agents, lexicographic."
-    if not 1 <= n <= 10: raise ValueError(f"orders are enumerated for 1 to 10 agents, got {n}")
+    if not 1 <= n <= 10:
+        raise ValueError(f"orders are enumerated for 1 to 10 agents, got {n}")
     return torch.tensor(list(itertools.permutations(range(n))))
 
 # %% ../nbs/03_ranking.ipynb #e4af9f25
@@ -27,10 +28,16 @@ def as_scores(
     "The values as tensors of one type, at least float32, and whether the caller speaks numpy; ValueError for a score that is not positive."
     numpy = not any(isinstance(value, torch.Tensor) for value in values)
     tensors = [value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)) for value in values]
-    dtype = torch.float64 if any(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors) else torch.float32
+    dtype = (
+        torch.float64 if any(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors) else torch.float32
+    )
     for t in tensors:
-        if t.ndim == 0 or t.shape[-1] == 0: raise ValueError(f"scores must have at least one agent in their last axis, got shape {tuple(t.shape)}")
-        if t.numel() and not (0 < t.amin() and t.amax() < torch.inf): raise ValueError(f"ranking scores must be positive and finite, got {t[~((t > 0) & t.isfinite())][0].item()}")
+        if t.ndim == 0 or t.shape[-1] == 0:
+            raise ValueError(f"scores must have at least one agent in their last axis, got shape {tuple(t.shape)}")
+        if t.numel() and not (0 < t.amin() and t.amax() < torch.inf):
+            raise ValueError(
+                f"ranking scores must be positive and finite, got {t[~((t > 0) & t.isfinite())][0].item()}"
+            )
     return [t.to(dtype) for t in tensors], numpy
 
 # %% ../nbs/03_ranking.ipynb #d4c7afd2
@@ -40,21 +47,21 @@ def ranking_distribution(
     "Probability of every order of the agents, [..., n!], in the order of `ranking_permutations` (eq. 7)."
     (scores,), numpy = as_scores(scores)
     ordered = scores[..., ranking_permutations(scores.shape[-1]).to(scores.device)]  # [..., n!, n]
-    left = ordered.flip(-1).cumsum(-1).flip(-1)                                      # what is still to choose from
+    left = ordered.flip(-1).cumsum(-1).flip(-1)  # what is still to choose from
     probabilities = (ordered / left).prod(-1)
     return probabilities.numpy() if numpy else probabilities
 
 # %% ../nbs/03_ranking.ipynb #01345ef5
 @cache
 def subset_levels(
-    n,             # number of agents
+    n,  # number of agents
     device="cpu",  # where the table is used
 ):
     "For each size k = 1..n: (int64 [C(n,k)] the largest member of each set, int64 [C(n,k)] the place of the set without it, int64 [C(n,k), k] the places of its subsets with one member less)."
     levels, below = [], {(): 0}
     for size in range(1, n + 1):
         sets = list(itertools.combinations(range(n), size))
-        subsets = torch.tensor([[below[s[:j] + s[j + 1:]] for j in range(size)] for s in sets])
+        subsets = torch.tensor([[below[s[:j] + s[j + 1 :]] for j in range(size)] for s in sets])
         last = torch.tensor([s[-1] for s in sets])
         levels.append(tuple(table.to(device) for table in (last, subsets[:, -1].contiguous(), subsets)))
         below = {s: place for place, s in enumerate(sets)}
@@ -74,13 +81,14 @@ def smallest_shares(
 # %% ../nbs/03_ranking.ipynb #3982d9bb
 def overlap(
     shares,  # for each size k = 1..n-1: float [C(n,k), ...], factors of the sets
-    like,    # tensor of the shape [...] and the type of the result
+    like,  # tensor of the shape [...] and the type of the result
 ):
     "g of all agents, [...]: the sum over all paths from none to all of the product of their sets' factors."
     n, g = len(shares) + 1, torch.ones_like(like)[None]
     for (_, _, subsets), factors in itertools.zip_longest(subset_levels(n, like.device), shares):
         g = F.embedding_bag(subsets, g.reshape(len(g), like.numel()), mode="sum").view(len(subsets), *like.shape)
-        if factors is not None: g.mul_(factors)
+        if factors is not None:
+            g.mul_(factors)
     return g[0]
 
 # %% ../nbs/03_ranking.ipynb #baa3e9ca
@@ -101,14 +109,16 @@ def ranking_similarity(
 ):
     "Cosine of the ranking distributions of a and b, [...] in 0..1 (eq. 9), exact, by recursion over subsets of the agents."
     (a, b), numpy = as_scores(a, b)
-    if a.shape[-1] != b.shape[-1]: raise ValueError(f"both must score the same agents, got {a.shape[-1]} and {b.shape[-1]}")
-    if a.shape[-1] > 16: raise ValueError(f"rankings are compared for up to 16 agents, got {a.shape[-1]}")
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"both must score the same agents, got {a.shape[-1]} and {b.shape[-1]}")
+    if a.shape[-1] > 16:
+        raise ValueError(f"rankings are compared for up to 16 agents, got {a.shape[-1]}")
     similarity = subset_cosine(a, b)
     return similarity.numpy() if numpy else similarity
 
 # %% ../nbs/03_ranking.ipynb #b63774d8
 def pairwise_ranking_similarity(
-    regions,     # float [P, n], scores of P regions with their own agents
+    regions,  # float [P, n], scores of P regions with their own agents
     references,  # float [P, M, n], scores of M references with the agents of each region
 ):
     "Similarity of each region with each reference, [P, M]."
@@ -117,14 +127,14 @@ def pairwise_ranking_similarity(
 # %% ../nbs/03_ranking.ipynb #1bf46b8c
 def clamp_scores(
     scores,  # float [..., n], cosines
-    floor,   # smallest score, > 0
+    floor,  # smallest score, > 0
 ):
     "The scores, at least `floor`, and how many were below it."
     return scores.clamp(min=floor), int((scores < floor).sum())
 
 # %% ../nbs/03_ranking.ipynb #d1dd8bd5
 def softmax_scores(
-    scores,       # float [..., n], cosines
+    scores,  # float [..., n], cosines
     temperature,  # > 0; lower is sharper
 ):
     "Positive scores that sum to 1."

@@ -44,53 +44,98 @@ ENCODERS = {  # feature -> (settings -> network, (network, side in pixels, setti
     "dino": (load_dino, lambda network, side, settings: DinoKeys(network, side)),
     "clip": (load_clip, lambda network, side, settings: ClipPatches(*network, side, settings.clip_feature)),
     "mae": (load_mae, lambda network, side, settings: MaeKeys(network, side)),
-    "sd": (load_diffusion, lambda network, side, settings: DiffusionFeatures(network, round(side * settings.sd_scale), settings.sd_timestep, settings.sd_block, settings.seed))}
+    "sd": (
+        load_diffusion,
+        lambda network, side, settings: DiffusionFeatures(
+            network, round(side * settings.sd_scale), settings.sd_timestep, settings.sd_block, settings.seed
+        ),
+    ),
+}
 PROPOSERS = {  # proposer -> (tools -> what proposes regions of a test image)
     "sam": lambda tools: tools.proposer,
     "maskformer": lambda tools: QueryProposer(load_maskformer(tools.settings), tools.settings),
-    "none": lambda tools: NoProposals()}
+    "none": lambda tools: NoProposals(),
+}
+
 
 class Tools:
     "The models of stage 1, each loaded when first used, and what identifies their work."
-    def __init__(self,
+
+    def __init__(
+        self,
         settings: Settings,
         proposer=None,  # a Proposer that is there already, for references and regions
         encoder=None,  # an Encoder that is there already, for references and regions
     ):
-        if settings.feature not in ENCODERS: raise ValueError(f"feature must be one of {', '.join(ENCODERS)}: got {settings.feature!r}")
+        if settings.feature not in ENCODERS:
+            raise ValueError(f"feature must be one of {', '.join(ENCODERS)}: got {settings.feature!r}")
         self.settings = settings
-        if proposer is not None: self.proposer = self.region_proposer = proposer
-        if encoder is not None: self.encoder = self.region_encoder = encoder
+        if proposer is not None:
+            self.proposer = self.region_proposer = proposer
+        if encoder is not None:
+            self.encoder = self.region_encoder = encoder
 
     @cached_property
-    def pipeline(self): return load_diffusion(self.settings)
+    def pipeline(self):
+        return load_diffusion(self.settings)
+
     @cached_property
-    def proposer(self): return Proposer(load_sam(self.settings), self.settings)
+    def proposer(self):
+        return Proposer(load_sam(self.settings), self.settings)
+
     @cached_property
-    def region_proposer(self): return PROPOSERS[self.settings.proposer](self)
+    def region_proposer(self):
+        return PROPOSERS[self.settings.proposer](self)
+
     @cached_property
-    def network(self): return self.pipeline if self.settings.feature == "sd" else ENCODERS[self.settings.feature][0](self.settings)
+    def network(self):
+        return self.pipeline if self.settings.feature == "sd" else ENCODERS[self.settings.feature][0](self.settings)
+
     @cached_property
-    def encoder(self): return ENCODERS[self.settings.feature][1](self.network, self.settings.reference_side, self.settings)
+    def encoder(self):
+        return ENCODERS[self.settings.feature][1](self.network, self.settings.reference_side, self.settings)
+
     @cached_property
-    def region_encoder(self): return ENCODERS[self.settings.feature][1](self.network, self.settings.region_side, self.settings)
+    def region_encoder(self):
+        return ENCODERS[self.settings.feature][1](self.network, self.settings.region_side, self.settings)
 
 # %% ../nbs/20_references.ipynb #d62438d7
 def painting_key(self):
     "What determines the pictures of a prompt."
     s = self.settings
-    return {"settings": s.subset(*PAINTING), "dtype": str(dtype_of(s)), "diffusion": weights_key("diffusion", s), "code": code_digest("rim.synthesis"), "libraries": library_versions()}
+    return {
+        "settings": s.subset(*PAINTING),
+        "dtype": str(dtype_of(s)),
+        "diffusion": weights_key("diffusion", s),
+        "code": code_digest("rim.synthesis"),
+        "libraries": library_versions(),
+    }
+
 
 def cutting_key(self):
     "What determines the mask of a picture."
     s = self.settings
-    return {"settings": s.subset(*MASKING), "dtype": str(dtype_of(s)), "sam": weights_key("sam", s), "code": code_digest("rim.proposals", "rim.references"), "libraries": library_versions()}
+    return {
+        "settings": s.subset(*MASKING),
+        "dtype": str(dtype_of(s)),
+        "sam": weights_key("sam", s),
+        "code": code_digest("rim.proposals", "rim.references"),
+        "libraries": library_versions(),
+    }
+
 
 def masking_key(self):
     "What determines masks and features of a picture."
     s = self.settings
-    return {"settings": s.subset(*MASKING, "feature", "reference_side"), "dtype": str(dtype_of(s)), "sam": weights_key("sam", s), "encoder": encoder_key(s),
-            "code": code_digest("rim.proposals", "rim.features", "rim.references"), "libraries": library_versions()}
+    return {
+        "settings": s.subset(*MASKING, "feature", "reference_side"),
+        "dtype": str(dtype_of(s)),
+        "sam": weights_key("sam", s),
+        "encoder": encoder_key(s),
+        "code": code_digest("rim.proposals", "rim.features", "rim.references"),
+        "libraries": library_versions(),
+    }
+
 
 for part in (painting_key, cutting_key, masking_key):
     setattr(Tools, part.__name__, described := cached_property(part))
@@ -99,11 +144,16 @@ for part in (painting_key, cutting_key, masking_key):
 # %% ../nbs/20_references.ipynb #06cdea4f
 THUMB = 64  # side of thumbnails, pixels
 
+
 def thumbnail(
     array,  # uint8 or bool [H, W] or [H, W, 3], or float in 0..1
 ) -> np.ndarray:  # uint8 [THUMB, THUMB] or [THUMB, THUMB, 3]
     "A small picture of a picture, mask or attention map."
-    scaled = array if array.dtype == np.uint8 else (np.nan_to_num(array.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    scaled = (
+        array
+        if array.dtype == np.uint8
+        else (np.nan_to_num(array.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    )
     return np.asarray(Image.fromarray(scaled).resize((THUMB, THUMB), Image.Resampling.BILINEAR))
 
 # %% ../nbs/20_references.ipynb #889452d5
@@ -130,9 +180,9 @@ def plan(
     step, K, full, left = settings.synthesis_batch, settings.images_per_class, [], []
     for number, prompt, word in vocabulary.prompts(settings.prompt):
         items, rest = [(number - vocabulary.background, prompt, word, k) for k in range(K)], K - K % step
-        full += [items[i:i + step] for i in range(0, rest, step)]
+        full += [items[i : i + step] for i in range(0, rest, step)]
         left += items[rest:]
-    return full + [left[i:i + step] for i in range(0, len(left), step)]
+    return full + [left[i : i + step] for i in range(0, len(left), step)]
 
 # %% ../nbs/20_references.ipynb #662f2fa4
 def paint_pictures(
@@ -143,11 +193,17 @@ def paint_pictures(
     "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
     keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
     found = [store and store.entry("picture", key) for key in keys]
-    if all(found): return found
+    if all(found):
+        return found
     for i, r in enumerate(synthesise(tools.pipeline, [item[1:] for item in batch], tools.settings)):
-        if found[i]: continue
-        found[i] = {"image": r.image, "attention": r.attention}, {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate}
-        if store: store.put("picture", keys[i], *found[i])
+        if found[i]:
+            continue
+        found[i] = (
+            {"image": r.image, "attention": r.attention},
+            {"seed": r.seed, "redraws": r.redraws, "degenerate": r.degenerate},
+        )
+        if store:
+            store.put("picture", keys[i], *found[i])
     return found
 
 # %% ../nbs/20_references.ipynb #4ab23abd
@@ -159,6 +215,7 @@ def reference_key(
     _, prompt, word, k = item
     return {"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.masking_key}
 
+
 def kept_mask(
     item,  # of `plan`
     picture,  # arrays: image, attention
@@ -166,13 +223,18 @@ def kept_mask(
     store=None,
 ):  # (mask bool [H, W], where it is from); None without a store
     "The foreground of a picture; the same for every encoder."
-    if not store: return None
+    if not store:
+        return None
     _, prompt, word, k = item
     key = {"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.cutting_key}
-    if entry := store.entry("mask", key): return entry[0]["mask"], entry[1]["mask"]
-    mask, how = foreground_mask(tools.proposer, picture["image"], picture["attention"], tools.settings, image_seed(tools.settings.seed, word, k))
+    if entry := store.entry("mask", key):
+        return entry[0]["mask"], entry[1]["mask"]
+    mask, how = foreground_mask(
+        tools.proposer, picture["image"], picture["attention"], tools.settings, image_seed(tools.settings.seed, word, k)
+    )
     store.put("mask", key, {"mask": mask}, {"mask": how})
     return mask, how
+
 
 def describe_pictures(
     batch,  # of `plan`
@@ -182,13 +244,18 @@ def describe_pictures(
     "The references of one batch; only what the store lacks is computed."
     keys = [reference_key(item, tools) for item in batch]
     found = [store and store.entry("reference", key) for key in keys]
-    if all(found): return found
+    if all(found):
+        return found
     for i, (picture, record) in enumerate(paint_pictures(batch, tools, store)):
-        if found[i]: continue
+        if found[i]:
+            continue
         seed = image_seed(tools.settings.seed, *batch[i][2:])
-        arrays, how = describe_reference(picture["image"], picture["attention"], seed, tools, kept_mask(batch[i], picture, tools, store))
+        arrays, how = describe_reference(
+            picture["image"], picture["attention"], seed, tools, kept_mask(batch[i], picture, tools, store)
+        )
         found[i] = arrays, {**record, "mask": how}
-        if store: store.put("reference", keys[i], *found[i])
+        if store:
+            store.put("reference", keys[i], *found[i])
     return found
 
 # %% ../nbs/20_references.ipynb #a9819328
@@ -200,25 +267,47 @@ def check_words(
     for _, prompt, word in vocabulary.prompts(tools.settings.prompt):
         class_tokens(tools.pipeline.tokenizer, prompt, word, prompt_length(tools.pipeline))
 
+
 @dataclass(frozen=True)
 class Describing:
     "What a worker does: load the models once, then make batch after batch of references into the store."
+
     settings: Settings
     store: object
 
     def __call__(self):
         tools = Tools(self.settings)
-        def describe(batch): describe_pictures(batch, tools, self.store)
+
+        def describe(batch):
+            describe_pictures(batch, tools, self.store)
+
         return describe
+
 
 def make_elsewhere(batches, tools, store, engine, progress):
     "Let workers make batches of references; Undone names those that could not be made."
-    if not store: raise ValueError(f"the engine {engine.name} needs a store, where its workers leave the references")
-    try: outcomes = run(Describing(tools.settings, store), batches, engine, progress=f"references, {engine.name}" * progress, things="batches of references")
-    except KeyboardInterrupt as stop: raise KeyboardInterrupt(f"{stop}; the same call goes on from there") from None
-    if not (aside := [o for o in outcomes if o.error]): return
-    named = "; ".join(f"{o.item[0][2]!r}, pictures {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (f"; and {len(aside) - 3} more" if len(aside) > 3 else "")
-    raise Undone(f"{len(aside)} of {len(batches)} batches of references could not be made and {'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept.", aside)
+    if not store:
+        raise ValueError(f"the engine {engine.name} needs a store, where its workers leave the references")
+    try:
+        outcomes = run(
+            Describing(tools.settings, store),
+            batches,
+            engine,
+            progress=f"references, {engine.name}" * progress,
+            things="batches of references",
+        )
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{stop}; the same call goes on from there") from None
+    if not (aside := [o for o in outcomes if o.error]):
+        return
+    named = "; ".join(f"{o.item[0][2]!r}, pictures {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (
+        f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
+    )
+    raise Undone(
+        f"{len(aside)} of {len(batches)} batches of references could not be made and {'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept.",
+        aside,
+    )
+
 
 def make_references(
     vocabulary: Vocabulary,
@@ -230,15 +319,27 @@ def make_references(
     "Every reference of a vocabulary, resumable."
     batches, made, engine = plan(vocabulary, tools.settings), [], Engine(engine) if isinstance(engine, str) else engine
     total = sum(map(len, batches))
-    lacking = [b for b in batches if not (store and all(store.path("reference", reference_key(item, tools)).exists() for item in b))]
-    if lacking: check_words(vocabulary, tools)
-    if lacking and engine.name != "serial": make_elsewhere(lacking, tools, store, engine, progress)
+    lacking = [
+        b
+        for b in batches
+        if not (store and all(store.path("reference", reference_key(item, tools)).exists() for item in b))
+    ]
+    if lacking:
+        check_words(vocabulary, tools)
+    if lacking and engine.name != "serial":
+        make_elsewhere(lacking, tools, store, engine, progress)
     with tqdm(total=total, desc="references", disable=not progress) as bar:
         try:
             for batch in batches:
-                made += [(c, word, k, *entry) for (c, _, word, k), entry in zip(batch, describe_pictures(batch, tools, store))]
+                made += [
+                    (c, word, k, *entry)
+                    for (c, _, word, k), entry in zip(batch, describe_pictures(batch, tools, store))
+                ]
                 bar.update(len(batch))
-        except KeyboardInterrupt: raise KeyboardInterrupt(f"{len(made)} of {total} references are done{'; the same call goes on from there' if store else ''}") from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{len(made)} of {total} references are done{'; the same call goes on from there' if store else ''}"
+            ) from None
     return made
 
 # %% ../nbs/20_references.ipynb #6120165e
@@ -266,6 +367,7 @@ def cosine_matrix(
 @dataclass(frozen=True)
 class References:
     "What a region is matched with."
+
     classes: torch.Tensor  # float [C, D], in the order of the labels
     prototypes: torch.Tensor  # float [M, D]: the classes, or their subcategories
     owner: torch.Tensor  # int64 [M], index into classes
@@ -273,12 +375,14 @@ class References:
     centre: object = 0.0  # float [D], subtracted from region features; classes and prototypes are without it
 
     @cached_property
-    def gram(self): return cosine_matrix(self.prototypes, self.classes)  # float64 [M, C]
+    def gram(self):
+        return cosine_matrix(self.prototypes, self.classes)  # float64 [M, C]
 
 # %% ../nbs/20_references.ipynb #9e7f5dc4
 @dataclass(frozen=True, eq=False)
 class ReferenceBank:
     "Features of the reference pictures of some classes."
+
     names: tuple  # class names, without the background
     owner: np.ndarray  # int64 [n], index into names, ascending
     foreground: np.ndarray  # float32 [n, D], prototypes
@@ -288,9 +392,12 @@ class ReferenceBank:
     record: dict  # counts of dropped pictures, fall-backs and redraws, settings, weights
     memory: dict = field(default_factory=dict, repr=False)  # references that were asked for before
 
-    def __len__(self): return len(self.names)
+    def __len__(self):
+        return len(self.names)
+
     @property
-    def dim(self): return self.foreground.shape[1]
+    def dim(self):
+        return self.foreground.shape[1]
 
     @cached_property
     def digest(self):
@@ -298,7 +405,8 @@ class ReferenceBank:
         arrays = [a.tobytes() for a in (self.owner, self.foreground, self.background, self.whole)]
         return hashlib.sha256(b"".join([address({"names": list(self.names)}).encode(), *arrays])).hexdigest()
 
-    def __repr__(self): return f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: {', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
+    def __repr__(self):
+        return f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: {', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
 
 # %% ../nbs/20_references.ipynb #098ff2bd
 def bank_from_references(
@@ -308,19 +416,41 @@ def bank_from_references(
 ) -> ReferenceBank:
     "The bank of these references, whatever order they come in."
     made = sorted(made, key=lambda m: m[:3])
-    usable = [not r.get("degenerate") and bool(np.isfinite(a["foreground"]).all() and np.isfinite(a["whole"]).all()) for *_, a, r in made]
+    usable = [
+        not r.get("degenerate") and bool(np.isfinite(a["foreground"]).all() and np.isfinite(a["whole"]).all())
+        for *_, a, r in made
+    ]
     kept = [m for m, ok in zip(made, usable) if ok]
     owner = np.array([m[0] for m in kept], np.int64)
-    asked, left = (np.bincount(np.array(classes, np.int64), minlength=len(names)).tolist() for classes in ([m[0] for m in made], owner))
+    asked, left = (
+        np.bincount(np.array(classes, np.int64), minlength=len(names)).tolist()
+        for classes in ([m[0] for m in made], owner)
+    )
     for name, n, wanted in zip(names, left, asked):
-        if not n: raise ValueError(f"a class needs at least one usable reference picture: {name!r} has none of {wanted}")
+        if not n:
+            raise ValueError(f"a class needs at least one usable reference picture: {name!r} has none of {wanted}")
     shown = [j for i in range(len(names)) for j in np.flatnonzero(owner == i)[:8]]
-    thumbnails = {"owner": owner[shown], **{part: np.stack([kept[j][3][part] for j in shown]) for part in ("image", "mask", "attention")}}
-    counts = {"references": len(kept), "dropped": len(made) - len(kept), "fallbacks": sum(m[4].get("mask") == "attention" for m in kept),
-              "redraws": sum(m[4].get("redraws", 0) for m in made), "dropped_of": {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n}}
-    vectors = [np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")]
+    thumbnails = {
+        "owner": owner[shown],
+        **{part: np.stack([kept[j][3][part] for j in shown]) for part in ("image", "mask", "attention")},
+    }
+    counts = {
+        "references": len(kept),
+        "dropped": len(made) - len(kept),
+        "fallbacks": sum(m[4].get("mask") == "attention" for m in kept),
+        "redraws": sum(m[4].get("redraws", 0) for m in made),
+        "dropped_of": {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n},
+    }
+    vectors = [
+        np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")
+    ]
     bank = ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
-    note("bank", digest=bank.digest, classes=len(names), **{k: counts[k] for k in ("references", "dropped", "fallbacks", "redraws")})
+    note(
+        "bank",
+        digest=bank.digest,
+        classes=len(names),
+        **{k: counts[k] for k in ("references", "dropped", "fallbacks", "redraws")},
+    )
     return bank
 
 # %% ../nbs/20_references.ipynb #36186e59
@@ -336,8 +466,15 @@ def build(
     "Paint and describe the references of a vocabulary."
     vocabulary, tools = Vocabulary.of(vocabulary), tools or Tools(settings)
     made = make_references(vocabulary, tools, store, progress, engine)
-    facts = {"source": "diffusion", "encoder": tools.masking_key["encoder"], "painting": tools.painting_key, "masking": tools.masking_key, "settings": settings.as_dict()}
+    facts = {
+        "source": "diffusion",
+        "encoder": tools.masking_key["encoder"],
+        "painting": tools.painting_key,
+        "masking": tools.masking_key,
+        "settings": settings.as_dict(),
+    }
     return bank_from_references(vocabulary.names, made, facts)
+
 
 ReferenceBank.build = classmethod(build)
 
@@ -348,13 +485,20 @@ def vectors_of(
     background: bool,  # whether label 0 is the background
 ) -> list:  # of float32 [n_c, D], one per label
     "The per-picture vectors of each label."
-    if kind not in ("foreground", "whole"): raise ValueError(f"references must be foreground or whole: got {kind!r}")
+    if kind not in ("foreground", "whole"):
+        raise ValueError(f"references must be foreground or whole: got {kind!r}")
     groups = [getattr(bank, kind)[bank.owner == i] for i in range(len(bank))]
-    if not background: return groups
-    order = sorted(range(len(bank.owner)), key=lambda j: bank.names[bank.owner[j]])  # the same whatever the order of classes
+    if not background:
+        return groups
+    order = sorted(
+        range(len(bank.owner)), key=lambda j: bank.names[bank.owner[j]]
+    )  # the same whatever the order of classes
     complements = bank.background[order]
     complements = complements[np.isfinite(complements).all(1)]
-    if not len(complements): raise ValueError("a background needs at least one reference picture with a background: all masks cover everything")
+    if not len(complements):
+        raise ValueError(
+            "a background needs at least one reference picture with a background: all masks cover everything"
+        )
     return [complements, *groups]
 
 # %% ../nbs/20_references.ipynb #07679b6d
@@ -368,15 +512,19 @@ def references(
     "Class vectors and the references that vote for them."
     clusters, behind = (settings.subcategories, settings.background_subcategories) if subcategories else (1, 1)
     key = (kind, clusters, behind, background, settings.seed, settings.centring)
-    if key in self.memory: return self.memory[key]
+    if key in self.memory:
+        return self.memory[key]
     groups = vectors_of(self, kind, background)
     classes = np.stack([g.mean(0, dtype=np.float64) for g in groups])
     wanted = [behind] * background + [clusters] * len(self)
     parts = [k_means(g, n, settings.seed) if n > 1 else mean[None] for g, mean, n in zip(groups, classes, wanted)]
     owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(p) for p in parts]))
     centre = torch.from_numpy(classes.mean(0) * (settings.centring == "bank"))
-    classes, prototypes = (torch.from_numpy(np.asarray(x, np.float64)) - centre for x in (classes, np.concatenate(parts)))
+    classes, prototypes = (
+        torch.from_numpy(np.asarray(x, np.float64)) - centre for x in (classes, np.concatenate(parts))
+    )
     return self.memory.setdefault(key, References(classes, prototypes, owner, clusters, centre))
+
 
 ReferenceBank.references = references
 
@@ -387,14 +535,27 @@ def subset(
 ) -> ReferenceBank:
     "The bank of some of the classes: the one that building them alone would give."
     unknown = [n for n in names if n not in self.names]
-    if unknown: raise ValueError(f"a bank can be cut to the classes it has ({', '.join(self.names)}): got {', '.join(unknown)}")
+    if unknown:
+        raise ValueError(f"a bank can be cut to the classes it has ({', '.join(self.names)}): got {', '.join(unknown)}")
     old = [self.names.index(n) for n in names]
-    rows, thumbs = (np.concatenate([np.flatnonzero(owner == i) for i in old]) for owner in (self.owner, self.thumbnails["owner"]))
-    renumber = np.zeros(len(self.names), np.int64); renumber[old] = np.arange(len(old))
+    rows, thumbs = (
+        np.concatenate([np.flatnonzero(owner == i) for i in old]) for owner in (self.owner, self.thumbnails["owner"])
+    )
+    renumber = np.zeros(len(self.names), np.int64)
+    renumber[old] = np.arange(len(old))
     thumbnails = {k: v[thumbs] for k, v in self.thumbnails.items()}
     thumbnails["owner"] = renumber[thumbnails["owner"]]
     record = {**self.record, "references": len(rows), "part_of": list(self.names)}
-    return ReferenceBank(tuple(names), renumber[self.owner[rows]], self.foreground[rows], self.background[rows], self.whole[rows], thumbnails, record)
+    return ReferenceBank(
+        tuple(names),
+        renumber[self.owner[rows]],
+        self.foreground[rows],
+        self.background[rows],
+        self.whole[rows],
+        thumbnails,
+        record,
+    )
+
 
 ReferenceBank.subset = subset
 
@@ -405,23 +566,45 @@ def merge(
 ) -> ReferenceBank:
     "The bank of both."
     if self.record.get("encoder") != other.record.get("encoder") or self.dim != other.dim:
-        raise ValueError(f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width {self.dim} and {other.record.get('encoder')} of width {other.dim}")
+        raise ValueError(
+            f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width {self.dim} and {other.record.get('encoder')} of width {other.dim}"
+        )
     names = (*self.names, *(n for n in other.names if n not in self.names))
     renumber = np.array([names.index(n) for n in other.names])
-    owner, shown = (np.concatenate([a, renumber[b]]) for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"])))
+    owner, shown = (
+        np.concatenate([a, renumber[b]])
+        for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"]))
+    )
     order, order_shown = np.argsort(owner, kind="stable"), np.argsort(shown, kind="stable")
-    vectors = [np.concatenate([getattr(b, part) for b in (self, other)])[order] for part in ("foreground", "background", "whole")]
-    thumbnails = {part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown] for part in ("image", "mask", "attention")}
-    counts = {k: self.record.get(k, 0) + other.record.get(k, 0) for k in ("references", "dropped", "fallbacks", "redraws")}
+    vectors = [
+        np.concatenate([getattr(b, part) for b in (self, other)])[order]
+        for part in ("foreground", "background", "whole")
+    ]
+    thumbnails = {
+        part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown]
+        for part in ("image", "mask", "attention")
+    }
+    counts = {
+        k: self.record.get(k, 0) + other.record.get(k, 0) for k in ("references", "dropped", "fallbacks", "redraws")
+    }
     sources = [Counter(b.record.get("sources") or {str(b.record.get("source")): len(b.owner)}) for b in (self, other)]
     dropped = [Counter(b.record.get("dropped_of")) for b in (self, other)]
-    record = {**other.record, **self.record, **counts, "dropped_of": dict(sum(dropped, Counter())), "source": " + ".join(joined := sum(sources, Counter())), "sources": dict(joined)}
+    record = {
+        **other.record,
+        **self.record,
+        **counts,
+        "dropped_of": dict(sum(dropped, Counter())),
+        "source": " + ".join(joined := sum(sources, Counter())),
+        "sources": dict(joined),
+    }
     return ReferenceBank(names, owner[order], *vectors, {"owner": shown[order_shown], **thumbnails}, record)
+
 
 ReferenceBank.merge = merge
 
 # %% ../nbs/20_references.ipynb #16a23c9c
 ARRAYS = ("owner", "foreground", "background", "whole")
+
 
 def save(
     self: ReferenceBank,
@@ -429,8 +612,18 @@ def save(
 ) -> Path:
     "Write the bank to one file, whole or not at all."
     arrays = {name: getattr(self, name) for name in ARRAYS} | {f"thumbnail_{k}": v for k, v in self.thumbnails.items()}
-    arrays, names, record = {k: np.ascontiguousarray(v) for k, v in arrays.items()}, canonical(list(self.names)), canonical(self.record)
-    return atomic_write(path, pack_arrays(arrays, {"bank": canonical({"names": names, "record": record, "checksum": checksum(names, record, arrays)})}))
+    arrays, names, record = (
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()},
+        canonical(list(self.names)),
+        canonical(self.record),
+    )
+    return atomic_write(
+        path,
+        pack_arrays(
+            arrays, {"bank": canonical({"names": names, "record": record, "checksum": checksum(names, record, arrays)})}
+        ),
+    )
+
 
 def load(
     cls,
@@ -440,11 +633,19 @@ def load(
     try:
         with safe_open(path, "np") as file:
             facts, arrays = json.loads(file.metadata()["bank"]), {k: file.get_tensor(k) for k in file.keys()}
-        if facts["checksum"] != checksum(facts["names"], facts["record"], arrays): raise ValueError("its checksum does not match")
+        if facts["checksum"] != checksum(facts["names"], facts["record"], arrays):
+            raise ValueError("its checksum does not match")
         thumbnails = {k.removeprefix("thumbnail_"): arrays.pop(k) for k in list(arrays) if k.startswith("thumbnail_")}
-        return cls(tuple(json.loads(facts["names"])), **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]))
-    except FileNotFoundError: raise FileNotFoundError(f"no reference bank at {path}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e: raise ValueError(f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({type(e).__name__}: {e})") from None
+        return cls(
+            tuple(json.loads(facts["names"])), **arrays, thumbnails=thumbnails, record=json.loads(facts["record"])
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no reference bank at {path}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
+        raise ValueError(
+            f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({type(e).__name__}: {e})"
+        ) from None
+
 
 ReferenceBank.save, ReferenceBank.load = save, classmethod(load)
 
@@ -456,9 +657,12 @@ def tile(
 ) -> np.ndarray:  # uint8 [S, S, 3]
     "One picture of the contact sheet."
     image, mask, attention = (bank.thumbnails[part][i] for part in ("image", "mask", "attention"))
-    if what == "background": mask = 255 - mask
-    if what == "attention": return np.repeat(attention[..., None], 3, 2)
-    if what == "image": return image
+    if what == "background":
+        mask = 255 - mask
+    if what == "attention":
+        return np.repeat(attention[..., None], 3, 2)
+    if what == "image":
+        return image
     return np.where((mask > 127)[..., None], image, image * 0.3).astype(np.uint8)
 
 # %% ../nbs/20_references.ipynb #5e88aee8
@@ -472,10 +676,16 @@ def contact_sheet(
     sheet = Image.new("RGB", (left + columns * (THUMB + 2), len(self) * (THUMB + 2)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(self.names):
-        draw.text((6, row * (THUMB + 2) + THUMB // 2 - 8), name if len(name) < 15 else name[:13] + "…", fill="black", font=font)
+        draw.text(
+            (6, row * (THUMB + 2) + THUMB // 2 - 8),
+            name if len(name) < 15 else name[:13] + "…",
+            fill="black",
+            font=font,
+        )
         for column, i in enumerate(np.flatnonzero(owner == row)[:columns]):
             sheet.paste(Image.fromarray(tile(self, i, what)), (left + column * (THUMB + 2), row * (THUMB + 2)))
     return sheet
+
 
 ReferenceBank.contact_sheet = contact_sheet
 
@@ -488,17 +698,31 @@ def strip(
 ) -> np.ndarray:  # uint8 [S or 2 S, columns * S, 3]
     "The first reference pictures of a class, with their masks, side by side."
     what, owner = "mask" if name in self.names else "background", self.thumbnails["owner"]
-    shown = np.flatnonzero(owner == self.names.index(name)) if name in self.names else np.unique(owner, return_index=True)[1]
-    rows = [np.concatenate([tile(self, i, kind) for i in shown[:columns]], 1) for kind in ([what, "attention"] if attention else [what])]
+    shown = (
+        np.flatnonzero(owner == self.names.index(name))
+        if name in self.names
+        else np.unique(owner, return_index=True)[1]
+    )
+    rows = [
+        np.concatenate([tile(self, i, kind) for i in shown[:columns]], 1)
+        for kind in ([what, "attention"] if attention else [what])
+    ]
     return np.concatenate(rows)
+
 
 def bank_page(
     self: ReferenceBank,
 ) -> str:
     "The contact sheet as HTML."
     shown, columns = self.names[:24], 8 if len(self) <= 8 else 4
-    rows = "".join(f'<tr><td style="text-align:left">{escape(name)}<br>{int((self.owner == i).sum())} references</td><td><img src="{data_uri(self.strip(name, columns, attention=True))}" alt="" style="max-width:none"></td></tr>' for i, name in enumerate(shown))
+    rows = "".join(
+        f'<tr><td style="text-align:left">{escape(name)}<br>{int((self.owner == i).sum())} references</td><td><img src="{data_uri(self.strip(name, columns, attention=True))}" alt="" style="max-width:none"></td></tr>'
+        for i, name in enumerate(shown)
+    )
     more = f"<p>and {len(self) - len(shown)} more</p>" if len(self) > len(shown) else ""
-    return framed(f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>")
+    return framed(
+        f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>"
+    )
+
 
 ReferenceBank.strip, ReferenceBank._repr_html_ = strip, bank_page

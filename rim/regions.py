@@ -24,13 +24,17 @@ from .store import code_digest, library_versions
 @dataclass(frozen=True)
 class Regions:
     "An image cut into regions, each described by a vector."
+
     proposals: Proposals
     features: torch.Tensor  # float32 [P, D], NaN where a region has none
     grid: torch.Tensor  # float32 [D, h, w], features of the patches
 
-    def __len__(self): return len(self.features)
+    def __len__(self):
+        return len(self.features)
+
     @property
-    def seed(self): return zlib.crc32(self.proposals.boxes.astype(np.float32).tobytes())  # the same for the same proposals
+    def seed(self):
+        return zlib.crc32(self.proposals.boxes.astype(np.float32).tobytes())  # the same for the same proposals
 
 # %% ../nbs/23_regions.ipynb #bac04d8f
 def pack_proposals(
@@ -38,7 +42,14 @@ def pack_proposals(
 ) -> dict:  # arrays by name
     "Proposals as arrays."
     p = proposals
-    return {"masks": np.packbits(p.masks), "shape": np.array(p.masks.shape), "boxes": p.boxes, "scores": p.scores, "stability": p.stability}
+    return {
+        "masks": np.packbits(p.masks),
+        "shape": np.array(p.masks.shape),
+        "boxes": p.boxes,
+        "scores": p.scores,
+        "stability": p.stability,
+    }
+
 
 def unpack_proposals(
     arrays,  # of `pack_proposals`
@@ -58,6 +69,7 @@ def compute_regions(
     proposals, grid = proposer.proposals(image), encoder.features(image).float()
     return describe(proposals, grid)
 
+
 def describe(
     proposals: Proposals,
     grid,  # float [D, h, w]
@@ -69,7 +81,9 @@ def describe(
 # %% ../nbs/23_regions.ipynb #402a8c27
 class Analyser:
     "Proposals and features of images; kept in a store if there is one."
-    def __init__(self,
+
+    def __init__(
+        self,
         settings: Settings,
         tools,  # has .region_proposer and .region_encoder, loaded when first used
         store=None,  # where analyses are kept; None: nowhere
@@ -78,35 +92,54 @@ class Analyser:
 
     @cached_property
     def proposals_key(self):
-        return {"proposals": proposal_key(self.settings), "dtype": str(dtype_of(self.settings)), "code": code_digest("rim.proposals", "rim.regions"), "libraries": library_versions()}
+        return {
+            "proposals": proposal_key(self.settings),
+            "dtype": str(dtype_of(self.settings)),
+            "code": code_digest("rim.proposals", "rim.regions"),
+            "libraries": library_versions(),
+        }
 
     @cached_property
     def analysis_key(self):
         s = self.settings
-        return {"proposals": proposal_key(s), "settings": s.subset("feature", "region_side"), "dtype": str(dtype_of(s)), "encoder": encoder_key(s),
-                "code": code_digest("rim.proposals", "rim.features", "rim.regions"), "libraries": library_versions()}
+        return {
+            "proposals": proposal_key(s),
+            "settings": s.subset("feature", "region_side"),
+            "dtype": str(dtype_of(s)),
+            "encoder": encoder_key(s),
+            "code": code_digest("rim.proposals", "rim.features", "rim.regions"),
+            "libraries": library_versions(),
+        }
 
     def analyse(self, image) -> Regions:
         "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."
         image = read_image(image)
-        if self.store is None: return compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)
+        if self.store is None:
+            return compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)
         content = {"image": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()}
         proposals, key = self.kept_proposals(image, content), content | self.analysis_key
-        if found := self.store.get("analysis", key): return Regions(proposals, torch.from_numpy(found["features"]), torch.from_numpy(found["grid"]))
+        if found := self.store.get("analysis", key):
+            return Regions(proposals, torch.from_numpy(found["features"]), torch.from_numpy(found["grid"]))
         regions = describe(proposals, self.tools.region_encoder.features(image).float())
         self.store.put("analysis", key, {"features": regions.features.numpy(), "grid": regions.grid.numpy()})
         return regions
 
     def kept_proposals(self, image, content):
         "Proposals of an image; the same for every encoder."
-        if arrays := self.store.get("proposals", content | self.proposals_key): return unpack_proposals(arrays)
-        self.store.put("proposals", content | self.proposals_key, pack_proposals(proposals := self.tools.region_proposer.proposals(image)))
+        if arrays := self.store.get("proposals", content | self.proposals_key):
+            return unpack_proposals(arrays)
+        self.store.put(
+            "proposals",
+            content | self.proposals_key,
+            pack_proposals(proposals := self.tools.region_proposer.proposals(image)),
+        )
         return proposals
 
 # %% ../nbs/23_regions.ipynb #e787b6da
 @dataclass(frozen=True)
 class Match:
     "What matching found for P regions."
+
     labels: np.ndarray  # int64 [P], -1 where the feature wasn't finite
     order: np.ndarray  # int64 [P, C], class indices, best first
     scores: np.ndarray  # float64 [P, C]
@@ -114,7 +147,8 @@ class Match:
     record: dict = field(default_factory=dict)  # counts: unmatched regions, clamped scores
 
     @property
-    def best(self): return np.take_along_axis(self.scores, self.order[:, :1], 1)[:, 0]  # float64 [P]
+    def best(self):
+        return np.take_along_axis(self.scores, self.order[:, :1], 1)[:, 0]  # float64 [P]
 
 # %% ../nbs/23_regions.ipynb #40f117db
 def rank_classes(
@@ -126,11 +160,17 @@ def rank_classes(
 ):  # (int64 [P, C] class indices best first, float64 [P, C] score of each class)
     "All classes of each region from best to worst (eq. 9 and 10)."
     counts = torch.bincount(owner, minlength=cosine.shape[1]).clamp(min=1)
-    scores = torch.zeros_like(cosine, dtype=torch.float64).index_add(1, owner, similarity.double()) / counts * subcategories  # a table of who owns what would take gigabytes at 5000 names
+    scores = (
+        torch.zeros_like(cosine, dtype=torch.float64).index_add(1, owner, similarity.double()) / counts * subcategories
+    )  # a table of who owns what would take gigabytes at 5000 names
     rounded = scores.round(decimals=12).cpu().numpy()
     late = np.zeros(rounded.shape, bool)
-    if among is not None: late[:] = True; np.put_along_axis(late, among.cpu().numpy(), False, 1)
-    order = np.lexsort((np.broadcast_to(np.arange(cosine.shape[1]), rounded.shape), -cosine.cpu().numpy(), -rounded, late), axis=1)
+    if among is not None:
+        late[:] = True
+        np.put_along_axis(late, among.cpu().numpy(), False, 1)
+    order = np.lexsort(
+        (np.broadcast_to(np.arange(cosine.shape[1]), rounded.shape), -cosine.cpu().numpy(), -rounded, late), axis=1
+    )
     return torch.from_numpy(order), scores.cpu()
 
 # %% ../nbs/23_regions.ipynb #f1dcb2e6
@@ -143,12 +183,17 @@ def paint(
     boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole picture
 ) -> np.ndarray:  # int64 [H, W], -1 where uncovered
     "Lay the labels of overlapping masks on one canvas."
-    if how not in ("area", "score"): raise ValueError(f"painting must be area or score: got {how!r}")
-    canvas, corners = np.full(size, -1, np.int64), np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int)
+    if how not in ("area", "score"):
+        raise ValueError(f"painting must be area or score: got {how!r}")
+    canvas, corners = (
+        np.full(size, -1, np.int64),
+        np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int),
+    )
     views = [np.s_[y0 : y1 + 1, x0 : x1 + 1] for x0, y0, x1, y1 in corners]
     first = [-np.count_nonzero(mask[view]) for mask, view in zip(masks, views)] if how == "area" else np.asarray(scores)
     for i in np.argsort(first, kind="stable"):
-        if labels[i] >= 0: canvas[views[i]][masks[i][views[i]]] = labels[i]
+        if labels[i] >= 0:
+            canvas[views[i]][masks[i][views[i]]] = labels[i]
     return canvas
 
 # %% ../nbs/23_regions.ipynb #12c949ba

@@ -32,15 +32,19 @@ def masked_crop(
 # %% ../nbs/31_rivals.ipynb #4a64832b
 TEMPLATE = "a photo of a {}"  # as in CLIP's own zero-shot experiments
 
+
 class ClipCrop:
     "Image-to-text matching of masked crops with CLIP: row 1 of Table 2."
-    def __init__(self,
+
+    def __init__(
+        self,
         settings: Settings,
         analyser=None,  # whose proposals are classified: an Analyser or a RIM; None: one of the same settings
         crops: ClipCrops = None,  # None: loaded when needed
     ):
         self.settings, self.analyser = settings, analyser or Analyser(settings, Tools(settings))
-        if crops is not None: self.crops = crops
+        if crops is not None:
+            self.crops = crops
 
     @classmethod
     def from_profile(cls, name="toybox", **overrides):
@@ -48,7 +52,8 @@ class ClipCrop:
         return cls(Settings.from_profile(name, **overrides))
 
     @cached_property
-    def crops(self): return ClipCrops(*load_clip(self.settings), self.settings.clip_side)
+    def crops(self):
+        return ClipCrops(*load_clip(self.settings), self.settings.clip_side)
 
 # %% ../nbs/31_rivals.ipynb #27259090
 def text_scores(
@@ -57,10 +62,13 @@ def text_scores(
     vocabulary: Vocabulary,
 ) -> torch.Tensor:  # float64 [P, C], cosines with the texts; the best text of each class
     "Cosines of crops with the classes' texts; a class with synonyms takes the best of them."
-    words = [(label, w) for label, name in enumerate(vocabulary.labels) for w in (name, *vocabulary.synonyms.get(name, ()))]
+    words = [
+        (label, w) for label, name in enumerate(vocabulary.labels) for w in (name, *vocabulary.synonyms.get(name, ()))
+    ]
     cosine = self.crops.images(crops).double() @ self.crops.texts([TEMPLATE.format(w) for _, w in words]).double().T
     owner = torch.tensor([label for label, _ in words], device=cosine.device)
     return torch.stack([cosine[:, owner == label].amax(1) for label in range(len(vocabulary.labels))], 1).cpu()
+
 
 def classify(
     self: ClipCrop,
@@ -74,7 +82,14 @@ def classify(
     finite = torch.isfinite(scores).all(1)
     scores = torch.where(finite[:, None], scores, -1.0)
     order, scores = rank_classes(scores, torch.arange(scores.shape[1]), scores)
-    return Match(torch.where(finite, order[:, 0], -1).numpy(), order.numpy(), scores.numpy(), np.zeros((len(boxes), 0), np.int64), {"unmatched": int((~finite).sum())})
+    return Match(
+        torch.where(finite, order[:, 0], -1).numpy(),
+        order.numpy(),
+        scores.numpy(),
+        np.zeros((len(boxes), 0), np.int64),
+        {"unmatched": int((~finite).sum())},
+    )
+
 
 ClipCrop.text_scores, ClipCrop.classify = text_scores, classify
 
@@ -90,10 +105,24 @@ def predict(
     found = self.classify(image, regions.proposals, vocabulary)
     canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     rest = 0 if vocabulary.background or (canvas >= 0).all() else int(self.text_scores([image], vocabulary).argmax())
-    described = [Region(masks[i], box_of(regions.proposals.boxes[i]), int(l), names[l], float(found.best[i]), (), {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]})
-                 for i, l in enumerate(found.labels) if l >= 0]
+    described = [
+        Region(
+            masks[i],
+            box_of(regions.proposals.boxes[i]),
+            int(l),
+            names[l],
+            float(found.best[i]),
+            (),
+            {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]},
+        )
+        for i, l in enumerate(found.labels)
+        if l >= 0
+    ]
     record = {"proposals": len(masks), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
-    return Segmentation(image, np.where(canvas < 0, rest, canvas).astype(np.int32), vocabulary, tuple(described), record)
+    return Segmentation(
+        image, np.where(canvas < 0, rest, canvas).astype(np.int32), vocabulary, tuple(described), record
+    )
+
 
 ClipCrop.predict = predict
 
@@ -107,6 +136,7 @@ def segment(
     image = read_image(image)
     return self.predict(image, self.analyser.analyse(image), Vocabulary.of(vocabulary))
 
+
 def method(
     self: ClipCrop,
     vocabulary,  # anything that Vocabulary.of takes
@@ -114,8 +144,19 @@ def method(
     "Row 1 of Table 2."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     words = [[name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels]
-    key = {"method": "clip-crop", "words": words, "proposals": self.analyser.analysis_key, "clip": weights_key("clip", s), "settings": s.subset("clip_side", "painting"),
-           "background": vocabulary.background, "template": TEMPLATE, "dtype": str(dtype_of(s)), "libraries": library_versions(), "code": code_digest("rim.features", "rim.regions", "rim.rivals")}
+    key = {
+        "method": "clip-crop",
+        "words": words,
+        "proposals": self.analyser.analysis_key,
+        "clip": weights_key("clip", s),
+        "settings": s.subset("clip_side", "painting"),
+        "background": vocabulary.background,
+        "template": TEMPLATE,
+        "dtype": str(dtype_of(s)),
+        "libraries": library_versions(),
+        "code": code_digest("rim.features", "rim.regions", "rim.rivals"),
+    }
     return Method(lambda image, regions: self.predict(image, regions, vocabulary), self.analyser.analyse, key)
+
 
 ClipCrop.segment, ClipCrop.method = segment, method

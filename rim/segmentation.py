@@ -27,6 +27,7 @@ from .vocabulary import Vocabulary
 @dataclass(frozen=True)
 class Region:
     "One mask with its class, and the evidence for it."
+
     mask: np.ndarray  # bool [H, W]
     box: tuple  # (x0, y0, x1, y1) in pixels, x1 and y1 exclusive
     label: int  # index into the vocabulary's labels
@@ -36,8 +37,11 @@ class Region:
     ranking: dict = field(default_factory=dict)  # class name -> score, best first
 
     @property
-    def area(self): return int(self.mask.sum())  # pixels
-    def __repr__(self): return f"Region({self.name} {self.score:.3f}, box {tuple(round(v) for v in self.box)}, {self.area} px)"
+    def area(self):
+        return int(self.mask.sum())  # pixels
+
+    def __repr__(self):
+        return f"Region({self.name} {self.score:.3f}, box {tuple(round(v) for v in self.box)}, {self.area} px)"
 
 # %% ../nbs/22_segmentation.ipynb #8d18d022
 def mask_box(
@@ -54,6 +58,7 @@ def to_rle(
     "A mask as COCO run lengths."
     rle = coco.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
 
 def from_rle(
     rle,  # {"size": [H, W], "counts": str}
@@ -85,7 +90,8 @@ def draw_overlay(
     image, labels = (np.repeat(np.repeat(a, scale, 0), scale, 1) for a in (image, labels))
     colours = np.asarray(palette, np.float32)[labels]
     mixed = image * (1 - strength) + colours * strength
-    if background: mixed = np.where(labels[..., None] == 0, image * 0.55, mixed)
+    if background:
+        mixed = np.where(labels[..., None] == 0, image * 0.55, mixed)
     mixed[label_edges(labels)] = 255
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
@@ -100,10 +106,19 @@ def write_names(
     draw, font, scale = ImageDraw.Draw(picture), ImageFont.load_default(15), picture.width / labels.shape[1]
     for label in np.unique(labels):
         where = labels == label
-        if label not in names or where.mean() < share: continue
+        if label not in names or where.mean() < share:
+            continue
         depth = distance_transform_edt(np.pad(where, 1))[1:-1, 1:-1]
         y, x = np.unravel_index(depth.argmax(), depth.shape)
-        draw.text(((x + 0.5) * scale, (y + 0.5) * scale), names[label], fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")
+        draw.text(
+            ((x + 0.5) * scale, (y + 0.5) * scale),
+            names[label],
+            fill="white",
+            font=font,
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill="black",
+        )
     return picture
 
 # %% ../nbs/22_segmentation.ipynb #2859cfa2
@@ -128,38 +143,55 @@ def add_legend(
 @dataclass(frozen=True)
 class Segmentation:
     "The labels of an image, with the regions they were painted from."
+
     image: np.ndarray  # uint8 [H, W, 3], RGB
     labels: np.ndarray  # integer [H, W], indices into vocabulary.labels
     vocabulary: Vocabulary
     regions: tuple = ()  # of Region, in the order they were painted
     record: dict = field(default_factory=dict)  # counts: proposals, regions without features, clamped scores, ...
-    evidence: object = field(default=None, repr=False, compare=False)  # has .explain(i) -> fields of an Explanation; stays in memory, isn't saved
+    evidence: object = field(
+        default=None, repr=False, compare=False
+    )  # has .explain(i) -> fields of an Explanation; stays in memory, isn't saved
 
     @property
     def legend(self) -> list:  # of (label, name, share of the image), largest first
         "What the label map contains."
         ids, counts = np.unique(self.labels, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        return [(int(ids[i]), self.vocabulary.labels[ids[i]], round(float(counts[i] / self.labels.size), 6)) for i in order]
+        return [
+            (int(ids[i]), self.vocabulary.labels[ids[i]], round(float(counts[i] / self.labels.size), 6)) for i in order
+        ]
 
-    def overlay(self,
+    def overlay(
+        self,
         legend=True,  # whether one stands at the right
         names=None,  # whether names are written into the picture; None: as the legend
     ) -> Image.Image:
         "The image with coloured labels."
         labels, palette = self.vocabulary.labels, self.vocabulary.palette()
         picture = draw_overlay(self.image, self.labels, palette, self.vocabulary.background)
-        if legend if names is None else names: picture = write_names(picture, self.labels, {i: n for i, n in enumerate(labels) if i or not self.vocabulary.background})
-        return picture if not legend else add_legend(picture, [(f"{name}  {share:.0%}", palette[i]) for i, name, share in self.legend])
+        if legend if names is None else names:
+            picture = write_names(
+                picture, self.labels, {i: n for i, n in enumerate(labels) if i or not self.vocabulary.background}
+            )
+        return (
+            picture
+            if not legend
+            else add_legend(picture, [(f"{name}  {share:.0%}", palette[i]) for i, name, share in self.legend])
+        )
 
     @cached_property
     def region_map(self):  # int32 [H, W], -1 where no region gave the label
         "Which of the regions is seen at each pixel: the last that was painted there."
         seen = np.full(self.labels.shape, -1, np.int32)
-        for i, region in enumerate(self.regions): seen[region.mask & (self.labels == region.label)] = i
+        for i, region in enumerate(self.regions):
+            seen[region.mask & (self.labels == region.label)] = i
         return seen
 
-    def __repr__(self): return f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
+    def __repr__(self):
+        return (
+            f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
+        )
 
 # %% ../nbs/22_segmentation.ipynb #8c65d5f9
 def reduced(
@@ -169,7 +201,9 @@ def reduced(
     "Every so-manieth pixel, so that the longer side is `side` at most."
     height, width = array.shape[:2]
     scale = max(1, max(height, width) / side)
-    rows, columns = (np.minimum(((np.arange(max(1, round(n / scale))) + 0.5) * scale).astype(int), n - 1) for n in (height, width))
+    rows, columns = (
+        np.minimum(((np.arange(max(1, round(n / scale))) + 0.5) * scale).astype(int), n - 1) for n in (height, width)
+    )
     return array[rows][:, columns]
 
 # %% ../nbs/22_segmentation.ipynb #beeeb5cf
@@ -181,23 +215,37 @@ def run_paths(
     for y, row in enumerate(indices):
         cuts = np.flatnonzero(np.diff(row, prepend=-2, append=-2))
         for start, end in zip(cuts, cuts[1:]):
-            if row[start] >= 0: paths.setdefault(int(row[start]), []).append(f"M{start} {y}h{end - start}v1h{start - end}z")
+            if row[start] >= 0:
+                paths.setdefault(int(row[start]), []).append(f"M{start} {y}h{end - start}v1h{start - end}z")
     return {i: "".join(paths[i]) for i in sorted(paths)}
 
 # %% ../nbs/22_segmentation.ipynb #e81cd2bf
-STAGE = ("<style>.rim-stage path{fill:#fff;fill-opacity:0;shape-rendering:crispEdges}.rim-stage path:hover{fill-opacity:.35}"
-         ".rim-stage img,.rim-stage svg{width:100%}.rim-stage svg{position:absolute;inset:0;height:100%}</style>")
+STAGE = (
+    "<style>.rim-stage path{fill:#fff;fill-opacity:0;shape-rendering:crispEdges}.rim-stage path:hover{fill-opacity:.35}"
+    ".rim-stage img,.rim-stage svg{width:100%}.rim-stage svg{position:absolute;inset:0;height:100%}</style>"
+)
+
 
 def stage(
     self: Segmentation,
 ) -> str:
     "The overlay with its layer of regions, as HTML."
     seen, (height, width) = reduced(self.region_map, 160), self.labels.shape
-    small = Segmentation(np.asarray(Image.fromarray(self.image).resize(reduced(self.labels, 640).shape[::-1])), reduced(self.labels, 640), self.vocabulary)
+    small = Segmentation(
+        np.asarray(Image.fromarray(self.image).resize(reduced(self.labels, 640).shape[::-1])),
+        reduced(self.labels, 640),
+        self.vocabulary,
+    )
     picture = data_uri(small.overlay(legend=False, names=True), kind="PNG" if max(height, width) < 448 else "JPEG")
-    paths = "".join(f'<path d="{d}"><title>{escape(self.regions[i].name)} {self.regions[i].score:.3f}</title></path>' for i, d in run_paths(seen).items())
-    return (f'{STAGE}<div class="rim-stage" data-width="{width}" data-height="{height}" style="position:relative;line-height:0;flex:0 1 {max(320, min(640, round(512 * width / max(height, width))))}px">'
-            f'<img src="{picture}" alt="{escape(repr(self))}"><svg viewBox="0 0 {seen.shape[1]} {seen.shape[0]}" preserveAspectRatio="none">{paths}</svg></div>')
+    paths = "".join(
+        f'<path d="{d}"><title>{escape(self.regions[i].name)} {self.regions[i].score:.3f}</title></path>'
+        for i, d in run_paths(seen).items()
+    )
+    return (
+        f'{STAGE}<div class="rim-stage" data-width="{width}" data-height="{height}" style="position:relative;line-height:0;flex:0 1 {max(320, min(640, round(512 * width / max(height, width))))}px">'
+        f'<img src="{picture}" alt="{escape(repr(self))}"><svg viewBox="0 0 {seen.shape[1]} {seen.shape[0]}" preserveAspectRatio="none">{paths}</svg></div>'
+    )
+
 
 def page(
     self: Segmentation,
@@ -207,12 +255,14 @@ def page(
     rows = "".join(f"<div>{swatch(palette[i])}{escape(name)} {share:.1%}</div>" for i, name, share in self.legend)
     return framed(self.stage(), f"<div>{rows}</div>")
 
+
 Segmentation.stage, Segmentation._repr_html_ = stage, page
 
 # %% ../nbs/22_segmentation.ipynb #5ded6aa3
 @dataclass(frozen=True, eq=False)
 class Explanation:
     "Why a pixel has its name."
+
     x: int
     y: int
     name: str  # of the pixel, in the label map
@@ -225,10 +275,13 @@ class Explanation:
     cosines: dict = field(default_factory=dict)  # class name -> plain cosine of the region with it, best first
     agents: tuple = ()  # names, nearest first
     rankings: np.ndarray = None  # int64 [n!, n], orders of the agents
-    distributions: np.ndarray = None  # float64 [k, n!]: of the region, the winner, the runner-up (of the subcategory nearest to the region's)
+    distributions: np.ndarray = (
+        None  # float64 [k, n!]: of the region, the winner, the runner-up (of the subcategory nearest to the region's)
+    )
     pictures: dict = field(default_factory=dict)  # name -> uint8 [S, k * S, 3], reference pictures with their masks
 
-    def __repr__(self): return f"Explanation({self.x}, {self.y}): {self.text}"
+    def __repr__(self):
+        return f"Explanation({self.x}, {self.y}): {self.text}"
 
 # %% ../nbs/22_segmentation.ipynb #e12ef32b
 def surroundings(
@@ -242,6 +295,7 @@ def surroundings(
     window = slice(max(y0 - m, 0), y1 + m), slice(max(x0 - m, 0), x1 + m)
     return np.where(mask[..., None], image, image * 0.35).astype(np.uint8)[window]
 
+
 def explain(
     self: Segmentation,
     x: int,  # pixel, from the left
@@ -249,18 +303,38 @@ def explain(
 ) -> Explanation:
     "Why the pixel has its name."
     height, width = self.labels.shape
-    if not (0 <= x < width and 0 <= y < height): raise ValueError(f"a pixel must lie in the picture, x from 0 to {width - 1} and y from 0 to {height - 1}: got ({x}, {y})")
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f"a pixel must lie in the picture, x from 0 to {width - 1} and y from 0 to {height - 1}: got ({x}, {y})"
+        )
     x, y = int(x), int(y)
     i, name = int(self.region_map[y, x]), self.vocabulary.labels[self.labels[y, x]]
-    if i < 0: return Explanation(x, y, name, f"No region covers this pixel, so it is {name}, as the rule for uncovered pixels says.")
+    if i < 0:
+        return Explanation(
+            x, y, name, f"No region covers this pixel, so it is {name}, as the rule for uncovered pixels says."
+        )
     region = self.regions[i]
-    plain = dict(text=f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference pictures can be explained further.", scores=region.ranking, agents=region.agents)
-    return Explanation(x, y, name, index=i, region=region, cut=surroundings(self.image, region.mask), **(self.evidence.explain(i) if self.evidence else plain))
+    plain = dict(
+        text=f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference pictures can be explained further.",
+        scores=region.ranking,
+        agents=region.agents,
+    )
+    return Explanation(
+        x,
+        y,
+        name,
+        index=i,
+        region=region,
+        cut=surroundings(self.image, region.mask),
+        **(self.evidence.explain(i) if self.evidence else plain),
+    )
+
 
 Segmentation.explain = explain
 
 # %% ../nbs/22_segmentation.ipynb #d44c2820
 WINNER, SECOND = "#0072B2", "#E69F00"
+
 
 def meter(
     value,  # number
@@ -281,32 +355,55 @@ def ranking_bars(
     "Ranking distributions side by side, as SVG."
     shown = np.sort(np.argsort(-distributions[0], kind="stable")[:most])
     high, step, colours = float(distributions[:, shown].max()), 18, ("currentColor", WINNER, SECOND)
-    parts = [f'<rect x="{step * j + 5 * k + 1}" y="{100 - 100 * p[i] / high:.1f}" width="4.4" height="{100 * p[i] / high:.1f}" fill="{colours[k]}"><title>{escape(names[k])}: {p[i]:.4f}</title></rect>'
-             for j, i in enumerate(shown) for k, p in enumerate(distributions)]
-    parts += [f'<text transform="translate({step * j + 5} 104) rotate(90)" font-size="10" fill="currentColor">{"".join(chr(65 + a) for a in rankings[i])}</text>' for j, i in enumerate(shown)]
-    width, key = step * len(shown), "".join(f'<span style="color:{c}">■</span> {escape(n)} ' for c, n in zip(colours, names))
+    parts = [
+        f'<rect x="{step * j + 5 * k + 1}" y="{100 - 100 * p[i] / high:.1f}" width="4.4" height="{100 * p[i] / high:.1f}" fill="{colours[k]}"><title>{escape(names[k])}: {p[i]:.4f}</title></rect>'
+        for j, i in enumerate(shown)
+        for k, p in enumerate(distributions)
+    ]
+    parts += [
+        f'<text transform="translate({step * j + 5} 104) rotate(90)" font-size="10" fill="currentColor">{"".join(chr(65 + a) for a in rankings[i])}</text>'
+        for j, i in enumerate(shown)
+    ]
+    width, key = (
+        step * len(shown),
+        "".join(f'<span style="color:{c}">■</span> {escape(n)} ' for c, n in zip(colours, names)),
+    )
     return f'<div>{key}<br><svg viewBox="0 0 {width} {106 + 8 * rankings.shape[1]}" style="width:{1.1 * width:.0f}px;max-width:100%">{"".join(parts)}</svg></div>'
 
 # %% ../nbs/22_segmentation.ipynb #f425737e
 CELL = 'style="text-align:left;padding:2px 4px"'
+
 
 def agent_rows(e: Explanation) -> str:
     "The classes in question, as rows of an HTML table: agents, then winner and runner-up if they are none."
     rows, most = [], (max(e.cosines.values()), max(e.scores.values()))
     for i, name in enumerate(dict.fromkeys((*e.agents, *filter(None, (e.region.name, e.runner_up))))):
         colour = {e.region.name: WINNER, e.runner_up: SECOND}.get(name, "#8888")
-        picture = f'<img src="{data_uri(e.pictures[name])}" alt="" style="height:32px;max-width:none">' if name in e.pictures else ""
+        picture = (
+            f'<img src="{data_uri(e.pictures[name])}" alt="" style="height:32px;max-width:none">'
+            if name in e.pictures
+            else ""
+        )
         letter = chr(65 + i) if i < len(e.agents) else "–"
-        rows.append(f"<tr><td {CELL}>{letter}</td><td {CELL}>{picture}</td><td {CELL}>{escape(name)}</td><td {CELL}>{meter(e.cosines[name], most[0], colour)}</td><td {CELL}>{meter(e.scores[name], most[1], colour)}</td></tr>")
+        rows.append(
+            f"<tr><td {CELL}>{letter}</td><td {CELL}>{picture}</td><td {CELL}>{escape(name)}</td><td {CELL}>{meter(e.cosines[name], most[0], colour)}</td><td {CELL}>{meter(e.scores[name], most[1], colour)}</td></tr>"
+        )
     return "".join(rows)
+
 
 def explanation_page(self: Explanation) -> str:
     "The explanation as HTML."
     parts = []
-    if self.region: parts.append(f'<img src="{data_uri(self.cut, 320)}" alt="" style="width:150px;image-rendering:pixelated">')
-    if self.cosines: parts.append(f"<table><tr>{''.join(f'<th {CELL}>{h}</th>' for h in ('', '', 'class', 'plain cosine', 'score'))}</tr>{agent_rows(self)}</table>")
-    if self.distributions is not None: parts.append(ranking_bars(self.rankings, self.distributions, ["the region", self.region.name, self.runner_up]))
+    if self.region:
+        parts.append(f'<img src="{data_uri(self.cut, 320)}" alt="" style="width:150px;image-rendering:pixelated">')
+    if self.cosines:
+        parts.append(
+            f"<table><tr>{''.join(f'<th {CELL}>{h}</th>' for h in ('', '', 'class', 'plain cosine', 'score'))}</tr>{agent_rows(self)}</table>"
+        )
+    if self.distributions is not None:
+        parts.append(ranking_bars(self.rankings, self.distributions, ["the region", self.region.name, self.runner_up]))
     return framed(f'<div style="width:100%"><b>({self.x}, {self.y})</b> {escape(self.text)}</div>', *parts)
+
 
 Explanation._repr_html_ = explanation_page
 
@@ -316,7 +413,8 @@ def label_image(
     palette,  # uint8 [n, 3]
 ) -> Image.Image:  # mode P, or 16-bit grey above 256 labels
     "The label map as an image whose pixel values are the labels."
-    if len(palette) > 256: return Image.fromarray(np.asarray(labels, np.uint16))
+    if len(palette) > 256:
+        return Image.fromarray(np.asarray(labels, np.uint16))
     image = Image.fromarray(np.asarray(labels, np.uint8))
     image.putpalette(np.asarray(palette, np.uint8).tobytes())
     return image
@@ -326,9 +424,16 @@ def describe(
     region: Region,
 ) -> dict:
     "A region as JSON: class, score, box, area, COCO run lengths, and the evidence."
-    return {"class": region.name, "label": region.label, "score": round(float(region.score), 6), "box": [round(float(v), 2) for v in region.box],
-            "area": region.area, "segmentation": to_rle(region.mask), "agents": list(region.agents),
-            "ranking": {name: round(float(score), 6) for name, score in region.ranking.items()}}
+    return {
+        "class": region.name,
+        "label": region.label,
+        "score": round(float(region.score), 6),
+        "box": [round(float(v), 2) for v in region.box],
+        "area": region.area,
+        "segmentation": to_rle(region.mask),
+        "agents": list(region.agents),
+        "ranking": {name: round(float(score), 6) for name, score in region.ranking.items()},
+    }
 
 # %% ../nbs/22_segmentation.ipynb #db9f72b2
 def png_bytes(
@@ -345,17 +450,28 @@ def save(
     stem: str,  # plain file name without ending
 ) -> dict:  # {"labels": path, "overlay": path, "regions": path}
     "Write the label map, the overlay and the regions; each file appears whole or not at all."
-    if not stem or stem in (".", "..") or set(stem) & set("/\\\0"): raise ValueError(f"a file stem must be a plain name without a path: got {stem!r}")
+    if not stem or stem in (".", "..") or set(stem) & set("/\\\0"):
+        raise ValueError(f"a file stem must be a plain name without a path: got {stem!r}")
     folder, palette = Path(folder), self.vocabulary.palette()
     folder.mkdir(parents=True, exist_ok=True)
     height, width = self.labels.shape
-    facts = {"size": [height, width], "names": list(self.vocabulary.labels), "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
-             "regions": [describe(r) for r in self.regions], "record": self.record}
-    paths = {"labels": folder / f"{stem}.png", "overlay": folder / f"{stem}_overlay.png", "regions": folder / f"{stem}.json"}
+    facts = {
+        "size": [height, width],
+        "names": list(self.vocabulary.labels),
+        "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
+        "regions": [describe(r) for r in self.regions],
+        "record": self.record,
+    }
+    paths = {
+        "labels": folder / f"{stem}.png",
+        "overlay": folder / f"{stem}_overlay.png",
+        "regions": folder / f"{stem}.json",
+    }
     atomic_write(paths["labels"], png_bytes(label_image(self.labels, palette)))
     atomic_write(paths["overlay"], png_bytes(self.overlay()))
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False).encode())
     return paths
+
 
 Segmentation.save = save
 
@@ -363,6 +479,7 @@ Segmentation.save = save
 @dataclass(frozen=True)
 class Method:
     "An image in, a label map out, in two steps."
+
     predict: object  # (image uint8 [H, W, 3], analysis) -> Segmentation, or integer labels [H, W]
     analyse: object = None  # image -> analysis, shared by the methods that have the same one; None: no analysis
     key: dict = None  # JSON-able: everything that determines the prediction; None: results aren't stored

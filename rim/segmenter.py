@@ -12,7 +12,13 @@ from functools import cached_property
 import numpy as np
 import torch
 from .images import read_image
-from .ranking import clamp_scores, pairwise_ranking_similarity, ranking_distribution, ranking_permutations, softmax_scores
+from rim.ranking import (
+    clamp_scores,
+    pairwise_ranking_similarity,
+    ranking_distribution,
+    ranking_permutations,
+    softmax_scores,
+)
 from .references import ReferenceBank, References, Tools, cosine_matrix
 from .regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from .segmentation import Method, Region, Segmentation
@@ -33,7 +39,8 @@ def choose_agents(
         draw = torch.rand(cosine.shape, generator=torch.Generator().manual_seed(seed)).to(cosine.device)
         chosen = draw >= draw.topk(n, dim=1).values[:, -1:]
         rank_by = cosine.masked_fill(~chosen, -torch.inf)
-    elif choice != "nearest": raise ValueError(f"agent_choice must be nearest or random: got {choice!r}")
+    elif choice != "nearest":
+        raise ValueError(f"agent_choice must be nearest or random: got {choice!r}")
     return rank_by.sort(dim=1, descending=True, stable=True).indices[:, :n]
 
 # %% ../nbs/30_segmenter.ipynb #b47c32b2
@@ -51,8 +58,10 @@ def positive_scores(
     settings: Settings,
 ):  # (float [..., n] > 0, int: how many were clamped)
     "Scores as the ranking distribution wants them."
-    if settings.ranking == "softmax": return softmax_scores(scores, settings.ranking_temperature), 0
-    if settings.ranking != "plackett-luce": raise ValueError(f"ranking must be plackett-luce or softmax: got {settings.ranking!r}")
+    if settings.ranking == "softmax":
+        return softmax_scores(scores, settings.ranking_temperature), 0
+    if settings.ranking != "plackett-luce":
+        raise ValueError(f"ranking must be plackett-luce or softmax: got {settings.ranking!r}")
     return clamp_scores(scores, settings.score_floor)
 
 # %% ../nbs/30_segmenter.ipynb #641d4ccc
@@ -73,12 +82,20 @@ def match_features(
         own, theirs = region_scores(cosine, references.gram, agents)
         (own, c1), (theirs, c2) = positive_scores(own, settings), positive_scores(theirs, settings)
         similarity, clamped = pairwise_ranking_similarity(own, theirs), int(c1) + int(c2)
-    else: similarity = cosine_matrix(features, references.prototypes)
-    if settings.candidates not in ("all", "agents"): raise ValueError(f"candidates must be all or agents: got {settings.candidates!r}")
+    else:
+        similarity = cosine_matrix(features, references.prototypes)
+    if settings.candidates not in ("all", "agents"):
+        raise ValueError(f"candidates must be all or agents: got {settings.candidates!r}")
     among = agents if ranking and settings.candidates == "agents" else None
     order, scores = rank_classes(similarity, references.owner, cosine, references.subcategories, among)
     labels = torch.where(finite.cpu(), order[:, 0], -1).numpy()
-    return Match(labels, order.numpy(), scores.numpy(), agents.cpu().numpy(), {"unmatched": int((~finite).sum()), "clamped": clamped})
+    return Match(
+        labels,
+        order.numpy(),
+        scores.numpy(),
+        agents.cpu().numpy(),
+        {"unmatched": int((~finite).sum()), "clamped": clamped},
+    )
 
 # %% ../nbs/30_segmenter.ipynb #c4951e9a
 def fill_uncovered(
@@ -92,10 +109,14 @@ def fill_uncovered(
     "Give the uncovered pixels a label: background, or the match of their patch."
     automatic = "background" if background and settings.proposer != "none" else "patches"
     choice = settings.uncovered if settings.uncovered != "auto" else automatic
-    if settings.proposer == "none" and choice == "background": raise ValueError("uncovered must be auto or patches where proposer is none: got 'background'")
+    if settings.proposer == "none" and choice == "background":
+        raise ValueError("uncovered must be auto or patches where proposer is none: got 'background'")
     if choice not in ("background", "patches") or choice == "background" and not background:
-        raise ValueError(f"uncovered must be auto, patches, or background in a vocabulary that has one: got {settings.uncovered!r}")
-    if choice == "background" or (canvas >= 0).all(): return np.where(canvas < 0, 0, canvas)
+        raise ValueError(
+            f"uncovered must be auto, patches, or background in a vocabulary that has one: got {settings.uncovered!r}"
+        )
+    if choice == "background" or (canvas >= 0).all():
+        return np.where(canvas < 0, 0, canvas)
     match = match_features(grid.flatten(1).T, references, settings, **how)
     patches = match.labels.clip(0).reshape(grid.shape[1:])
     rows, columns = (np.arange(n) * g // n for n, g in zip(canvas.shape, patches.shape))
@@ -104,7 +125,9 @@ def fill_uncovered(
 # %% ../nbs/30_segmenter.ipynb #f480cd3e
 class RIM:
     "Relation-aware intra-modal matching: name the regions of an image by reference images."
-    def __init__(self,
+
+    def __init__(
+        self,
         settings: Settings,
         proposer=None,  # a Proposer; None: loaded when needed
         encoder=None,  # an Encoder for references and regions; None: loaded when needed
@@ -125,22 +148,29 @@ class RIM:
     def bank_for(self, vocabulary, progress=True) -> ReferenceBank:
         "The references of a vocabulary: cut from the given bank, or built."
         vocabulary = Vocabulary.of(vocabulary)
-        if self.bank is not None: return self.bank if self.bank.names == vocabulary.names else self.bank.subset(vocabulary.names)
+        if self.bank is not None:
+            return self.bank if self.bank.names == vocabulary.names else self.bank.subset(vocabulary.names)
         key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
-        if key not in self.banks and self.analysis_key: self.banks[key] = ReferenceBank.build(vocabulary, self.settings, self.store, progress, self.tools)
+        if key not in self.banks and self.analysis_key:
+            self.banks[key] = ReferenceBank.build(vocabulary, self.settings, self.store, progress, self.tools)
         return self.banks[key]
 
     def analyse(self, image) -> Regions:
         "Regions of an image and their features."
         return self.analyser.analyse(image)
+
     @property
-    def analysis_key(self): return self.analyser.analysis_key
+    def analysis_key(self):
+        return self.analyser.analysis_key
 
 # %% ../nbs/30_segmenter.ipynb #b2463872
-VARIANTS = {"whole-image references": dict(references="whole", ranking=False, subcategories=False),
-            "foreground references": dict(references="foreground", ranking=False, subcategories=False),
-            "+ ranking": dict(references="foreground", ranking=True, subcategories=False),
-            "+ subcategories": dict(references="foreground", ranking=True, subcategories=True)}
+VARIANTS = {
+    "whole-image references": dict(references="whole", ranking=False, subcategories=False),
+    "foreground references": dict(references="foreground", ranking=False, subcategories=False),
+    "+ ranking": dict(references="foreground", ranking=True, subcategories=False),
+    "+ subcategories": dict(references="foreground", ranking=True, subcategories=True),
+}
+
 
 def match(
     self: RIM,
@@ -155,12 +185,14 @@ def match(
     asked = bank.references(self.settings, references, subcategories, background)
     return match_features(regions.features, asked, self.settings, ranking, self.settings.seed + regions.seed)
 
+
 RIM.match = match
 
 # %% ../nbs/30_segmenter.ipynb #ac93647e
 @dataclass(frozen=True)
 class Evidence:
     "What the regions of a result were matched with."
+
     match: Match
     rows: list  # of the match, one per region of the result
     features: torch.Tensor  # float [P, D]
@@ -176,7 +208,9 @@ class Evidence:
         own, theirs = (positive_scores(s, self.settings)[0][0] for s in region_scores(cosine, r.gram, agents))
         alike = pairwise_ranking_similarity(own[None], theirs[None])[0]
         nearest = [int(alike.masked_fill(r.owner != c, -1).argmax()) for c in classes]
-        return ranking_permutations(agents.shape[1]).numpy(), ranking_distribution(torch.stack([own, *theirs[nearest]])).numpy()
+        return ranking_permutations(agents.shape[1]).numpy(), ranking_distribution(
+            torch.stack([own, *theirs[nearest]])
+        ).numpy()
 
 # %% ../nbs/30_segmenter.ipynb #4ec37be6
 def words(
@@ -185,24 +219,43 @@ def words(
     cosines,  # (class, cosine), best first
 ) -> str:
     "The outcome of a match in words."
-    first, second = (f"{name} ({value:.3f})" for name, value in ranked[:2]) if len(ranked) > 1 else (ranked[0][0], "nothing else")
-    plain = "as the plain cosine would" if cosines[0][0] == ranked[0][0] else f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} {dict(cosines)[ranked[0][0]]:.3f})"
+    first, second = (
+        (f"{name} ({value:.3f})" for name, value in ranked[:2]) if len(ranked) > 1 else (ranked[0][0], "nothing else")
+    )
+    plain = (
+        "as the plain cosine would"
+        if cosines[0][0] == ranked[0][0]
+        else f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} {dict(cosines)[ranked[0][0]]:.3f})"
+    )
     return f"{by} says {first} before {second}" + (f", {plain}." if by == "Ranking" else ".")
+
 
 def explain(
     self: Evidence,
     i: int,  # of the result's region
 ) -> dict:  # fields of an Explanation
     "The numbers behind a region's name."
-    row, r, by_name = self.rows[i], self.references, lambda values, order: {self.names[c]: float(values[c]) for c in order}
+    row, r, by_name = (
+        self.rows[i],
+        self.references,
+        lambda values, order: {self.names[c]: float(values[c]) for c in order},
+    )
     order, agents = self.match.order[row], self.match.agents[row]
     cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)[0].numpy()
     scores, cosines = by_name(self.match.scores[row], order), by_name(cosine, np.argsort(-cosine, kind="stable"))
     shown = dict.fromkeys(self.names[c] for c in (*agents, *order[:2]))
-    fields = dict(scores=scores, cosines=cosines, agents=tuple(self.names[a] for a in agents), runner_up=self.names[order[1]] if len(order) > 1 else "",
-                  pictures={name: self.bank.strip(name, 3) for name in shown}, text=words("Ranking" if len(agents) else "The cosine", list(scores.items()), list(cosines.items())))
-    if 0 < len(agents) <= 6: fields |= dict(zip(("rankings", "distributions"), self.distributions(row, order[:2])))
+    fields = dict(
+        scores=scores,
+        cosines=cosines,
+        agents=tuple(self.names[a] for a in agents),
+        runner_up=self.names[order[1]] if len(order) > 1 else "",
+        pictures={name: self.bank.strip(name, 3) for name in shown},
+        text=words("Ranking" if len(agents) else "The cosine", list(scores.items()), list(cosines.items())),
+    )
+    if 0 < len(agents) <= 6:
+        fields |= dict(zip(("rankings", "distributions"), self.distributions(row, order[:2])))
     return fields
+
 
 Evidence.explain = explain
 
@@ -217,15 +270,52 @@ def predict(
 ) -> Segmentation:
     "Match the regions and paint the label map."
     found = self.match(regions, bank, background=vocabulary.background, **variant)
-    asked = bank.references(self.settings, variant.get("references", "foreground"), variant.get("subcategories", True), vocabulary.background)
+    asked = bank.references(
+        self.settings,
+        variant.get("references", "foreground"),
+        variant.get("subcategories", True),
+        vocabulary.background,
+    )
     masks, names = regions.proposals.masks, vocabulary.labels
     canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     record = {"proposals": len(regions), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
-    labels = fill_uncovered(canvas, regions.grid, asked, self.settings, vocabulary.background, ranking=variant.get("ranking", True), seed=self.settings.seed + regions.seed)
-    rows = [int(i) for i in np.argsort(found.best if self.settings.painting == "score" else -regions.proposals.areas, kind="stable") if found.labels[i] >= 0]  # as they are painted
-    described = tuple(Region(masks[i], box_of(regions.proposals.boxes[i]), int(found.labels[i]), names[found.labels[i]], float(found.best[i]), tuple(names[a] for a in found.agents[i]),
-                             {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]}) for i in rows)
-    return Segmentation(image, labels.astype(np.int32), vocabulary, described, record, Evidence(found, rows, regions.features, asked, bank, self.settings, names))
+    labels = fill_uncovered(
+        canvas,
+        regions.grid,
+        asked,
+        self.settings,
+        vocabulary.background,
+        ranking=variant.get("ranking", True),
+        seed=self.settings.seed + regions.seed,
+    )
+    rows = [
+        int(i)
+        for i in np.argsort(
+            found.best if self.settings.painting == "score" else -regions.proposals.areas, kind="stable"
+        )
+        if found.labels[i] >= 0
+    ]  # as they are painted
+    described = tuple(
+        Region(
+            masks[i],
+            box_of(regions.proposals.boxes[i]),
+            int(found.labels[i]),
+            names[found.labels[i]],
+            float(found.best[i]),
+            tuple(names[a] for a in found.agents[i]),
+            {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]},
+        )
+        for i in rows
+    )
+    return Segmentation(
+        image,
+        labels.astype(np.int32),
+        vocabulary,
+        described,
+        record,
+        Evidence(found, rows, regions.features, asked, bank, self.settings, names),
+    )
+
 
 RIM.predict = predict
 
@@ -237,24 +327,43 @@ def segment(
     **variant,  # references, ranking, subcategories
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
-    if vocabulary is None and self.bank is None: raise ValueError("segment needs names to look for: none were given, and there is no bank that has some")
+    if vocabulary is None and self.bank is None:
+        raise ValueError("segment needs names to look for: none were given, and there is no bank that has some")
     vocabulary, image = Vocabulary.of(vocabulary if vocabulary is not None else self.bank.names), read_image(image)
     bank = self.bank_for(vocabulary)
     return self.predict(image, self.analyse(image), vocabulary, bank, **variant)
+
 
 RIM.segment = segment
 
 # %% ../nbs/30_segmenter.ipynb #2a538363
 def matching_key(
     settings: Settings,
-    references="foreground", ranking=True, subcategories=True,
+    references="foreground",
+    ranking=True,
+    subcategories=True,
 ) -> dict:
     "What determines a match and its label map, besides bank and analysis."
     names = ["painting", "uncovered", "centring"]
-    if subcategories: names += ["subcategories", "background_subcategories", "seed"]
-    if ranking: names += ["agents", "agent_choice", "candidates", "ranking", "ranking_temperature" if settings.ranking == "softmax" else "score_floor"]
-    if ranking and settings.agent_choice == "random": names += ["seed"]
-    return {"references": references, "with_ranking": ranking, "with_subcategories": subcategories, **settings.subset(*names), "code": code_digest("rim.ranking", "rim.references", "rim.regions", "rim.segmenter")}
+    if subcategories:
+        names += ["subcategories", "background_subcategories", "seed"]
+    if ranking:
+        names += [
+            "agents",
+            "agent_choice",
+            "candidates",
+            "ranking",
+            "ranking_temperature" if settings.ranking == "softmax" else "score_floor",
+        ]
+    if ranking and settings.agent_choice == "random":
+        names += ["seed"]
+    return {
+        "references": references,
+        "with_ranking": ranking,
+        "with_subcategories": subcategories,
+        **settings.subset(*names),
+        "code": code_digest("rim.ranking", "rim.references", "rim.regions", "rim.segmenter"),
+    }
 
 # %% ../nbs/30_segmenter.ipynb #692bcc02
 def method(
@@ -266,7 +375,14 @@ def method(
     "One row of a table: this segmenter with these references."
     vocabulary = Vocabulary.of(vocabulary)
     bank = bank or self.bank_for(vocabulary)
-    key = {"method": "rim", "labels": list(vocabulary.labels), "bank": bank.digest, "analysis": self.analysis_key, "matching": matching_key(self.settings, **variant)}
+    key = {
+        "method": "rim",
+        "labels": list(vocabulary.labels),
+        "bank": bank.digest,
+        "analysis": self.analysis_key,
+        "matching": matching_key(self.settings, **variant),
+    }
     return Method(lambda image, regions: self.predict(image, regions, vocabulary, bank, **variant), self.analyse, key)
+
 
 RIM.method = method

@@ -17,49 +17,55 @@ from pathlib import Path
 # %% ../nbs/00_settings.ipynb #96c39e34
 HERE = Path(globals().get("__file__", "../rim/settings.py")).resolve().parent
 
+
 def shipped_file():
     "The settings.ini that belongs to this code: in the package where it is installed, at the root in the repository."
     return next(file for file in (HERE / "settings.ini", HERE.parent / "settings.ini") if file.is_file())
 
 # %% ../nbs/00_settings.ipynb #afaa931f
 def read_ini(
-    *files, # paths of settings files; a later one wins
+    *files,  # paths of settings files; a later one wins
 ):
     "The parsed files, values taken as written; ValueError names a file that cannot be parsed."
     ini = configparser.ConfigParser(interpolation=None)
     for file in files:
-        try: ini.read_string(Path(file).read_text(encoding="utf-8"), source=str(file))
+        try:
+            ini.read_string(Path(file).read_text(encoding="utf-8"), source=str(file))
         except (configparser.Error, UnicodeDecodeError) as e:
             raise ValueError(f"{file} is not a settings file: {str(e).splitlines()[0]}") from None
     return ini
 
 # %% ../nbs/00_settings.ipynb #47b889ff
 def own_file(
-    folder=None, # where to look first; the working directory by default
+    folder=None,  # where to look first; the working directory by default
 ):
     "The nearest settings.ini of ours in `folder` or above it, or None."
     folder = Path(folder or Path.cwd()).resolve()
     for file in (place / "settings.ini" for place in (folder, *folder.parents)):
         try:
-            if "toybox" in read_ini(file): return file
-        except (OSError, ValueError): continue
+            if "toybox" in read_ini(file):
+                return file
+        except (OSError, ValueError):
+            continue
 
 # %% ../nbs/00_settings.ipynb #6f32a46c
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     "How an experiment runs."
-    seed: int            # all randomness derives from it
-    device: str          # auto, cpu, cuda, cuda:1, mps
-    dtype: str           # float32, float16, bfloat16
-    pretrained: bool     # no: the same architectures with seeded random weights
-    store: str           # folder of expensive artefacts; the variable RIM_STORE wins
-    models_dir: str      # folder looked in before the hub's cache; the variable RIM_MODELS wins
-    data_dir: str        # folder of the published benchmarks; the variable RIM_DATA wins
+
+    seed: int  # all randomness derives from it
+    device: str  # auto, cpu, cuda, cuda:1, mps
+    dtype: str  # float32, float16, bfloat16
+    pretrained: bool  # no: the same architectures with seeded random weights
+    store: str  # folder of expensive artefacts; the variable RIM_STORE wins
+    models_dir: str  # folder looked in before the hub's cache; the variable RIM_MODELS wins
+    data_dir: str  # folder of the published benchmarks; the variable RIM_DATA wins
 
 # %% ../nbs/00_settings.ipynb #68ee772a
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     "Which models are loaded, and which revision of them."
+
     diffusion: str
     diffusion_revision: str
     sam: str
@@ -78,152 +84,239 @@ class ModelSettings:
 @dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
     "How reference images are generated."
-    prompt: str             # {} is the class name
-    images_per_class: int   # K, open
-    image_size: int         # side in pixels
-    denoising_steps: int    # open
-    guidance: float         # classifier-free guidance, open
-    synthesis_batch: int    # images per batch; does not change the result
-    degenerate_std: float   # an image of a smaller standard deviation (of 0..255) is drawn again
-    redraws: int            # how often at most
+
+    prompt: str  # {} is the class name
+    images_per_class: int  # K, open
+    image_size: int  # side in pixels
+    denoising_steps: int  # open
+    guidance: float  # classifier-free guidance, open
+    synthesis_batch: int  # images per batch; does not change the result
+    degenerate_std: float  # an image of a smaller standard deviation (of 0..255) is drawn again
+    redraws: int  # how often at most
 
 # %% ../nbs/00_settings.ipynb #c874371a
 @dataclass(frozen=True, kw_only=True)
 class ForegroundSettings:
     "How attention becomes a foreground mask."
-    attention_resolutions: str   # side lengths of the layers that count, as in 16,32; empty is all, open
-    attention_threshold: float   # foreground in the averaged attention, whose maximum is 1
-    attention_points: int        # prompts for the segmenter
-    attention_top: float         # share of the pixels that counts where none reaches the threshold, open
-    mask_min_area: float         # share of the image; outside these two the mask falls back to attention, open
+
+    attention_resolutions: str  # side lengths of the layers that count, as in 16,32; empty is all, open
+    attention_threshold: float  # foreground in the averaged attention, whose maximum is 1
+    attention_points: int  # prompts for the segmenter
+    attention_top: float  # share of the pixels that counts where none reaches the threshold, open
+    mask_min_area: float  # share of the image; outside these two the mask falls back to attention, open
     mask_max_area: float
 
 # %% ../nbs/00_settings.ipynb #e38a401a
 @dataclass(frozen=True, kw_only=True)
 class RegionSettings:
     "How a test image is cut into regions, and how these are described."
-    proposer: str                   # sam, maskformer, or none: every patch is a region of its own
-    proposals: str                  # stock, or dense: more proposals, better coverage
-    dense_thresh: float             # predicted IoU and stability of the dense preset
+
+    proposer: str  # sam, maskformer, or none: every patch is a region of its own
+    proposals: str  # stock, or dense: more proposals, better coverage
+    dense_thresh: float  # predicted IoU and stability of the dense preset
     points_per_side: int
-    points_per_batch: int           # does not change the result
-    mask_generator: str             # batched, or stock: the library's own, slow; the same masks
-    pred_iou_thresh: float          # the library's own filters, open
+    points_per_batch: int  # does not change the result
+    mask_generator: str  # batched, or stock: the library's own, slow; the same masks
+    pred_iou_thresh: float  # the library's own filters, open
     stability_score_thresh: float
     stability_score_offset: float
     box_nms_thresh: float
-    maskformer_side: int            # short side of MaskFormer's input, pixels, open
-    maskformer_score: float         # a query of a smaller chance of being anything proposes nothing, open
-    maskformer_thresh: float        # chance from which a pixel belongs to a query's mask, open
-    feature: str                    # encoder of references and regions: dino, clip, mae or sd
-    clip_feature: str               # keys, values or tokens of CLIP's last layer, open
-    sd_timestep: int                # noise that the diffusion UNet sees the image in, 0 to 999, open
-    sd_block: int                   # block of its decoder that is read, 0 the coarsest, open
-    sd_scale: float                 # its input, in multiples of the two sides that follow, open
-    reference_side: int             # encoder's input for a generated image, pixels
-    region_side: int                # encoder's input for a test image, long side, pixels, open
-    clip_side: int                  # side of a crop for CLIP, pixels
+    maskformer_side: int  # short side of MaskFormer's input, pixels, open
+    maskformer_score: float  # a query of a smaller chance of being anything proposes nothing, open
+    maskformer_thresh: float  # chance from which a pixel belongs to a query's mask, open
+    feature: str  # encoder of references and regions: dino, clip, mae or sd
+    clip_feature: str  # keys, values or tokens of CLIP's last layer, open
+    sd_timestep: int  # noise that the diffusion UNet sees the image in, 0 to 999, open
+    sd_block: int  # block of its decoder that is read, 0 the coarsest, open
+    sd_scale: float  # its input, in multiples of the two sides that follow, open
+    reference_side: int  # encoder's input for a generated image, pixels
+    region_side: int  # encoder's input for a test image, long side, pixels, open
+    clip_side: int  # side of a crop for CLIP, pixels
 
 # %% ../nbs/00_settings.ipynb #9683c854
 @dataclass(frozen=True, kw_only=True)
 class MatchingSettings:
     "How regions meet references, and how labels are painted."
-    subcategories: int           # T, clusters per class
+
+    subcategories: int  # T, clusters per class
     background_subcategories: int  # T of the background
-    agents: int                  # N, the classes that a region is ranked by
-    agent_choice: str            # nearest or random
-    candidates: str              # all classes, or the agents alone
-    ranking: str                 # plackett-luce or softmax: how a cosine becomes a positive score, open
-    ranking_temperature: float   # of the softmax
-    score_floor: float           # a smaller cosine is clamped to it, open
-    centring: str                # none, or bank: cosines after subtracting the mean of the bank's class references, open
-    painting: str                # area: small proposals on top; score: the best score on top, open
-    uncovered: str               # auto, background or patches: who labels pixels without a proposal, open
+    agents: int  # N, the classes that a region is ranked by
+    agent_choice: str  # nearest or random
+    candidates: str  # all classes, or the agents alone
+    ranking: str  # plackett-luce or softmax: how a cosine becomes a positive score, open
+    ranking_temperature: float  # of the softmax
+    score_floor: float  # a smaller cosine is clamped to it, open
+    centring: str  # none, or bank: cosines after subtracting the mean of the bank's class references, open
+    painting: str  # area: small proposals on top; score: the best score on top, open
+    uncovered: str  # auto, background or patches: who labels pixels without a proposal, open
 
 # %% ../nbs/00_settings.ipynb #eb8f1215
 @dataclass(frozen=True, kw_only=True)
 class TridentSettings:
     "Splice, then segment: every number of it."
-    trident_side: int             # short side of the picture, pixels
-    trident_longest: int          # its long side at most, pixels
-    trident_crop: int             # side of a window, pixels
-    trident_stride: int           # from one window to the next, pixels
-    trident_splice: str           # spliced: features are pasted, then named; windows: each window is named, then pasted
-    trident_correlation: str      # whose similarities guide CLIP's last block: dino, or clip itself
-    trident_beta: float           # times the mean similarity: smaller ones are cut
-    trident_gamma: float          # sharpness of the guiding attention
-    trident_sam_correlation: bool # whether SAM's attention aggregates the features of the whole picture
-    trident_cos_fac: float        # times the mean cosine of SAM's values: smaller ones are cut
+
+    trident_side: int  # short side of the picture, pixels
+    trident_longest: int  # its long side at most, pixels
+    trident_crop: int  # side of a window, pixels
+    trident_stride: int  # from one window to the next, pixels
+    trident_splice: str  # spliced: features are pasted, then named; windows: each window is named, then pasted
+    trident_correlation: str  # whose similarities guide CLIP's last block: dino, or clip itself
+    trident_beta: float  # times the mean similarity: smaller ones are cut
+    trident_gamma: float  # sharpness of the guiding attention
+    trident_sam_correlation: bool  # whether SAM's attention aggregates the features of the whole picture
+    trident_cos_fac: float  # times the mean cosine of SAM's values: smaller ones are cut
     trident_refine_neg_cos: bool  # no: a negative threshold becomes 0.6
-    trident_halves: bool          # whether SAM sees the left and the right half by themselves
-    trident_templates: str        # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
-    trident_background: str       # words that the background of one's own pictures consists of, separated by commas; benchmarks have lists of their own
-    trident_scale: float          # of the cosines in the softmax
-    trident_prob_thd: float       # a smaller best chance makes a pixel background, where there is one
-    trident_refine: bool          # whether SAM refines the labels
+    trident_halves: bool  # whether SAM sees the left and the right half by themselves
+    trident_templates: str  # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
+    trident_background: str  # words that the background of one's own pictures consists of, separated by commas; benchmarks have lists of their own
+    trident_scale: float  # of the cosines in the softmax
+    trident_prob_thd: float  # a smaller best chance makes a pixel background, where there is one
+    trident_refine: bool  # whether SAM refines the labels
     trident_coarse_thresh: float  # chance from which a pixel may prompt SAM
-    trident_min_area: int         # pixels of the half-size picture: smaller components don't prompt
-    trident_mask_weight: float    # of the chances in the mask prompt
-    trident_iou_thresh: float     # masks of a smaller predicted overlap aren't kept
-    trident_faithful: bool        # yes: what looks like a slip in the published numbers stays
+    trident_min_area: int  # pixels of the half-size picture: smaller components don't prompt
+    trident_mask_weight: float  # of the chances in the mask prompt
+    trident_iou_thresh: float  # masks of a smaller predicted overlap aren't kept
+    trident_faithful: bool  # yes: what looks like a slip in the published numbers stays
 
 # %% ../nbs/00_settings.ipynb #17425346
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     "What is measured."
+
     benchmark: str
-    benchmark_images: int   # the first so many; 0 is all
-    names: str              # the benchmark's class names: plain, its own, or engineered, written for text models, open
-    bootstrap: int          # draws of the confidence interval
+    benchmark_images: int  # the first so many; 0 is all
+    names: str  # the benchmark's class names: plain, its own, or engineered, written for text models, open
+    bootstrap: int  # draws of the confidence interval
 
 # %% ../nbs/00_settings.ipynb #37081aef
 BOOLEANS = configparser.ConfigParser.BOOLEAN_STATES  # yes, true, on, 1 and their opposites
 
+
 def parse_value(
-    key,    # name of the field
-    kind,   # its type: str, int, float or bool
+    key,  # name of the field
+    kind,  # its type: str, int, float or bool
     value,  # text, or a value of that type
 ):
     "`value` as a `kind`; ValueError names the key and the value."
     text = str(value).strip()
     try:
-        if isinstance(value, bool) and kind is not bool: raise ValueError
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError
         return BOOLEANS[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError): raise ValueError(f"setting {key} must be of type {kind.__name__}, got {value!r}") from None
+    except (KeyError, ValueError):
+        raise ValueError(f"setting {key} must be of type {kind.__name__}, got {value!r}") from None
 
 # %% ../nbs/00_settings.ipynb #1a8bca1e
 CHOICES = dict(
-    dtype=("float32", "float16", "bfloat16"), proposer=("sam", "maskformer", "none"), proposals=("stock", "dense"), mask_generator=("batched", "stock"), feature=("dino", "clip", "mae", "sd"), clip_feature=("keys", "values", "tokens"), agent_choice=("nearest", "random"), candidates=("all", "agents"),
-    ranking=("plackett-luce", "softmax"), centring=("none", "bank"), painting=("area", "score"), uncovered=("auto", "background", "patches"),
-    names=("plain", "engineered"), trident_splice=("spliced", "windows"), trident_correlation=("dino", "clip"), trident_templates=("imagenet", "prompt"))
-POSITIVE = ("images_per_class", "image_size", "denoising_steps", "synthesis_batch", "attention_points", "points_per_side", "points_per_batch",
-    "reference_side", "region_side", "clip_side", "maskformer_side", "sd_scale", "subcategories", "background_subcategories", "agents", "ranking_temperature", "score_floor", "bootstrap",
-    "trident_side", "trident_longest", "trident_crop", "trident_stride", "trident_scale", "trident_gamma")
-SHARES = ("attention_threshold", "attention_top", "mask_min_area", "mask_max_area", "dense_thresh", "pred_iou_thresh",
-    "stability_score_thresh", "box_nms_thresh", "maskformer_score", "maskformer_thresh",
-    "trident_prob_thd", "trident_coarse_thresh")
+    dtype=("float32", "float16", "bfloat16"),
+    proposer=("sam", "maskformer", "none"),
+    proposals=("stock", "dense"),
+    mask_generator=("batched", "stock"),
+    feature=("dino", "clip", "mae", "sd"),
+    clip_feature=("keys", "values", "tokens"),
+    agent_choice=("nearest", "random"),
+    candidates=("all", "agents"),
+    ranking=("plackett-luce", "softmax"),
+    centring=("none", "bank"),
+    painting=("area", "score"),
+    uncovered=("auto", "background", "patches"),
+    names=("plain", "engineered"),
+    trident_splice=("spliced", "windows"),
+    trident_correlation=("dino", "clip"),
+    trident_templates=("imagenet", "prompt"),
+)
+POSITIVE = (
+    "images_per_class",
+    "image_size",
+    "denoising_steps",
+    "synthesis_batch",
+    "attention_points",
+    "points_per_side",
+    "points_per_batch",
+    "reference_side",
+    "region_side",
+    "clip_side",
+    "maskformer_side",
+    "sd_scale",
+    "subcategories",
+    "background_subcategories",
+    "agents",
+    "ranking_temperature",
+    "score_floor",
+    "bootstrap",
+    "trident_side",
+    "trident_longest",
+    "trident_crop",
+    "trident_stride",
+    "trident_scale",
+    "trident_gamma",
+)
+SHARES = (
+    "attention_threshold",
+    "attention_top",
+    "mask_min_area",
+    "mask_max_area",
+    "dense_thresh",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "box_nms_thresh",
+    "maskformer_score",
+    "maskformer_thresh",
+    "trident_prob_thd",
+    "trident_coarse_thresh",
+)
+
 
 def broken_rule(
-    key,    # name of the field
+    key,  # name of the field
     value,  # of the field's type
 ):
     "The rule that `value` breaks, or None."
-    if key in CHOICES and value not in CHOICES[key]: return "one of " + ", ".join(CHOICES[key])
-    if key in POSITIVE and not value > 0: return "greater than 0"
-    if key in SHARES and not 0 <= value <= 1: return "between 0 and 1"
-    if key in ("redraws", "benchmark_images", "sd_block", "trident_min_area", "trident_beta", "trident_cos_fac", "trident_mask_weight") and value < 0: return "0 or more"
-    if key == "sd_timestep" and not 0 <= value < 1000: return "0 to 999"
-    if key == "prompt" and "{}" not in value: return "a text with {} where the class name goes"
+    if key in CHOICES and value not in CHOICES[key]:
+        return "one of " + ", ".join(CHOICES[key])
+    if key in POSITIVE and not value > 0:
+        return "greater than 0"
+    if key in SHARES and not 0 <= value <= 1:
+        return "between 0 and 1"
+    if (
+        key
+        in (
+            "redraws",
+            "benchmark_images",
+            "sd_block",
+            "trident_min_area",
+            "trident_beta",
+            "trident_cos_fac",
+            "trident_mask_weight",
+        )
+        and value < 0
+    ):
+        return "0 or more"
+    if key == "sd_timestep" and not 0 <= value < 1000:
+        return "0 to 999"
+    if key == "prompt" and "{}" not in value:
+        return "a text with {} where the class name goes"
 
 # %% ../nbs/00_settings.ipynb #6366cf3a
 @dataclass(frozen=True, kw_only=True)
-class Settings(EvaluationSettings, TridentSettings, MatchingSettings, RegionSettings, ForegroundSettings, SynthesisSettings, ModelSettings, RunSettings):
+class Settings(
+    EvaluationSettings,
+    TridentSettings,
+    MatchingSettings,
+    RegionSettings,
+    ForegroundSettings,
+    SynthesisSettings,
+    ModelSettings,
+    RunSettings,
+):
     "Every hyper-parameter of one experiment, typed and frozen; `Settings.from_profile` reads them."
-    profile: str   # section of settings.ini
+
+    profile: str  # section of settings.ini
 
     def __post_init__(self):
         for key, value in self.as_dict().items():
-            if rule := broken_rule(key, value): raise ValueError(f"setting {key} must be {rule}, got {value!r}")
+            if rule := broken_rule(key, value):
+                raise ValueError(f"setting {key} must be {rule}, got {value!r}")
 
     def as_dict(self):
         "All values by field name."
@@ -241,19 +334,23 @@ class Settings(EvaluationSettings, TridentSettings, MatchingSettings, RegionSett
 # %% ../nbs/00_settings.ipynb #d016da78
 KINDS = {field.name: field.type for field in fields(Settings)}
 
+
 def nearest(
-    word,   # what was given
+    word,  # what was given
     known,  # what exists
 ):
     "The known word most like `word`."
     return difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
 
+
 def check_keys(
-    keys,   # should be fields of Settings
+    keys,  # should be fields of Settings
 ):
     "ValueError for the first key that is no setting; it names the nearest that is."
     for key in keys:
-        if key not in KINDS: raise ValueError(f"unknown setting {key!r}; the nearest known one is {nearest(key, KINDS)!r}")
+        if key not in KINDS:
+            raise ValueError(f"unknown setting {key!r}; the nearest known one is {nearest(key, KINDS)!r}")
+
 
 def typed(
     values,  # key -> text or value
@@ -265,36 +362,44 @@ def typed(
 # %% ../nbs/00_settings.ipynb #142e7a23
 ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_dir")
 
+
 def from_profile(
     cls,
-    name="toybox",   # section of settings.ini: toybox, paper or rehearsal
-    file=None,       # a settings.ini of your own; by default the nearest above the working directory
-    **overrides,     # values that win, by field name; text or typed
+    name="toybox",  # section of settings.ini: toybox, paper or rehearsal
+    file=None,  # a settings.ini of your own; by default the nearest above the working directory
+    **overrides,  # values that win, by field name; text or typed
 ):
     "The settings of a profile with some values overridden."
     file = Path(file) if file else own_file()
-    if file and not file.is_file(): raise FileNotFoundError(f"settings file {file} does not exist")
+    if file and not file.is_file():
+        raise FileNotFoundError(f"settings file {file} does not exist")
     ini = read_ini(shipped_file(), *([file] if file else []))
     profiles = [section for section in ini.sections() if "." not in section]
-    if name not in profiles: raise ValueError(f"unknown profile {name!r}; the nearest known one is {nearest(name, profiles)!r}")
-    if "profile" in overrides: raise ValueError(f"profile is no setting to override, got {overrides['profile']!r}; it is the name of a section")
+    if name not in profiles:
+        raise ValueError(f"unknown profile {name!r}; the nearest known one is {nearest(name, profiles)!r}")
+    if "profile" in overrides:
+        raise ValueError(
+            f"profile is no setting to override, got {overrides['profile']!r}; it is the name of a section"
+        )
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
     return cls(**typed(values))
+
 
 Settings.from_profile = classmethod(from_profile)
 
 # %% ../nbs/00_settings.ipynb #1b281d9b
 def settings_for(
-    settings,      # Settings
-    benchmark,     # its name; one without a section changes nothing
-    file=None,     # a settings.ini of your own; by default the nearest above the working directory
-    method="trident", # first half of the section's name
+    settings,  # Settings
+    benchmark,  # its name; one without a section changes nothing
+    file=None,  # a settings.ini of your own; by default the nearest above the working directory
+    method="trident",  # first half of the section's name
 ):
     "The settings with a method's own values for a benchmark."
     ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
     section, plain = f"{method}.{benchmark}", typed(dict(ini[settings.profile]))
-    if section not in ini: return settings
+    if section not in ini:
+        return settings
     own = typed({key: value for key, value in ini[section].items() if value != ini.defaults().get(key)})
     return settings.replace(**{key: value for key, value in own.items() if getattr(settings, key) == plain[key]})
 
@@ -303,7 +408,12 @@ def ini_groups():
     "The headings of [DEFAULT] in the shipped file, with their keys."
     text = shipped_file().read_text(encoding="utf-8").partition("\n[DEFAULT]\n")[2].partition("\n[")[0]
     blocks = [block.splitlines() for block in text.strip().split("\n\n")]
-    return {lines[0].lstrip("# "): [line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")] for lines in blocks}
+    return {
+        lines[0].lstrip("# "): [
+            line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")
+        ]
+        for lines in blocks
+    }
 
 # %% ../nbs/00_settings.ipynb #2dc415cf
 def settings_page(
@@ -317,11 +427,22 @@ def settings_page(
         rows, changed = [], 0
         for key in keys:
             value, own = getattr(self, key), getattr(self, key) != profile[key]
-            beside = f"{self.profile}: {profile[key]}" if own else f"DEFAULT: {default[key]}" if value != default[key] else ""
+            beside = (
+                f"{self.profile}: {profile[key]}"
+                if own
+                else f"DEFAULT: {default[key]}"
+                if value != default[key]
+                else ""
+            )
             shown = f"<b>{escape(str(value))}</b>" if own else escape(str(value))
-            rows.append(f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td style="text-align:left;opacity:.7">{escape(beside)}</td></tr>')
+            rows.append(
+                f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td style="text-align:left;opacity:.7">{escape(beside)}</td></tr>'
+            )
             changed += own
-        parts.append(f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>")
+        parts.append(
+            f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"
+        )
     return f'<div style="color:var(--jp-ui-font-color1,inherit)">profile {escape(self.profile)}{"".join(parts)}</div>'
+
 
 Settings._repr_html_ = settings_page

@@ -24,14 +24,18 @@ def sync_folder(
     folder,  # path
 ):
     "Force the folder's entries to the disk, where the system can."
-    if os.name != "posix": return
+    if os.name != "posix":
+        return
     handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
 
 def atomic_write(
-    path,   # target; missing folders are made
-    data,   # bytes, text, or a function that writes into the open binary file that it is given
+    path,  # target; missing folders are made
+    data,  # bytes, text, or a function that writes into the open binary file that it is given
 ):
     "Write a file wholly or not at all, and return its path; OSError names the target."
     path, temporary = Path(path), None
@@ -39,16 +43,20 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            if callable(data): data(file)
-            else: file.write(data.encode() if isinstance(data, str) else data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
-        if temporary: Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError): raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
         raise
     return path
 
@@ -57,17 +65,22 @@ def canonical(
     value,  # dict, list, tuple, text, number, bool or None, nested
 ):
     "The one JSON text of a key or record; ValueError where there is none."
+
     def check(part, place):
         if isinstance(part, dict):
             for name, inner in part.items():
-                if not isinstance(name, str): raise ValueError(f"names in a key must be text, got {name!r} in {place}")
+                if not isinstance(name, str):
+                    raise ValueError(f"names in a key must be text, got {name!r} in {place}")
                 check(inner, f"{place}.{name}")
         elif isinstance(part, (list, tuple)):
-            for index, inner in enumerate(part): check(inner, f"{place}[{index}]")
+            for index, inner in enumerate(part):
+                check(inner, f"{place}[{index}]")
         elif not (part is None or isinstance(part, (str, bool, int, float))) or part != part:
             raise ValueError(f"a key or record must be made of JSON values, got {part!r} in {place}")
+
     check(value, "key")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def address(
     key,  # JSON-able dict
@@ -77,7 +90,7 @@ def address(
 
 # %% ../nbs/02_store.ipynb #44c5cd41
 def checksum(
-    key,     # canonical JSON
+    key,  # canonical JSON
     record,  # canonical JSON
     arrays,  # name -> array
 ):
@@ -91,19 +104,22 @@ def checksum(
 # %% ../nbs/02_store.ipynb #51712136
 META = "rim"  # the one metadata name
 
+
 def pack(
-    key,     # JSON-able dict
+    key,  # JSON-able dict
     arrays,  # name -> array of numbers or booleans
     record,  # JSON-able dict
 ):
     "The bytes of an entry."
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in arrays.items():
-        if array.dtype.kind not in "biuf": raise ValueError(f"an array of the store must hold numbers or booleans, got {array.dtype} in {name!r}")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"an array of the store must hold numbers or booleans, got {array.dtype} in {name!r}")
         arrays[name] = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     key, record = canonical(key), canonical(record)
     meta = dict(key=key, record=record, checksum=checksum(key, record, arrays))
     return save_arrays(arrays, {META: canonical(meta)})
+
 
 def read_meta(
     file,  # open binary file, or one in memory
@@ -111,9 +127,11 @@ def read_meta(
     "Key, record and checksum from the header of an entry; ValueError where it is none."
     try:
         size = int.from_bytes(file.read(8), "little")
-        if size > 100_000_000: raise ValueError  # the format's own limit
+        if size > 100_000_000:
+            raise ValueError  # the format's own limit
         return json.loads(json.loads(file.read(size))["__metadata__"][META])
-    except (ValueError, KeyError, TypeError): raise ValueError("its header cannot be read") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("its header cannot be read") from None
 
 # %% ../nbs/02_store.ipynb #e5edb00d
 def read_entry(
@@ -121,36 +139,49 @@ def read_entry(
 ):
     "(arrays, key and record as canonical JSON) of an entry; ValueError says how it is damaged."
     meta = read_meta(io.BytesIO(data))
-    try: arrays = load_arrays(data)
-    except Exception as e: raise ValueError(f"its arrays cannot be read ({e})") from None  # the library raises a type of its own
-    if not isinstance(meta, dict) or set(meta) != {"key", "record", "checksum"} or meta["checksum"] != checksum(meta["key"], meta["record"], arrays):
+    try:
+        arrays = load_arrays(data)
+    except Exception as e:
+        raise ValueError(f"its arrays cannot be read ({e})") from None  # the library raises a type of its own
+    if (
+        not isinstance(meta, dict)
+        or set(meta) != {"key", "record", "checksum"}
+        or meta["checksum"] != checksum(meta["key"], meta["record"], arrays)
+    ):
         raise ValueError("its checksum does not match")
     return arrays, meta["key"], meta["record"]
 
+
 def unpack(
     data,  # bytes of an entry
-    key,   # the key that it ought to have
+    key,  # the key that it ought to have
 ):
     "(arrays, record) of an entry; ValueError says what is wrong with it."
     arrays, held, record = read_entry(data)
-    if held != canonical(key): raise ValueError("it holds another key")
+    if held != canonical(key):
+        raise ValueError("it holds another key")
     return arrays, json.loads(record)
 
 # %% ../nbs/02_store.ipynb #31bad06a
 KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
+
 class Store:
     "A folder of content-addressed entries: `put` arrays under a key, `get` them back."
-    def __init__(self,
+
+    def __init__(
+        self,
         root="~/.cache/rim",  # folder; made when first written to
     ):
         self.root = Path(root).expanduser()
 
-    def __repr__(self): return f"Store({str(self.root)!r})"
+    def __repr__(self):
+        return f"Store({str(self.root)!r})"
 
     def path(self, kind, key):
         "Where an entry is or would be."
-        if not KIND.fullmatch(kind): raise ValueError(f"a kind must be made of a-z, 0-9, _ and -, got {kind!r}")
+        if not KIND.fullmatch(kind):
+            raise ValueError(f"a kind must be made of a-z, 0-9, _ and -, got {kind!r}")
         name = address(key)
         return self.root / kind / name[:2] / f"{name}.safetensors"
 
@@ -161,13 +192,18 @@ class Store:
     def entry(self, kind, key):
         "(arrays, record), or None where there is none that can be believed."
         path = self.path(kind, key)
-        try: data = path.read_bytes()
-        except FileNotFoundError: return None
-        try: return unpack(data, key)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return unpack(data, key)
         except ValueError as e:
             warnings.warn(f"{path} is damaged and will be computed again: {e}", stacklevel=2)
-            try: path.unlink(missing_ok=True)
-            except OSError: pass  # a store that may only be read: whoever wants to write will hear of it
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:
+                pass  # a store that may only be read: whoever wants to write will hear of it
 
     def get(self, kind, key):
         "The arrays by name, or None where there are none that can be believed."
@@ -182,10 +218,13 @@ def list_entries(
     rows = []
     for path in sorted((self.root / kind).glob("*/*.safetensors")):
         try:
-            with path.open("rb") as file: meta = read_meta(file)
+            with path.open("rb") as file:
+                meta = read_meta(file)
             rows.append((path, json.loads(meta["key"]), json.loads(meta["record"])))
-        except (FileNotFoundError, ValueError, KeyError): continue  # removed meanwhile, or left to `get` to report
+        except (FileNotFoundError, ValueError, KeyError):
+            continue  # removed meanwhile, or left to `get` to report
     return rows
+
 
 Store.list = list_entries
 
@@ -193,18 +232,23 @@ Store.list = list_entries
 @dataclass(frozen=True)
 class Stored:
     "A file of the store."
+
     path: Path
     kind: str
-    size: int         # bytes
-    written: float    # seconds since 1970
-    temporary: bool   # what a writer is writing, or has left behind
+    size: int  # bytes
+    written: float  # seconds since 1970
+    temporary: bool  # what a writer is writing, or has left behind
+
 
 ENTRY, TEMPORARY = re.compile(r"[0-9a-f]{64}\.safetensors"), re.compile(r"\.[0-9a-f]{40}.*\.tmp")
 
+
 def folders_in(folder):
     "The true folders in a folder, by name."
-    try: return sorted((e for e in os.scandir(folder) if e.is_dir(follow_symlinks=False)), key=lambda e: e.name)
-    except FileNotFoundError: return []
+    try:
+        return sorted((e for e in os.scandir(folder) if e.is_dir(follow_symlinks=False)), key=lambda e: e.name)
+    except FileNotFoundError:
+        return []
 
 # %% ../nbs/02_store.ipynb #7dc9ea46
 def scan(
@@ -213,14 +257,19 @@ def scan(
 ):
     "Every file that the store has written, as Stored."
     for kind in folders_in(self.root):
-        if not KIND.fullmatch(kind.name) or kinds and kind.name not in kinds: continue
+        if not KIND.fullmatch(kind.name) or kinds and kind.name not in kinds:
+            continue
         for part in (p for p in folders_in(kind) if re.fullmatch("[0-9a-f]{2}", p.name)):
             for file in os.scandir(part):
                 whole, half = (pattern.fullmatch(file.name) for pattern in (ENTRY, TEMPORARY))
-                if not (whole and file.name[:2] == part.name or half) or not file.is_file(follow_symlinks=False): continue
-                try: facts = file.stat(follow_symlinks=False)
-                except FileNotFoundError: continue  # removed or renamed meanwhile
+                if not (whole and file.name[:2] == part.name or half) or not file.is_file(follow_symlinks=False):
+                    continue
+                try:
+                    facts = file.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # removed or renamed meanwhile
                 yield Stored(Path(file.path), kind.name, facts.st_size, facts.st_mtime, bool(half))
+
 
 Store.scan = scan
 
@@ -231,7 +280,9 @@ def totals(
     "What is there, kind by kind."
     found = {}
     for file in files:
-        row = found.setdefault(file.kind, dict(entries=0, bytes=0, oldest=file.written, newest=file.written, temporary=0))
+        row = found.setdefault(
+            file.kind, dict(entries=0, bytes=0, oldest=file.written, newest=file.written, temporary=0)
+        )
         row["temporary" if file.temporary else "entries"] += 1
         row["bytes"] += file.size
         row["oldest"], row["newest"] = min(row["oldest"], file.written), max(row["newest"], file.written)
@@ -242,9 +293,13 @@ def flaw(
     path,  # of an entry
 ):
     "What is wrong with an entry, or None."
-    try: _, key, _ = read_entry(path.read_bytes())
-    except ValueError as e: return str(e)
-    if hashlib.sha256(key.encode()).hexdigest() != path.stem: return "its name is not the address of its key"
+    try:
+        _, key, _ = read_entry(path.read_bytes())
+    except ValueError as e:
+        return str(e)
+    if hashlib.sha256(key.encode()).hexdigest() != path.stem:
+        return "its name is not the address of its key"
+
 
 def verify(
     self: Store,
@@ -253,23 +308,29 @@ def verify(
 ):
     "(Stored, what is wrong with it or None) of every entry, each read to its end."
     for file in self.scan(kinds):
-        if file.temporary: continue
+        if file.temporary:
+            continue
         try:
             wrong = flaw(file.path)
-            if wrong and remove: file.path.unlink(missing_ok=True)
-        except FileNotFoundError: continue  # removed meanwhile
-        except OSError as e: wrong = f"it cannot be read: {e.strerror}"
+            if wrong and remove:
+                file.path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        except OSError as e:
+            wrong = f"it cannot be read: {e.strerror}"
         yield file, wrong
+
 
 Store.verify = verify
 
 # %% ../nbs/02_store.ipynb #a006bde5
 LEFT_BEHIND = 3600  # seconds after which a temporary file has no writer any more
 
+
 def doomed(
-    files,        # of Stored
+    files,  # of Stored
     older_than=None,  # seconds; None: age is no reason
-    limit=None,   # bytes that may stay; None: size is no reason
+    limit=None,  # bytes that may stay; None: size is no reason
     every=False,  # whether all entries go
 ) -> list:  # of Stored, oldest first
     "The files that a pruning removes."
@@ -278,23 +339,27 @@ def doomed(
     entries = [f for f in files if not f.temporary]
     old = [f for f in entries if every or older_than is not None and now - f.written > older_than]
     over = sum(f.size for f in entries) - sum(f.size for f in old) - limit if limit is not None else 0
-    for file in entries[len(old):]:
-        if over <= 0: break
-        old.append(file); over -= file.size
+    for file in entries[len(old) :]:
+        if over <= 0:
+            break
+        old.append(file)
+        over -= file.size
     return left + old
 
 # %% ../nbs/02_store.ipynb #8038c800
 def prune(
     self: Store,
     older_than=None,  # seconds; None: age is no reason
-    kinds=(),         # names; none: all
-    limit=None,       # bytes that may stay; None: size is no reason
-    dry_run=False,    # whether to say only what would go
+    kinds=(),  # names; none: all
+    limit=None,  # bytes that may stay; None: size is no reason
+    dry_run=False,  # whether to say only what would go
 ) -> list:  # of Stored: what went
     "Remove what is too old, too much, or left behind; kinds without age and limit go as a whole."
     gone = doomed(self.scan(kinds), older_than, limit, bool(kinds) and older_than is None and limit is None)
-    for file in () if dry_run else gone: file.path.unlink(missing_ok=True)
+    for file in () if dry_run else gone:
+        file.path.unlink(missing_ok=True)
     return gone
+
 
 Store.prune = prune
 
@@ -305,10 +370,13 @@ def file_digest(
     "SHA-256 of content, 64 hexadecimal digits."
     path = Path(path)
     if path.is_file():
-        with path.open("rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
-    if not path.is_dir(): raise FileNotFoundError(f"{path} does not exist")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist")
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return address({p.relative_to(path).as_posix(): file_digest(p) for p in files})
+
 
 def code_digest(
     *modules,  # names of modules, as in "rim.ranking", or the modules themselves
@@ -317,6 +385,7 @@ def code_digest(
     names = [module if isinstance(module, str) else module.__name__ for module in modules]
     sources = {name: Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8") for name in names}
     return address({name: ast.dump(ast.parse(source)) for name, source in sources.items()})
+
 
 def library_versions(
     *names,  # of installed packages; by default those that compute our results

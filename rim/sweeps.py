@@ -19,7 +19,12 @@ from .settings import ForegroundSettings, MatchingSettings, Settings
 from .vocabulary import Vocabulary
 
 # %% ../nbs/43_sweeps.ipynb #23c902de
-PAPERS = {"voc21": "PASCAL VOC", "context60": "PASCAL Context", "coco-object": "COCO-Object"}  # benchmark -> as the paper calls it
+PAPERS = {
+    "voc21": "PASCAL VOC",
+    "context60": "PASCAL Context",
+    "coco-object": "COCO-Object",
+}  # benchmark -> as the paper calls it
+
 
 def where(
     settings: Settings,
@@ -32,6 +37,7 @@ def where(
 MATCHING = tuple(f.name for f in fields(MatchingSettings))
 FULL = VARIANTS["+ subcategories"]
 
+
 def relabel(
     rim: RIM,  # whose regions are matched
     vocabulary: Vocabulary,
@@ -41,14 +47,19 @@ def relabel(
     **changes,  # matching settings
 ) -> Method:
     "The segmenter with another matching."
-    if other := [key for key in changes if key not in MATCHING]: raise ValueError(f"regions stay the same, so only settings of the matching ({', '.join(MATCHING)}) can be varied: got {other[0]!r}")
+    if other := [key for key in changes if key not in MATCHING]:
+        raise ValueError(
+            f"regions stay the same, so only settings of the matching ({', '.join(MATCHING)}) can be varied: got {other[0]!r}"
+        )
     settings, variant = rim.settings.replace(**changes), {**FULL, **variant}
     asked = bank.references(settings, variant["references"], variant["subcategories"], vocabulary.background)
+
     def predict(image, regions):
         how = dict(ranking=variant["ranking"], seed=settings.seed + draw + regions.seed)
         found = match_features(regions.features, asked, settings, **how)
         canvas = paint(regions.proposals.masks, found.labels, found.best, image.shape[:2], settings.painting)
         return fill_uncovered(canvas, regions.grid, asked, settings, vocabulary.background, **how)
+
     return Method(predict, rim.analyse)
 
 # %% ../nbs/43_sweeps.ipynb #00ef9411
@@ -61,9 +72,11 @@ def patchwise(
     "The segmenter without a segmenter: each patch is named alone."
     settings, variant = rim.settings.replace(uncovered="patches"), {**FULL, **variant}
     asked = bank.references(settings, variant["references"], variant["subcategories"], vocabulary.background)
+
     def predict(image, regions):
         how = dict(ranking=variant["ranking"], seed=settings.seed + regions.seed)
         return fill_uncovered(np.full(image.shape[:2], -1), regions.grid, asked, settings, vocabulary.background, **how)
+
     return Method(predict, rim.analyse)
 
 # %% ../nbs/43_sweeps.ipynb #bba5e959
@@ -73,13 +86,19 @@ def thinned(
     seed: int,  # of the draw
 ) -> ReferenceBank:
     "A bank with fewer pictures of each class."
-    if k < 1: raise ValueError(f"a class needs at least one picture: got {k}")
-    drawn = [np.random.default_rng([seed, i]).permutation(np.flatnonzero(bank.owner == i))[:k] for i in range(len(bank))]
+    if k < 1:
+        raise ValueError(f"a class needs at least one picture: got {k}")
+    drawn = [
+        np.random.default_rng([seed, i]).permutation(np.flatnonzero(bank.owner == i))[:k] for i in range(len(bank))
+    ]
     rows = np.sort(np.concatenate(drawn))
-    return replace(bank, memory={}, **{part: getattr(bank, part)[rows] for part in ("owner", "foreground", "background", "whole")})
+    return replace(
+        bank, memory={}, **{part: getattr(bank, part)[rows] for part in ("owner", "foreground", "background", "whole")}
+    )
 
 # %% ../nbs/43_sweeps.ipynb #13049451
 FOREGROUND = (*(f.name for f in fields(ForegroundSettings)), "images_per_class")
+
 
 def rebank(
     rim: RIM,  # whose models and store are used
@@ -87,7 +106,8 @@ def rebank(
     **changes,  # settings of the foreground, or fewer pictures
 ) -> ReferenceBank:
     "The bank of other foreground masks."
-    if other := [key for key in changes if key not in FOREGROUND]: raise ValueError(f"pictures stay the same, so only {', '.join(FOREGROUND)} can be varied: got {other[0]!r}")
+    if other := [key for key in changes if key not in FOREGROUND]:
+        raise ValueError(f"pictures stay the same, so only {', '.join(FOREGROUND)} can be varied: got {other[0]!r}")
     again = RIM(rim.settings.replace(**changes), store=rim.store)
     loaded = "pipeline", "proposer", "network", "encoder"
     vars(again.tools).update({k: v for k, v in vars(rim.tools).items() if k in loaded})
@@ -101,8 +121,10 @@ def wider(
     words,  # of the background, each becomes a class behind the others
 ) -> Vocabulary:
     "The vocabulary with words of the background as further classes."
-    if not vocabulary.background: raise ValueError("words of the background need a vocabulary that has one")
+    if not vocabulary.background:
+        raise ValueError("words of the background need a vocabulary that has one")
     return Vocabulary((*vocabulary.names, *words), vocabulary.synonyms, True)
+
 
 def background_words(
     benchmark,  # a benchmark; may have `background_words`
@@ -110,15 +132,18 @@ def background_words(
     "The benchmark's own list of words for its background, empty if it has none."
     return tuple(getattr(benchmark, "background_words", None) or ())
 
+
 def behind_words(
     method: Method,  # of the wider vocabulary
     vocabulary: Vocabulary,  # the benchmark's
 ) -> Method:
     "The method of a wider vocabulary, with every further class called background."
+
     def predict(image, analysis):
         found = method.predict(image, analysis)
         labels = np.asarray(getattr(found, "labels", found))
         return np.where(labels >= len(vocabulary), 0, labels)
+
     return Method(predict, method.analyse)
 
 # %% ../nbs/43_sweeps.ipynb #dfdfef44
@@ -130,7 +155,10 @@ def contrast(
     "Mean mIoU of some methods, or its difference from that of others, with its 95 % interval over images."
     n = len(report.items)
     weights = np.vstack([np.ones((1, n), int), draw_weights(n, report.draws, report.seed)])
-    def mean(some): return np.mean([resampled_mious(report.confusions[name], weights, report.skip) for name in some], axis=0)
+
+    def mean(some):
+        return np.mean([resampled_mious(report.confusions[name], weights, report.skip) for name in some], axis=0)
+
     names, minus = ([some] if isinstance(some, str) else list(some) for some in (names, minus))
     values = 100 * (mean(names) - (mean(minus) if minus else 0))
     return interval(values[1:], values[0])

@@ -36,6 +36,7 @@ def token_attention(
 # %% ../nbs/11_synthesis.ipynb #8b1b1fc7
 WIDER = 8  # columns that a head gets; the first of them is used
 
+
 def with_marks(
     key: torch.Tensor,  # [B, heads, L, d]
     value: torch.Tensor,  # [B, heads, L, d]
@@ -44,6 +45,7 @@ def with_marks(
     "Keys and values of a prompt, made wider by a column that marks its tokens."
     column = marks.to(value.dtype)[:, None, :, None].expand(*value.shape[:-1], 1)
     return F.pad(key, (0, WIDER)), F.pad(torch.cat([value, column], -1), (0, WIDER - 1))
+
 
 def marked_attention(
     query: torch.Tensor,  # [B, heads, N, d]
@@ -58,6 +60,7 @@ def marked_attention(
 # %% ../nbs/11_synthesis.ipynb #d5b38a4f
 class CapturingProcessor:
     "Works as `AttnProcessor2_0` does, and tells how much attention the marked tokens get."
+
     def __init__(
         self,
         hear,  # called with the layer and its map, [B, N]
@@ -66,7 +69,9 @@ class CapturingProcessor:
         self.hear, self.marks, self.context, self.prompt = hear, marks, None, None
 
     def __call__(self, layer, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        def heads(x): return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
+        def heads(x):
+            return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
+
         state = encoder_hidden_states, None if encoder_hidden_states.is_inference() else encoder_hidden_states._version
         if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
             key, value = heads(layer.to_k(encoder_hidden_states)), heads(layer.to_v(encoder_hidden_states))
@@ -80,9 +85,16 @@ def fusible(
     layer,  # `Attention`
 ) -> bool:
     "Whether `CapturingProcessor` computes what the layer does."
-    from diffusers.models.attention_processor import AttnProcessor2_0  # here, as names and seeds are wanted without a diffusion model
+    from diffusers.models.attention_processor import (
+        AttnProcessor2_0,
+    )  # here, as names and seeds are wanted without a diffusion model
+
     more = layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k, layer.residual_connection
-    plain = not any(part is not None and part is not False for part in more) and layer.rescale_output_factor == 1 and layer.scale_qk
+    plain = (
+        not any(part is not None and part is not False for part in more)
+        and layer.rescale_output_factor == 1
+        and layer.scale_qk
+    )
     return type(layer.processor) is AttnProcessor2_0 and plain
 
 # %% ../nbs/11_synthesis.ipynb #aefda72c
@@ -92,6 +104,7 @@ def prompt_length(
     "Tokens the text encoder reads, begin and end included."
     return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
 
+
 def class_tokens(
     tokenizer: CLIPTokenizer,
     prompt: str,  # holds `name`; where it occurs twice, the last one counts
@@ -100,10 +113,12 @@ def class_tokens(
 ) -> list[int]:  # positions in the encoded prompt, begin-of-text being 0
     "Positions of the class name's tokens in the prompt."
     start = prompt.rfind(name)
-    if start < 0: raise ValueError(f"A prompt must hold the class name {name!r}; got {prompt!r}.")
+    if start < 0:
+        raise ValueError(f"A prompt must hold the class name {name!r}; got {prompt!r}.")
     count = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
     first, n = 1 + count(prompt[:start]), count(name)
-    if not n: raise ValueError(f"A class name must have at least one token; {name!r} has none.")
+    if not n:
+        raise ValueError(f"A class name must have at least one token; {name!r} has none.")
     if first + n > length - 1:
         raise ValueError(f"A class name must end within the encoder's {length} tokens; {name!r} is cut off.")
     return list(range(first, first + n))
@@ -121,51 +136,67 @@ class AttentionCapture:
     ):
         self.unet, self.tokens, self.resolutions, self.fused = unet, token_indices, resolutions, fused
         self.layers = {name: m for name, m in unet.named_modules() if name.endswith("attn2")}
-        if not self.layers: raise ValueError("Attention is captured from attn2 layers; this UNet has none.")
+        if not self.layers:
+            raise ValueError("Attention is captured from attn2 layers; this UNet has none.")
         self.sums, self.count, self.heard, self.size = {}, 0, [], None
         self.handles, self.processors = [], {}
 
     def __enter__(self):
-        self.handles = [self.unet.register_forward_pre_hook(self._begin, with_kwargs=True), self.unet.register_forward_hook(self._end)]
+        self.handles = [
+            self.unet.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.unet.register_forward_hook(self._end),
+        ]
         for layer in self.layers.values():
             if self.fused and fusible(layer):
                 self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._hear, self._marks)
-            else: self.handles.append(layer.register_forward_hook(self._attend, with_kwargs=True))
+            else:
+                self.handles.append(layer.register_forward_hook(self._attend, with_kwargs=True))
         return self
 
     def __exit__(self, *_):
-        for handle in self.handles: handle.remove()
-        for layer, processor in self.processors.items(): layer.processor = processor
+        for handle in self.handles:
+            handle.remove()
+        for layer, processor in self.processors.items():
+            layer.processor = processor
 
 # %% ../nbs/11_synthesis.ipynb #184ddf89
 def _begin(self, unet, args, kwargs):
     sample, context = args[0] if args else kwargs["sample"], kwargs["encoder_hidden_states"]
     if len(sample) not in (len(self.tokens), 2 * len(self.tokens)):
-        raise ValueError(f"A batch must hold {len(self.tokens)} pictures, or twice as many with guidance; got {len(sample)}.")
+        raise ValueError(
+            f"A batch must hold {len(self.tokens)} pictures, or twice as many with guidance; got {len(sample)}."
+        )
     if any(max(t, default=-1) >= context.shape[1] or not t for t in self.tokens):
         raise ValueError(f"Class tokens must lie among the {context.shape[1]} tokens of the prompt; got {self.tokens}.")
-    if kwargs.get("encoder_attention_mask") is not None: raise ValueError("Attention is captured from prompts without a mask; this call has one.")
+    if kwargs.get("encoder_attention_mask") is not None:
+        raise ValueError("Attention is captured from prompts without a mask; this call has one.")
     self.size, self.heard = tuple(sample.shape[-2:]), []
+
 
 def _marks(self, context):
     marks = np.zeros(context.shape[:2], np.float32)
-    for row, tokens in zip(marks[-len(self.tokens):], self.tokens): row[tokens] = 1
+    for row, tokens in zip(marks[-len(self.tokens) :], self.tokens):
+        row[tokens] = 1
     return torch.from_numpy(marks).to(context.device)
+
 
 AttentionCapture._begin, AttentionCapture._marks = _begin, _marks
 
 # %% ../nbs/11_synthesis.ipynb #3195f108
 def _hear(self, layer, marked):
-    self.heard.append((layer, marked.detach()[-len(self.tokens):]))
+    self.heard.append((layer, marked.detach()[-len(self.tokens) :]))
+
 
 @torch.no_grad()
 def _attend(self, layer, args, kwargs, output):
-    hidden, context = (x[-len(self.tokens):] for x in (args[0], kwargs["encoder_hidden_states"]))
+    hidden, context = (x[-len(self.tokens) :] for x in (args[0], kwargs["encoder_hidden_states"]))
     self._hear(layer, (token_attention(layer, hidden, context) * self._marks(context)[:, None]).sum(-1))
+
 
 def _grid(self, n: int) -> tuple[int, int]:
     sizes = [tuple(ceil(side / 2**level) for side in self.size) for level in range(8)]
     return next(s for s in sizes if s[0] * s[1] == n)
+
 
 AttentionCapture._hear, AttentionCapture._attend, AttentionCapture._grid = _hear, _attend, _grid
 
@@ -174,21 +205,30 @@ AttentionCapture._hear, AttentionCapture._attend, AttentionCapture._grid = _hear
 def _end(self, unet, args, output):
     heard, self.heard = self.heard, []
     if sorted(id(layer) for layer, _ in heard) != sorted(map(id, self.layers.values())):
-        raise RuntimeError(f"Each of the {len(self.layers)} attn2 layers must be heard once per pass; {len(heard)} were heard.")
+        raise RuntimeError(
+            f"Each of the {len(self.layers)} attn2 layers must be heard once per pass; {len(heard)} were heard."
+        )
     for n in {marked.shape[1] for _, marked in heard}:
-        grid, maps = self._grid(n), torch.stack([marked for _, marked in heard if marked.shape[1] == n])  # [layers, B, N]
-        if self.resolutions and max(grid) not in self.resolutions: continue
+        grid, maps = (
+            self._grid(n),
+            torch.stack([marked for _, marked in heard if marked.shape[1] == n]),
+        )  # [layers, B, N]
+        if self.resolutions and max(grid) not in self.resolutions:
+            continue
         total = (maps / maps.amax(2, keepdim=True).clamp_min(1e-12)).sum(0).unflatten(1, grid)
         self.sums[grid], self.count = self.sums.get(grid, 0) + total, self.count + len(maps)
+
 
 AttentionCapture._end = _end
 
 # %% ../nbs/11_synthesis.ipynb #b2997d73
 def maps(self) -> torch.Tensor:  # [B, H, W] float32, [0, 1], latents' size
     "The averaged attention of each picture, its maximum rescaled to 1."
-    if not self.count: raise ValueError(f"Some attn2 layer must have a side of {self.resolutions}; none was heard.")
+    if not self.count:
+        raise ValueError(f"Some attn2 layer must have a side of {self.resolutions}; none was heard.")
     total = sum(F.interpolate(s[:, None], self.size, mode="bilinear") for s in self.sums.values())[:, 0] / self.count
     return total / total.amax((1, 2), keepdim=True).clamp_min(1e-12)
+
 
 AttentionCapture.maps = maps
 
@@ -210,11 +250,14 @@ def encode_prompt(
     prompt: str,
 ) -> torch.Tensor:  # [1, L, E]
     "The text encoder's last hidden states."
-    ids = pipeline.tokenizer(prompt, padding="max_length", max_length=prompt_length(pipeline), truncation=True,
-                             return_tensors="pt").input_ids
+    ids = pipeline.tokenizer(
+        prompt, padding="max_length", max_length=prompt_length(pipeline), truncation=True, return_tensors="pt"
+    ).input_ids
     return pipeline.text_encoder(ids.to(pipeline.text_encoder.device))[0]
 
+
 ENCODED = WeakKeyDictionary()  # text encoder -> {(prompt, its parameters' state): states}, the latest few
+
 
 def encoded_prompt(
     pipeline,  # `StableDiffusionPipeline`
@@ -224,7 +267,8 @@ def encoded_prompt(
     known = ENCODED.setdefault(pipeline.text_encoder, {})
     key = prompt, tuple((p.data_ptr(), p._version) for p in pipeline.text_encoder.parameters())
     if key not in known:
-        if len(known) >= 128: known.clear()
+        if len(known) >= 128:
+            known.clear()
         known[key] = encode_prompt(pipeline, prompt)
     return known[key]
 
@@ -236,7 +280,8 @@ def first_noise(
 ) -> torch.Tensor:  # [B, C, h, w]
     "Standard normal latents, each picture's from its own generator."
     factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    if side % factor: raise ValueError(f"The picture's side must be a multiple of {factor}; got {side}.")
+    if side % factor:
+        raise ValueError(f"The picture's side must be a multiple of {factor}; got {side}.")
     shape = (1, pipeline.unet.config.in_channels, side // factor, side // factor)
     noise = torch.cat([torch.randn(shape, generator=g) for g in generators])
     return noise.to(pipeline.unet.device, pipeline.unet.dtype)
@@ -254,7 +299,8 @@ def denoise(
     scheduler, guided = type(pipeline.scheduler).from_config(pipeline.scheduler.config), settings.guidance > 1
     scheduler.set_timesteps(settings.denoising_steps, device=pipeline.unet.device)
     x = first_noise(pipeline, generators, settings.image_size) * scheduler.init_noise_sigma
-    if guided: context = torch.cat([encoded_prompt(pipeline, "").expand_as(context), context])
+    if guided:
+        context = torch.cat([encoded_prompt(pipeline, "").expand_as(context), context])
     sides = tuple(int(side) for side in settings.attention_resolutions.split(",") if side.strip())
     with AttentionCapture(pipeline.unet, tokens, sides) as capture:
         for t in scheduler.timesteps:
@@ -288,6 +334,7 @@ def decode(
 @dataclass
 class Reference:
     "A generated picture and where its class is."
+
     image: np.ndarray  # [H, W, 3] uint8 RGB
     attention: np.ndarray  # [h, w] float32, [0, 1]
     name: str  # class name that was painted
@@ -319,13 +366,20 @@ def generate(
     context = torch.cat([encoded_prompt(pipeline, prompt) for prompt, _, _ in items])
     latents, attention = denoise(pipeline, context, tokens, [torch.Generator().manual_seed(s) for s in seeds], settings)
     pictures, attention = decode(pipeline, latents, settings.image_size), attention.cpu().numpy()
-    return [Reference(p, a, name, k, s, redraw, is_degenerate(p, a, settings))
-            for p, a, (_, name, k), s in zip(pictures, attention, items, seeds)]
+    return [
+        Reference(p, a, name, k, s, redraw, is_degenerate(p, a, settings))
+        for p, a, (_, name, k), s in zip(pictures, attention, items, seeds)
+    ]
 
 # %% ../nbs/11_synthesis.ipynb #85a2baee
 def generate_within(pipeline, items, redraw, settings):
     "The same as `generate`, in smaller pieces where the device has no memory for all."
-    return [reference for part in halving(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items)) for reference in part]
+    return [
+        reference
+        for part in halving(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items))
+        for reference in part
+    ]
+
 
 def synthesise(
     pipeline,  # `StableDiffusionPipeline`
@@ -338,6 +392,8 @@ def synthesise(
         made = generate_within(pipeline, batch, 0, settings)
         for redraw in range(1, settings.redraws + 1):
             again = [i for i, reference in enumerate(made) if reference.degenerate]
-            if not again: break
-            for i, reference in zip(again, generate_within(pipeline, [batch[i] for i in again], redraw, settings)): made[i] = reference
+            if not again:
+                break
+            for i, reference in zip(again, generate_within(pipeline, [batch[i] for i in again], redraw, settings)):
+                made[i] = reference
         yield from made

@@ -38,11 +38,13 @@ def resize_linear(
     size,  # (h, w)
 ) -> np.ndarray:  # uint8 [h, w, 3]
     "Bilinear resize in whole numbers, as OpenCV does it."
+
     def taps(n, m):
         at = ((np.arange(m) + 0.5) * (1 / (m / n)) - 0.5).astype(np.float32)
         share = at - np.floor(at)
         places = np.floor(at).astype(int) + [[0], [1]]
         return places.clip(0, n - 1), np.rint(np.stack([1 - share, share]) * 2048).astype(np.int32)
+
     (rows, down), (columns, across) = (taps(n, m) for n, m in zip(image.shape, size))
     wide = sum(image[:, c].astype(np.int32) * w[:, None] for c, w in zip(columns, across)) >> 4
     total = sum(wide[r] * w[:, None, None] >> 16 for r, w in zip(rows, down))
@@ -65,8 +67,12 @@ def canvas_size(
     crop,  # side of a window, pixels
 ) -> tuple:  # (h, w), multiples of the patch
     "The size at which a picture is cut into windows."
-    if all(n % patch == 0 and n >= crop for n in size): return tuple(size)
-    def up(n): return -(-n // patch) * patch
+    if all(n % patch == 0 and n >= crop for n in size):
+        return tuple(size)
+
+    def up(n):
+        return -(-n // patch) * patch
+
     long, other = up(max(size)), up(int(min(size) * up(max(size)) / max(size)))
     return tuple(max(crop, long if n == max(size) else other) for n in size)
 
@@ -74,9 +80,11 @@ def canvas_size(
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP_MEAN_255, CLIP_STD_255 = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 
+
 def _column(values, like) -> torch.Tensor:
     "Values of three channels, to be applied to pictures [..., 3, H, W]."
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
 
 def clip_canvas(
     image,  # uint8 [H, W, 3]
@@ -87,7 +95,12 @@ def clip_canvas(
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     pixels = (pixels - _column(CLIP_MEAN_255, pixels)) / _column(CLIP_STD_255, pixels)
     size = canvas_size(image.shape[:2], patch, crop)
-    return pixels if size == image.shape[:2] else F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    return (
+        pixels
+        if size == image.shape[:2]
+        else F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    )
+
 
 def dino_pixels(
     pixels,  # float [..., 3, H, W], normalised for CLIP
@@ -107,6 +120,7 @@ def window_boxes(
     y, x = (grid.ravel() for grid in np.meshgrid(*ends, indexing="ij"))
     return np.stack([np.maximum(y - crop, 0), np.maximum(x - crop, 0), y, x], 1)
 
+
 def cut_windows(
     pixels,  # float [3, H, W]
     boxes,  # int [n, 4], pixels
@@ -122,7 +136,8 @@ def position_table(
 ) -> torch.Tensor:  # float [1, 1 + h * w, D]
     "A table of positions for another grid."
     n = math.isqrt(table.shape[1] - 1)
-    if tuple(grid) == (n, n): return table
+    if tuple(grid) == (n, n):
+        return table
     known = table[:, 1:].float().transpose(1, 2).unflatten(2, (n, n))
     how = dict(scale_factor=[(g + 0.1) / n for g in grid]) if faithful else dict(size=tuple(grid))
     resized = F.interpolate(known, mode="bicubic", align_corners=False, **how)
@@ -134,6 +149,7 @@ def _embed_patches(patches, token, table, faithful):
     tokens = torch.cat([token.expand(len(patches), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
     return tokens + position_table(table, patches.shape[2:], faithful)
 
+
 @torch.no_grad()
 def clip_tokens(
     clip: CLIPModel,
@@ -144,9 +160,13 @@ def clip_tokens(
     vision = clip.vision_model
     (*layers, last), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(windows.to(embed.patch_embedding.weight))
-    hidden = vision.pre_layrnorm(_embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], faithful))
-    for layer in layers: hidden = layer(hidden, attention_mask=None)
+    hidden = vision.pre_layrnorm(
+        _embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], faithful)
+    )
+    for layer in layers:
+        hidden = layer(hidden, attention_mask=None)
     return last.layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, patches.shape[2:])
+
 
 @torch.no_grad()
 def dino_features(
@@ -158,7 +178,8 @@ def dino_features(
     embed = dino.embeddings
     patches = embed.patch_embeddings.projection(windows.to(embed.patch_embeddings.projection.weight))
     hidden = _embed_patches(patches, embed.cls_token, embed.position_embeddings, faithful)
-    for layer in blocks(dino): hidden = layer(hidden)
+    for layer in blocks(dino):
+        hidden = layer(hidden)
     return dino.layernorm(hidden)[:, 1:].transpose(1, 2).unflatten(2, patches.shape[2:]).float()
 
 # %% ../nbs/32_trident.ipynb #10028f57
@@ -168,6 +189,7 @@ def cosine_maps(
     "Cosines of all patches of a window with each other."
     unit = F.normalize(features.flatten(2).float(), dim=1)
     return unit.transpose(1, 2) @ unit
+
 
 def guiding_attention(
     cosine,  # float [n, N, N], all windows of one picture
@@ -190,7 +212,8 @@ def guided_values(
     "CLIP's last block with another attention."
     last, g = clip.vision_model.encoder.layers[-1].self_attn, math.isqrt(attention.shape[-1])
     values = last.v_proj(tokens.movedim(1, -1)).movedim(-1, 1)
-    if values.shape[2:] != (g, g): values = F.interpolate(values, (g, g), mode="bilinear", align_corners=False)
+    if values.shape[2:] != (g, g):
+        values = F.interpolate(values, (g, g), mode="bilinear", align_corners=False)
     mixed = attention.to(values.dtype) @ values.flatten(2).transpose(1, 2)
     return last.out_proj(mixed).transpose(1, 2).unflatten(2, (g, g))
 
@@ -202,7 +225,8 @@ def splice(
 ) -> torch.Tensor:  # float32 [D, h, w]
     "Maps of windows as one map."
     side = int(boxes[0][2] - boxes[0][0])
-    if maps.shape[-1] != side: maps = F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
+    if maps.shape[-1] != side:
+        maps = F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
     canvas, count = torch.zeros(maps.shape[1], *size, device=maps.device), torch.zeros(size, device=maps.device)
     for window, (y0, x0, y1, x1) in zip(maps.float(), boxes):
         canvas[:, y0:y1, x0:x1] += window
@@ -217,6 +241,7 @@ def sam_image(
     "The picture with its sides rounded up to whole patches."
     return resize_linear(image, [-(-n // patch) * patch for n in image.shape[:2]])
 
+
 def resize_long(
     image,  # uint8 [H, W, 3]
     side,  # of the long side, pixels
@@ -229,6 +254,7 @@ def resize_long(
 @dataclass(frozen=True)
 class SamTokens:
     "What Trident takes from SAM's encoder."
+
     query: torch.Tensor  # float [heads, N, d], N = h * w
     key: torch.Tensor  # float [heads, S * S, d], padding included
     value: torch.Tensor  # float [heads, N, d]
@@ -239,13 +265,16 @@ class SamTokens:
     seen: tuple  # (h, w) of the picture that was encoded, pixels
     embedding: torch.Tensor  # float [1, C, S, S], for the mask decoder
 
-    def attention(self,
+    def attention(
+        self,
         which=slice(None),  # rows
     ) -> torch.Tensor:  # float [heads, R, N], rows sum to at most 1
         "Rows of the attention."
         h, w = self.grid
         scores = self.query[:, which] * self.query.shape[-1] ** -0.5 @ self.key.transpose(1, 2)
-        scores = scores.unflatten(2, (self.rows.shape[-1], -1)) + self.rows[:, which, :, None] + self.columns[:, which, None]
+        scores = (
+            scores.unflatten(2, (self.rows.shape[-1], -1)) + self.rows[:, which, :, None] + self.columns[:, which, None]
+        )
         return scores.flatten(2).softmax(-1).view(scores.shape)[..., :h, :w].flatten(2)
 
 # %% ../nbs/32_trident.ipynb #d65401c8
@@ -257,25 +286,45 @@ def sam_tokens(
     "Run SAM's encoder, looking into its last block."
     encoder = sam.image_encoder
     *others, last = encoder.blocks
-    if last.window_size: raise ValueError(f"the last block of SAM's encoder must attend to the whole picture: this one has windows of {last.window_size}")
+    if last.window_size:
+        raise ValueError(
+            f"the last block of SAM's encoder must attend to the whole picture: this one has windows of {last.window_size}"
+        )
     resized = resize_long(image, encoder.img_size)
     hidden = sam.preprocess(torch.tensor(resized, device=sam.device).permute(2, 0, 1)[None].float())
     hidden = encoder.patch_embed(hidden.to(encoder.patch_embed.proj.weight))
-    if encoder.pos_embed is not None: hidden = hidden + encoder.pos_embed
-    for block in others: hidden = block(hidden)
+    if encoder.pos_embed is not None:
+        hidden = hidden + encoder.pos_embed
+    for block in others:
+        hidden = block(hidden)
     side, patch, heads = hidden.shape[1], encoder.img_size // hidden.shape[1], last.attn.num_heads
     h, w = (max(1, n // patch) for n in resized.shape[:2])
     query, key, value = last.attn.qkv(last.norm1(hidden))[0].unflatten(-1, (3, heads, -1)).permute(2, 3, 0, 1, 4)
     query, value = query[:, :h, :w], value[:, :h, :w].flatten(1, 2)
     if last.attn.use_rel_pos:
         vertical, horizontal = (get_rel_pos(side, side, table) for table in (last.attn.rel_pos_h, last.attn.rel_pos_w))
-        rows, columns = torch.einsum("nhwc,hkc->nhwk", query, vertical[:h]), torch.einsum("nhwc,wkc->nhwk", query, horizontal[:w])
-    else: rows = columns = query.new_zeros(heads, h, w, side)
+        rows, columns = (
+            torch.einsum("nhwc,hkc->nhwk", query, vertical[:h]),
+            torch.einsum("nhwc,wkc->nhwk", query, horizontal[:w]),
+        )
+    else:
+        rows = columns = query.new_zeros(heads, h, w, side)
     embedding = encoder.neck(last(hidden).permute(0, 3, 1, 2))
-    return SamTokens(query.flatten(1, 2), key.flatten(1, 2), value, rows.flatten(1, 2), columns.flatten(1, 2), (h, w), resized.shape[:2], image.shape[:2], embedding)
+    return SamTokens(
+        query.flatten(1, 2),
+        key.flatten(1, 2),
+        value,
+        rows.flatten(1, 2),
+        columns.flatten(1, 2),
+        (h, w),
+        resized.shape[:2],
+        image.shape[:2],
+        embedding,
+    )
 
 # %% ../nbs/32_trident.ipynb #09b9997f
 CAP, INSTEAD = 0.9, 0.6  # of every threshold; of a negative one
+
 
 def row_thresholds(
     value,  # float [heads, N, d]
@@ -285,7 +334,8 @@ def row_thresholds(
     "The cosine above which places belong together, for each place."
     unit = F.normalize(value.float(), dim=-1)
     tau = cos_fac * (unit * unit.mean(1, keepdim=True)).sum(-1).mean(0)
-    if not refine_neg_cos: tau = torch.where(tau < 0, INSTEAD, tau)
+    if not refine_neg_cos:
+        tau = torch.where(tau < 0, INSTEAD, tau)
     return tau.clamp(max=CAP)
 
 # %% ../nbs/32_trident.ipynb #a46ef206
@@ -299,7 +349,8 @@ def correlation(
     unit = F.normalize(value.float(), dim=-1)
     kept = (attention.float() * (unit[:, which] @ unit.transpose(1, 2) > tau[which, None])).mean(0)
     total = kept.sum(-1, keepdim=True)
-    if (total > 0).all(): return kept / total
+    if (total > 0).all():
+        return kept / total
     own = torch.eye(value.shape[1], device=kept.device)[which]
     return torch.where(total > 0, kept / total, own)
 
@@ -313,7 +364,8 @@ def aggregate(
     chunk=128,  # rows at a time; changes the memory, not the result
 ) -> torch.Tensor:  # float32 [D, h, w], on SAM's grid
     "Every place takes the mean of the places that belong to it."
-    if chunk < 1: raise ValueError(f"chunk must be at least 1 row: got {chunk}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 row: got {chunk}")
     X = F.interpolate(canvas[None].float(), tokens.grid, mode="bilinear", align_corners=False)[0].flatten(1).T
     tau = row_thresholds(tokens.value, cos_fac, refine_neg_cos)
     parts = [slice(i, i + chunk) for i in range(0, len(X), chunk)]
@@ -327,6 +379,7 @@ def read_templates(
     "A list of sentences with a gap for the name."
     lines = (HERE / "data" / "templates" / f"{which}.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
+
 
 @torch.no_grad()
 def name_vector(
@@ -348,20 +401,27 @@ def name_vectors(
     "The vectors of several names."
     tokenizer = processor.tokenizer
     length = min(tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
+
     def tokens(name):
         text = [template.replace("{}", name) for template in templates]
         return tokenise(tokenizer, text, length).to(clip.device)
+
     return torch.stack([name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
+
 
 def query_names(
     vocabulary: Vocabulary,
     background=(),  # of str: what the background consists of; none: the word itself
 ) -> tuple:  # (names, int64 [Q] class of each)
     "All names that are asked for; classes may have several."
-    if isinstance(background, str): raise ValueError(f"background must be a sequence of words: got the text {background!r}")
+    if isinstance(background, str):
+        raise ValueError(f"background must be a sequence of words: got the text {background!r}")
     words = {name: [name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels}
-    if background and vocabulary.background: words[BACKGROUND] = list(background)
-    return [w for own in words.values() for w in own], torch.tensor([c for c, own in enumerate(words.values()) for _ in own])
+    if background and vocabulary.background:
+        words[BACKGROUND] = list(background)
+    return [w for own in words.values() for w in own], torch.tensor(
+        [c for c, own in enumerate(words.values()) for _ in own]
+    )
 
 # %% ../nbs/32_trident.ipynb #eff69193
 @torch.no_grad()
@@ -373,12 +433,14 @@ def project(
     tokens = features.movedim(-3, -1).to(clip.visual_projection.weight)
     return clip.visual_projection(clip.vision_model.post_layernorm(tokens)).movedim(-1, -3).float()
 
+
 def name_logits(
     projected,  # float [..., E, h, w]
     text,  # float [Q, E], rows of length 1
 ) -> torch.Tensor:  # float [..., Q, h, w], -1..1
     "Cosines of every place with every name."
     return torch.einsum("...ehw,qe->...qhw", F.normalize(projected, dim=-3), text)
+
 
 def name_chances(
     logits,  # float [Q, h, w]
@@ -388,6 +450,7 @@ def name_chances(
     "Chances of the names at every pixel."
     return (scale * F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]).softmax(0)
 
+
 def merge_names(
     chances,  # float [Q, H, W]
     owner,  # int64 [Q], class of each name
@@ -395,6 +458,7 @@ def merge_names(
 ) -> torch.Tensor:  # float [C, H, W], may sum to less than 1
     "The chance of a class is that of its best name."
     return torch.stack([chances[(owner == c).to(chances.device)].amax(0) for c in range(classes)])
+
 
 def coarse_labels(
     prob,  # float [C, H, W]
@@ -413,6 +477,7 @@ def nearest(
     rows, columns = (np.arange(m) * n // m for n, m in zip(labels.shape, size))
     return labels[rows[:, None], columns]
 
+
 def half_size(
     labels,  # int [H, W]
     prob,  # float [C, H, W]
@@ -428,14 +493,19 @@ def half_size(
 @dataclass(frozen=True)
 class Components:
     "What SAM will be asked about; coordinates in pixels of the half-size picture."
+
     map: np.ndarray  # int64 [h, w], number of the component from 1 on, 0 for none
     labels: np.ndarray  # int64 [n], class; components are in its order, then in that of their first pixel
     boxes: np.ndarray  # float32 [n, 4], x0, y0, x1, y1; x1 and y1 are the last pixel inside
     points: np.ndarray  # float32 [n, 2], x, y of the best chance inside, the first of equals
 
-    def __len__(self): return len(self.labels)
+    def __len__(self):
+        return len(self.labels)
+
     @property
-    def areas(self): return np.bincount(self.map.ravel(), minlength=len(self) + 1)[1:]  # int64 [n], pixels
+    def areas(self):
+        return np.bincount(self.map.ravel(), minlength=len(self) + 1)[1:]  # int64 [n], pixels
+
 
 def find_components(
     labels,  # int [h, w], C for unsure
@@ -446,11 +516,13 @@ def find_components(
     "Connected pixels of one class."
     prob, found, rows = np.asarray(prob), np.zeros(labels.shape, np.int64), []
     for c in np.unique(labels[labels < len(prob)]):
-        if prob[c].max() < coarse_thresh: continue
+        if prob[c].max() < coarse_thresh:
+            continue
         parts, _ = ndimage.label(labels == c, np.ones((3, 3)))
         for i, place in enumerate(ndimage.find_objects(parts), 1):
             inside = parts[place] == i
-            if inside.sum() < min_area: continue
+            if inside.sum() < min_area:
+                continue
             y, x = np.unravel_index(np.where(inside, prob[c][place], -1).argmax(), inside.shape)
             top, left = (s.start for s in place)
             rows.append((c, left, top, place[1].stop - 1, place[0].stop - 1, left + x, top + y))
@@ -466,6 +538,7 @@ def prompt_scale(
     "Factors from the half-size picture to SAM's input."
     h, w = size
     return np.array([int(n * (side / max(size)) + 0.5) / n for n in (w, h)])
+
 
 def mask_prompt(
     prob,  # float [h, w], chances of a class at half size
@@ -495,11 +568,15 @@ def decode_masks(
     mask = mask.to(embedding)[None] if faithful else mask.to(embedding)[None, None]
     points, boxes = (torch.as_tensor(np.asarray(a, np.float32), device=device) for a in (points, boxes))
     for i in range(0, len(points), batch):
-        point = points[i:i + batch, None], torch.ones(len(points[i:i + batch]), 1, device=device)
-        sparse, dense = sam.prompt_encoder(points=point, boxes=boxes[i:i + batch], masks=mask)
-        masks, scores = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse.to(embedding), dense, multimask_output=False)
-        low.append(masks[:, 0].float()); iou.append(scores[:, 0].float())
+        point = points[i : i + batch, None], torch.ones(len(points[i : i + batch]), 1, device=device)
+        sparse, dense = sam.prompt_encoder(points=point, boxes=boxes[i : i + batch], masks=mask)
+        masks, scores = sam.mask_decoder(
+            embedding, sam.prompt_encoder.get_dense_pe(), sparse.to(embedding), dense, multimask_output=False
+        )
+        low.append(masks[:, 0].float())
+        iou.append(scores[:, 0].float())
     return torch.cat(low), torch.cat(iou)
+
 
 def upscale_masks(
     sam: Sam,
@@ -509,7 +586,9 @@ def upscale_masks(
 ) -> torch.Tensor:  # float [k, H, W], above 0 inside
     "Mask logits at the picture's size: through SAM's input and the picture that SAM saw."
     full = sam.postprocess_masks(low[:, None], tokens.size, tokens.seen)
-    return (full if tokens.seen == tuple(size) else F.interpolate(full, tuple(size), mode="bilinear", align_corners=False))[:, 0]
+    return (
+        full if tokens.seen == tuple(size) else F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)
+    )[:, 0]
 
 # %% ../nbs/32_trident.ipynb #cf24ac3a
 def class_score(
@@ -518,6 +597,7 @@ def class_score(
 ) -> torch.Tensor:  # float [H, W]
     "The score of a class: its best mask times its chance, inside the union of its masks."
     return logits.amax(0).sigmoid() * prob * (logits > 0).any(0)
+
 
 def merge_masks(
     scores,  # float [C, H, W]
@@ -529,18 +609,21 @@ def merge_masks(
     "The best score wins; where there is none the coarse label stays."
     coarse, failed = torch.as_tensor(coarse, device=prob.device), torch.as_tensor(failed, device=prob.device)
     labels = torch.where(scores.sum(0) == 0, coarse, scores.argmax(0))
-    if not faithful: labels = torch.where(failed & (prob.amax(0) > scores.amax(0)), coarse, labels)
+    if not faithful:
+        labels = torch.where(failed & (prob.amax(0) > scores.amax(0)), coarse, labels)
     return labels, torch.where(failed, torch.maximum(scores, prob), scores)
 
 # %% ../nbs/32_trident.ipynb #6d05b86a
 @dataclass(frozen=True)
 class Refinement:
     "What refinement did."
+
     labels: torch.Tensor  # int64 [H, W]
     scores: torch.Tensor  # float32 [C, H, W]
     components: Components
     iou: torch.Tensor  # float32 [n], predicted overlaps
     kept: np.ndarray  # bool [n]
+
 
 @torch.no_grad()
 def refine(
@@ -564,18 +647,24 @@ def refine(
     for c in np.unique(found.labels):
         own = np.flatnonzero(found.labels == c)
         mask = mask_prompt(half_prob[c], size, sides[1], coarse_thresh, weight)
-        low, overlap = decode_masks(sam, tokens.embedding, found.points[own] * scale, found.boxes[own] * [*scale, *scale], mask, faithful)
+        low, overlap = decode_masks(
+            sam, tokens.embedding, found.points[own] * scale, found.boxes[own] * [*scale, *scale], mask, faithful
+        )
         iou[own] = overlap.cpu()
-        if (good := overlap > iou_thresh).any(): scores[c] = class_score(upscale_masks(sam, low[good], tokens, size), prob[c])
+        if (good := overlap > iou_thresh).any():
+            scores[c] = class_score(upscale_masks(sam, low[good], tokens, size), prob[c])
     kept = (iou > iou_thresh).numpy()
-    if not kept.any(): return Refinement(coarse, prob, found, iou, kept)
+    if not kept.any():
+        return Refinement(coarse, prob, found, iou, kept)
     failed = nearest(np.isin(found.map, 1 + np.flatnonzero(~kept)), size)
     return Refinement(*merge_masks(scores, coarse, prob, failed, faithful), found, iou, kept)
 
 # %% ../nbs/32_trident.ipynb #2c92e892
 class Trident:
     "Splice, then segment: names by CLIP, correlations by DINO and SAM, no training."
-    def __init__(self,
+
+    def __init__(
+        self,
         settings: Settings,
         clip=None,  # (CLIPModel, CLIPProcessor); None: loaded when needed
         dino=None,  # ViTModel; None: loaded when needed
@@ -583,7 +672,8 @@ class Trident:
     ):
         self.settings, self.vectors = settings, {}
         for name, model in dict(clip=clip, dino=dino, sam=sam).items():
-            if model is not None: setattr(self, name, model)
+            if model is not None:
+                setattr(self, name, model)
 
     @classmethod
     def from_profile(cls, name="toybox", **overrides):
@@ -591,20 +681,30 @@ class Trident:
         return cls(Settings.from_profile(name, **overrides))
 
     @cached_property
-    def clip(self): return load_clip(self.settings)
+    def clip(self):
+        return load_clip(self.settings)
+
     @cached_property
-    def dino(self): return load_vit(self.settings)
+    def dino(self):
+        return load_vit(self.settings)
+
     @cached_property
-    def sam(self): return load_sam(self.settings)
+    def sam(self):
+        return load_sam(self.settings)
+
     @property
-    def patch(self): return self.clip[0].config.vision_config.patch_size  # of CLIP, pixels
+    def patch(self):
+        return self.clip[0].config.vision_config.patch_size  # of CLIP, pixels
+
     @property
-    def templates(self): return read_templates() if self.settings.trident_templates == "imagenet" else (self.settings.prompt,)
+    def templates(self):
+        return read_templates() if self.settings.trident_templates == "imagenet" else (self.settings.prompt,)
 
     def queries(self, vocabulary, background=()):
         "Vectors of all names [Q, E], and the class of each [Q]; kept for the next picture."
         names, owner = query_names(vocabulary, background)
-        if (key := tuple(names)) not in self.vectors: self.vectors[key] = name_vectors(*self.clip, names, self.templates)
+        if (key := tuple(names)) not in self.vectors:
+            self.vectors[key] = name_vectors(*self.clip, names, self.templates)
         return self.vectors[key], owner
 
 # %% ../nbs/32_trident.ipynb #7ba25c8b
@@ -614,8 +714,15 @@ def check_window(
 ):
     "ValueError where windows aren't whole patches."
     for patch in patches:
-        if settings.trident_crop % patch: raise ValueError(f"trident_crop must be a multiple of the models' patches, of which one has {patch} pixels: got {settings.trident_crop}")
-    if settings.trident_stride % patches[0]: raise ValueError(f"trident_stride must be a multiple of CLIP's patch, {patches[0]} pixels: got {settings.trident_stride}")
+        if settings.trident_crop % patch:
+            raise ValueError(
+                f"trident_crop must be a multiple of the models' patches, of which one has {patch} pixels: got {settings.trident_crop}"
+            )
+    if settings.trident_stride % patches[0]:
+        raise ValueError(
+            f"trident_stride must be a multiple of CLIP's patch, {patches[0]} pixels: got {settings.trident_stride}"
+        )
+
 
 @torch.no_grad()
 def canvas(
@@ -637,6 +744,7 @@ def canvas(
     maps = guided_values(clip, tokens, guiding_attention(cosine_maps(alike), s.trident_beta, s.trident_gamma))
     return splice(maps if text is None else name_logits(project(clip, maps), text), boxes, size)
 
+
 Trident.canvas = canvas
 
 # %% ../nbs/32_trident.ipynb #4afcc54f
@@ -647,7 +755,11 @@ def sam_parts(
     "What SAM sees of a picture."
     whole = sam_image(image, self.patch)
     middle = whole.shape[1] // 2
-    return [sam_tokens(self.sam, part) for part in ((whole[:, :middle], whole[:, middle:]) if self.settings.trident_halves else (whole,))]
+    return [
+        sam_tokens(self.sam, part)
+        for part in ((whole[:, :middle], whole[:, middle:]) if self.settings.trident_halves else (whole,))
+    ]
+
 
 @torch.no_grad()
 def logits(
@@ -663,9 +775,13 @@ def logits(
         parts = parts or self.sam_parts(image)
         middle = spliced.shape[2] // 2
         pieces = (spliced[..., :middle], spliced[..., middle:]) if len(parts) == 2 else (spliced,)
-        pieces = [aggregate(tokens, piece, s.trident_cos_fac, s.trident_refine_neg_cos) for tokens, piece in zip(parts, pieces)]
+        pieces = [
+            aggregate(tokens, piece, s.trident_cos_fac, s.trident_refine_neg_cos)
+            for tokens, piece in zip(parts, pieces)
+        ]
         spliced = torch.cat(pieces, 2)
     return spliced if named else name_logits(project(self.clip[0], spliced), text)
+
 
 Trident.sam_parts, Trident.logits = sam_parts, logits
 
@@ -680,7 +796,8 @@ def label_regions(
     "Connected parts of a label map; their score is the mean chance."
     regions, prob = [], np.asarray(prob)
     for c in np.unique(labels):
-        if background and c == 0: continue
+        if background and c == 0:
+            continue
         parts, n = ndimage.label(labels == c, np.ones((3, 3)))
         means, areas = ndimage.mean(prob[c], parts, range(1, n + 1)), np.bincount(parts.ravel())[1:]
         for i in np.flatnonzero(areas >= min_area):
@@ -706,13 +823,29 @@ def predict(
     record = {"names": len(owner), "grid": list(low.shape[1:]), "components": 0, "kept": 0, "failed": 0, "changed": 0.0}
     if s.trident_refine:
         tokens = parts[0] if parts and len(parts) == 1 else sam_tokens(self.sam, sam_image(image, self.patch))
-        done = refine(self.sam, tokens, labels, prob, s.trident_coarse_thresh, s.trident_min_area, s.trident_iou_thresh, s.trident_mask_weight, s.trident_faithful)
+        done = refine(
+            self.sam,
+            tokens,
+            labels,
+            prob,
+            s.trident_coarse_thresh,
+            s.trident_min_area,
+            s.trident_iou_thresh,
+            s.trident_mask_weight,
+            s.trident_faithful,
+        )
         changed = round(float((done.labels != labels).float().mean()), 6)
-        record |= {"components": len(done.kept), "kept": int(done.kept.sum()), "failed": int((~done.kept).sum()), "changed": changed}
+        record |= {
+            "components": len(done.kept),
+            "kept": int(done.kept.sum()),
+            "failed": int((~done.kept).sum()),
+            "changed": changed,
+        }
         labels = done.labels
     labels = labels.cpu().numpy().astype(np.int32)
     regions = label_regions(labels, prob.cpu(), names, vocabulary.background, 4 * s.trident_min_area)
     return Segmentation(image, labels, vocabulary, regions, record)
+
 
 Trident.predict = predict
 
@@ -726,11 +859,17 @@ def usual_background(
     words = (word.strip() for word in settings.trident_background.split(","))
     return tuple(word for word in words if word and word.casefold() not in asked) if vocabulary.background else ()
 
+
 def roles_of(
     settings,
 ) -> list:  # of str
     "Whose weights these settings need."
-    return ["clip", *["trident_dino"] * (settings.trident_correlation == "dino"), *["sam"] * (settings.trident_sam_correlation or settings.trident_refine)]
+    return [
+        "clip",
+        *["trident_dino"] * (settings.trident_correlation == "dino"),
+        *["sam"] * (settings.trident_sam_correlation or settings.trident_refine),
+    ]
+
 
 def segment(
     self: Trident,
@@ -740,14 +879,22 @@ def segment(
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
     vocabulary = Vocabulary.of(vocabulary)
-    for role in roles_of(self.settings) if self.settings.pretrained else (): resolve(getattr(self.settings, role), self.settings)  # what is missing is named before anything is loaded
-    return self.predict(read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background)
+    for role in roles_of(self.settings) if self.settings.pretrained else ():
+        resolve(getattr(self.settings, role), self.settings)  # what is missing is named before anything is loaded
+    return self.predict(
+        read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background
+    )
+
 
 Trident.segment = segment
 
 # %% ../nbs/32_trident.ipynb #542f1e0e
-UNUSED = {"refine": ("trident_coarse_thresh", "trident_min_area", "trident_iou_thresh", "trident_mask_weight"), "correlation": ("trident_cos_fac", "trident_refine_neg_cos", "trident_halves"),
-          "background": ("trident_prob_thd",)}  # what -> settings that don't matter without it
+UNUSED = {
+    "refine": ("trident_coarse_thresh", "trident_min_area", "trident_iou_thresh", "trident_mask_weight"),
+    "correlation": ("trident_cos_fac", "trident_refine_neg_cos", "trident_halves"),
+    "background": ("trident_prob_thd",),
+}  # what -> settings that don't matter without it
+
 
 def method(
     self: Trident,
@@ -757,10 +904,28 @@ def method(
     "One row of a table."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     names, owner = query_names(vocabulary, background)
-    unused = [*UNUSED["refine"] * (not s.trident_refine), *UNUSED["correlation"] * (not s.trident_sam_correlation), *UNUSED["background"] * (not vocabulary.background), "trident_dino", "trident_dino_revision", "trident_background"]
+    unused = [
+        *UNUSED["refine"] * (not s.trident_refine),
+        *UNUSED["correlation"] * (not s.trident_sam_correlation),
+        *UNUSED["background"] * (not vocabulary.background),
+        "trident_dino",
+        "trident_dino_revision",
+        "trident_background",
+    ]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
-    key = {"method": "trident", "names": names, "owner": owner.tolist(), "background": vocabulary.background, "settings": own, "templates": list(self.templates),
-           "weights": [weights_key(role, s) for role in roles_of(s)], "dtype": str(dtype_of(s)), "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"), "code": code_digest("rim.features", "rim.trident")}
+    key = {
+        "method": "trident",
+        "names": names,
+        "owner": owner.tolist(),
+        "background": vocabulary.background,
+        "settings": own,
+        "templates": list(self.templates),
+        "weights": [weights_key(role, s) for role in roles_of(s)],
+        "dtype": str(dtype_of(s)),
+        "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"),
+        "code": code_digest("rim.features", "rim.trident"),
+    }
     return Method(lambda image, analysis: self.predict(image, vocabulary, background), None, key)
+
 
 Trident.method = method

@@ -15,14 +15,18 @@ import numpy as np
 # %% ../nbs/01_vocabulary.ipynb #3d99c8cc
 BACKGROUND = "background"
 
+
 def clean_name(
     name,  # as it was typed
 ):
     "The name in normal form C, its blanks collapsed; ValueError where nothing is left or a control character is in it."
-    if not isinstance(name, str): raise ValueError(f"a class name must be text, got {name!r}")
+    if not isinstance(name, str):
+        raise ValueError(f"a class name must be text, got {name!r}")
     text = " ".join(unicodedata.normalize("NFC", name).split())
-    if not text: raise ValueError(f"a class name must not be blank, got {name!r}")
-    if any(unicodedata.category(letter) == "Cc" for letter in text): raise ValueError(f"a class name must be printable, got {name!r}")
+    if not text:
+        raise ValueError(f"a class name must not be blank, got {name!r}")
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        raise ValueError(f"a class name must be printable, got {name!r}")
     return text
 
 # %% ../nbs/01_vocabulary.ipynb #357c38c8
@@ -33,8 +37,9 @@ def split_synonyms(
     name, *others = [clean_name(part) for part in word.split("|")] if isinstance(word, str) else [clean_name(word)]
     return name, tuple(others)
 
+
 def check_names(
-    names,     # all names and synonyms of a vocabulary, clean
+    names,  # all names and synonyms of a vocabulary, clean
     reserved,  # whether the word background is taken
 ):
     "ValueError for the first word that is there twice (case ignored) or that is reserved."
@@ -42,25 +47,35 @@ def check_names(
     for name in names:
         folded = name.casefold()
         if reserved and folded == BACKGROUND:
-            raise ValueError(f"the class {BACKGROUND!r} is added by itself as number 0; leave it out of the names, or say background=False")
-        if folded in seen: raise ValueError(f"a class must be named once, got {seen[folded]!r} and {name!r}")
+            raise ValueError(
+                f"the class {BACKGROUND!r} is added by itself as number 0; leave it out of the names, or say background=False"
+            )
+        if folded in seen:
+            raise ValueError(f"a class must be named once, got {seen[folded]!r} and {name!r}")
         seen[folded] = name
 
 # %% ../nbs/01_vocabulary.ipynb #1c730abc
 @dataclass(frozen=True)
 class Vocabulary:
     "Class names in the order of their numbers, with synonyms, and with or without a background."
-    names: tuple                                # of str
+
+    names: tuple  # of str
     synonyms: dict = field(default_factory=dict, hash=False)  # name -> tuple of further words
-    background: bool = True                     # whether number 0 is the background
+    background: bool = True  # whether number 0 is the background
 
     def __post_init__(self):
-        if isinstance(self.names, str): raise ValueError(f"names must be a sequence of words, got the text {self.names!r}; Vocabulary.parse reads text")
+        if isinstance(self.names, str):
+            raise ValueError(
+                f"names must be a sequence of words, got the text {self.names!r}; Vocabulary.parse reads text"
+            )
         names, synonyms = tuple(map(clean_name, self.names)), {}
-        if not names: raise ValueError("a vocabulary must have at least one class name, got none")
+        if not names:
+            raise ValueError("a vocabulary must have at least one class name, got none")
         for name, words in self.synonyms.items():
-            if clean_name(name) not in names: raise ValueError(f"synonyms must belong to a class of the vocabulary, got {name!r}")
-            if words: synonyms[clean_name(name)] = tuple(map(clean_name, words))
+            if clean_name(name) not in names:
+                raise ValueError(f"synonyms must belong to a class of the vocabulary, got {name!r}")
+            if words:
+                synonyms[clean_name(name)] = tuple(map(clean_name, words))
         check_names([*names, *(word for words in synonyms.values() for word in words)], self.background)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "synonyms", synonyms)
@@ -77,44 +92,55 @@ class Vocabulary:
     def index(self, name):
         "The number of a class in label maps; ValueError names what is unknown."
         folded = [label.casefold() for label in self.labels]
-        if clean_name(name).casefold() not in folded: raise ValueError(f"{name!r} is no class of the vocabulary {', '.join(self.labels)}")
+        if clean_name(name).casefold() not in folded:
+            raise ValueError(f"{name!r} is no class of the vocabulary {', '.join(self.labels)}")
         return folded.index(clean_name(name).casefold())
 
 # %% ../nbs/01_vocabulary.ipynb #15da3b52
 def parse(
     cls,
-    text,             # "boat, sofa|couch", or one entry per line
+    text,  # "boat, sofa|couch", or one entry per line
     background=True,  # whether number 0 is the background
 ):
     "A vocabulary from text; a leading `background` is understood."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return cls.of([word for line in lines for word in line.split(",")], background)
 
+
 def from_file(
     cls,
-    path,             # UTF-8 text, one entry per line
+    path,  # UTF-8 text, one entry per line
     background=True,  # whether number 0 is the background
 ):
     "A vocabulary from a file of names."
-    try: return cls.parse(Path(path).read_text(encoding="utf-8-sig"), background)
-    except UnicodeDecodeError: raise ValueError(f"a file of class names must be UTF-8 text, got {path}") from None
+    try:
+        return cls.parse(Path(path).read_text(encoding="utf-8-sig"), background)
+    except UnicodeDecodeError:
+        raise ValueError(f"a file of class names must be UTF-8 text, got {path}") from None
+
 
 def of(
     cls,
-    words,            # Vocabulary, text, path of a file (as Path) or iterable of entries
+    words,  # Vocabulary, text, path of a file (as Path) or iterable of entries
     background=True,  # whether number 0 is the background; a Vocabulary keeps its own
 ):
     "The vocabulary that `words` stands for."
-    if isinstance(words, Vocabulary): return words
-    if isinstance(words, Path): return cls.from_file(words, background)
-    if isinstance(words, str): return cls.parse(words, background)
+    if isinstance(words, Vocabulary):
+        return words
+    if isinstance(words, Path):
+        return cls.from_file(words, background)
+    if isinstance(words, str):
+        return cls.parse(words, background)
     entries = [split_synonyms(word) for word in words]
-    if background and entries and entries[0] == (BACKGROUND, ()): entries = entries[1:]  # number 0 was spelled out
+    if background and entries and entries[0] == (BACKGROUND, ()):
+        entries = entries[1:]  # number 0 was spelled out
     names = [name for name, _ in entries]
     check_names(names, background)  # before the dictionary would merge two entries of one name
     return cls(tuple(names), dict(entries), background)
 
-for maker in (parse, from_file, of): setattr(Vocabulary, maker.__name__, classmethod(maker))
+
+for maker in (parse, from_file, of):
+    setattr(Vocabulary, maker.__name__, classmethod(maker))
 
 # %% ../nbs/01_vocabulary.ipynb #c51dc02e
 def prompts(
@@ -122,22 +148,39 @@ def prompts(
     template="a photo of {}",  # {} is the word
 ):
     "(class number, prompt, word) of every name and synonym; the background has none."
-    pairs = [(number, word) for number, name in enumerate(self.names, int(self.background)) for word in (name, *self.synonyms.get(name, ()))]
+    pairs = [
+        (number, word)
+        for number, name in enumerate(self.names, int(self.background))
+        for word in (name, *self.synonyms.get(name, ()))
+    ]
     return [(number, template.replace("{}", word), word) for number, word in pairs]
+
 
 Vocabulary.prompts = prompts
 
 # %% ../nbs/01_vocabulary.ipynb #8e13ebe5
-OKABE_ITO = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167), (148, 103, 60))
+OKABE_ITO = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (148, 103, 60),
+)
 IGNORE, IGNORE_COLOUR = 255, (245, 245, 240)
+
 
 def hue_colour(
     index,  # 0, 1, 2, ...
 ):
     "RGB 0..255 at the golden angle's `index`-th hue, one of three lightnesses."
     import colorsys
+
     lightness, saturation = ((0.62, 0.75), (0.42, 0.85), (0.74, 0.55))[index % 3]
     return tuple(round(255 * channel) for channel in colorsys.hls_to_rgb(index * 0.381966 % 1, lightness, saturation))
+
 
 def palette(
     self,
@@ -146,5 +189,6 @@ def palette(
     wanted = len(self.names)
     colours = [*OKABE_ITO[:wanted], *(hue_colour(i) for i in range(wanted - len(OKABE_ITO)))]
     return np.array([(0, 0, 0)] * self.background + colours, np.uint8)
+
 
 Vocabulary.palette = palette

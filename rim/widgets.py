@@ -34,7 +34,8 @@ class Pictured(anywidget.AnyWidget):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**data, "text/plain": repr(self), "image/png": png_bytes(self.picture())}, metadata
 
-    def __repr__(self): return f"{type(self).__name__}()"
+    def __repr__(self):
+        return f"{type(self).__name__}()"
 
 # %% ../nbs/45_widgets.ipynb #21f16b46
 def stacked(
@@ -42,8 +43,10 @@ def stacked(
 ) -> Image.Image:
     "Pictures below each other, on white."
     canvas = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    for i, p in enumerate(pictures): canvas.paste(p.convert("RGB"), (0, sum(q.height for q in pictures[:i])))
+    for i, p in enumerate(pictures):
+        canvas.paste(p.convert("RGB"), (0, sum(q.height for q in pictures[:i])))
     return canvas
+
 
 def drawn(fig) -> Image.Image:
     "A matplotlib figure as a picture, as large as its contents."
@@ -103,11 +106,16 @@ def telling_pixel(
     segmentation: Segmentation,
 ) -> tuple:  # (x, y)
     "A pixel of the region that is seen most, the background's aside."
-    seen, s = np.bincount(segmentation.region_map.ravel() + 1, minlength=len(segmentation.regions) + 1)[1:], segmentation
-    if not seen.any(): return s.labels.shape[1] // 2, s.labels.shape[0] // 2
+    seen, s = (
+        np.bincount(segmentation.region_map.ravel() + 1, minlength=len(segmentation.regions) + 1)[1:],
+        segmentation,
+    )
+    if not seen.any():
+        return s.labels.shape[1] // 2, s.labels.shape[0] // 2
     named = [n * (r.label > 0 or not s.vocabulary.background) for n, r in zip(seen, s.regions)]
     places = np.argwhere(s.region_map == int(np.argmax(named if any(named) else seen)))
     return tuple(int(v) for v in places[len(places) // 2][::-1])
+
 
 def explanation_figure(
     segmentation: Segmentation,
@@ -116,17 +124,28 @@ def explanation_figure(
     "An explanation as a figure, for paper."
     shares = [e.scores[a] / segmentation.evidence.references.subcategories for a in e.agents]
     names = (f"the region ({e.x}, {e.y})", e.name, e.runner_up)
-    return figures.individual_or_relational(segmentation.image, e.region.mask, e.agents, [e.cosines[a] for a in e.agents], e.rankings, dict(zip(names, e.distributions)), shares, e.name)
+    return figures.individual_or_relational(
+        segmentation.image,
+        e.region.mask,
+        e.agents,
+        [e.cosines[a] for a in e.agents],
+        e.rankings,
+        dict(zip(names, e.distributions)),
+        shares,
+        e.name,
+    )
 
 # %% ../nbs/45_widgets.ipynb #3b3fb64b
 class ExplainWidget(Pictured):
     "A result to click on: each pixel says why it has its name."
+
     _esm, _css = CLICK, STYLE
     stage = traitlets.Unicode().tag(sync=True)  # the overlay with its regions, HTML
     place = traitlets.List(traitlets.Int()).tag(sync=True)  # [x, y]
     page = traitlets.Unicode().tag(sync=True)  # the explanation, HTML
 
-    def __init__(self,
+    def __init__(
+        self,
         segmentation: Segmentation,
         place=None,  # (x, y) to begin with; None: in the region that is seen most
     ):
@@ -141,9 +160,12 @@ class ExplainWidget(Pictured):
 
     def picture(self):
         parts, e = [self.segmentation.overlay()], self.explanation
-        return stacked([*parts, drawn(explanation_figure(self.segmentation, e))] if e.distributions is not None else parts)
+        return stacked(
+            [*parts, drawn(explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
+        )
 
-    def __repr__(self): return f"ExplainWidget: {self.explanation.text}"
+    def __repr__(self):
+        return f"ExplainWidget: {self.explanation.text}"
 
 # %% ../nbs/45_widgets.ipynb #17da9b11
 CONTROLS = """
@@ -169,11 +191,17 @@ export default { render };
 """
 
 # %% ../nbs/45_widgets.ipynb #91b668ab
-def slider(name, label, low, high, step=1): return dict(name=name, label=label, min=low, max=high, step=step)
-def choice(name, label, options): return dict(name=name, label=label, options=list(options))
+def slider(name, label, low, high, step=1):
+    return dict(name=name, label=label, min=low, max=high, step=step)
+
+
+def choice(name, label, options):
+    return dict(name=name, label=label, options=list(options))
+
 
 class Controlled(Pictured):
     "Controls and what follows from them: a subclass's `compute`, of settings, returns what was computed and its page."
+
     _esm, _css = CONTROLS, STYLE
     controls = traitlets.List().tag(sync=True)  # of `slider` and `choice`; their names are settings
     values = traitlets.Dict().tag(sync=True)  # name -> value
@@ -188,11 +216,14 @@ class Controlled(Pictured):
     def answer(self, change=None):
         key = json.dumps(self.values, sort_keys=True)
         try:
-            if key not in self.kept: self.kept[key] = self.compute(self.settings.replace(**self.values))
+            if key not in self.kept:
+                self.kept[key] = self.compute(self.settings.replace(**self.values))
             self.result, self.page = self.kept[key]
-        except ValueError as refusal: self.page = escape(str(refusal))
+        except ValueError as refusal:
+            self.page = escape(str(refusal))
 
-    def __repr__(self): return f"{type(self).__name__}: {', '.join(f'{k} {v}' for k, v in self.values.items())}"
+    def __repr__(self):
+        return f"{type(self).__name__}: {', '.join(f'{k} {v}' for k, v in self.values.items())}"
 
 # %% ../nbs/45_widgets.ipynb #496dcf26
 def enlarged(
@@ -203,50 +234,84 @@ def enlarged(
     factor = -(-side // max(picture.shape[:2]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
+
 def foreground_panels(
     image,  # uint8 [H, W, 3]
     attention,  # float32 [h, w], 0..1
     points,  # int [n, 2], x y in pixels
-    binary, mask,  # bool [H, W]
+    binary,
+    mask,  # bool [H, W]
 ) -> dict:  # title -> uint8 [h, w, 3]
     "The steps from attention to mask as pictures."
-    heat = np.asarray(Image.fromarray((255 * attention / max(attention.max(), 1e-9)).astype(np.uint8)).resize(image.shape[1::-1]))
+    heat = np.asarray(
+        Image.fromarray((255 * attention / max(attention.max(), 1e-9)).astype(np.uint8)).resize(image.shape[1::-1])
+    )
     dimmed = lambda where: enlarged(np.where(where[..., None], image, image * 0.3).astype(np.uint8))
     dotted = dimmed(binary)
     factor = dotted.shape[0] // image.shape[0]
-    for x, y in points: dotted[y * factor:(y + 1) * factor, x * factor:(x + 1) * factor] = 255, 0, 80
-    return {"attention": enlarged(heat[..., None].repeat(3, 2)), "reaches the threshold, points": dotted, "mask": dimmed(mask)}
+    for x, y in points:
+        dotted[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor] = 255, 0, 80
+    return {
+        "attention": enlarged(heat[..., None].repeat(3, 2)),
+        "reaches the threshold, points": dotted,
+        "mask": dimmed(mask),
+    }
 
 # %% ../nbs/45_widgets.ipynb #27366115
 class ForegroundWidget(Controlled):
     "How a reference's attention becomes its mask: threshold and points."
-    def __init__(self,
+
+    def __init__(
+        self,
         rim: RIM,  # whose models paint and cut
         name: str,  # the class
         k=0,  # which of its reference pictures
     ):
         name, number = Vocabulary.of([name]).names[0], rim.settings.images_per_class
-        if not 0 <= k < number: raise ValueError(f"a class has references 0 to {number - 1}: got {k}")
-        batch, i = next((batch, i) for batch in plan(Vocabulary.of([name]), rim.settings) for i, item in enumerate(batch) if item[3] == k)
+        if not 0 <= k < number:
+            raise ValueError(f"a class has references 0 to {number - 1}: got {k}")
+        batch, i = next(
+            (batch, i)
+            for batch in plan(Vocabulary.of([name]), rim.settings)
+            for i, item in enumerate(batch)
+            if item[3] == k
+        )
         self.picture_of, _ = paint_pictures(batch, rim.tools, rim.store)[i]
         self.proposer, self.seed = rim.tools.proposer, image_seed(rim.settings.seed, name, k)
-        super().__init__(rim.settings, [slider("attention_threshold", "threshold of the attention", 0.05, 0.95, 0.05), slider("attention_points", "points for SAM", 1, 20)])
+        super().__init__(
+            rim.settings,
+            [
+                slider("attention_threshold", "threshold of the attention", 0.05, 0.95, 0.05),
+                slider("attention_points", "points for SAM", 1, 20),
+            ],
+        )
 
     def compute(self, settings):
         image, attention = self.picture_of["image"], self.picture_of["attention"]
         size = image.shape[:2]
         mask, how = foreground_mask(self.proposer, image, attention, settings, self.seed)
-        panels = foreground_panels(image, attention, attention_points(attention, size, settings, self.seed), attention_mask(attention, size, settings), mask)
-        shown = "".join(f'<div><img src="{data_uri(p, kind="PNG")}" alt="{title}"><br>{title}</div>' for title, p in panels.items())
+        panels = foreground_panels(
+            image,
+            attention,
+            attention_points(attention, size, settings, self.seed),
+            attention_mask(attention, size, settings),
+            mask,
+        )
+        shown = "".join(
+            f'<div><img src="{data_uri(p, kind="PNG")}" alt="{title}"><br>{title}</div>' for title, p in panels.items()
+        )
         text = f"The mask covers {mask.mean():.0%} of the picture and is {'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
         return (mask, panels), framed(f'<div style="width:100%">{text}</div>', shown)
 
-    def picture(self): return Image.fromarray(np.concatenate(list(self.result[1].values()), 1))
+    def picture(self):
+        return Image.fromarray(np.concatenate(list(self.result[1].values()), 1))
 
 # %% ../nbs/45_widgets.ipynb #00ce01dd
 class MatchingWidget(Controlled):
     "How matching and painting make a label map: agents, subcategories, order of painting."
-    def __init__(self,
+
+    def __init__(
+        self,
         rim: RIM,
         image,  # path, PIL image or uint8 [H, W, 3]
         vocabulary=None,  # as `RIM.segment` takes it
@@ -254,11 +319,22 @@ class MatchingWidget(Controlled):
         self.first = rim.segment(image, vocabulary)
         self.bank, self.regions = rim.bank_for(self.first.vocabulary), rim.analyse(self.first.image)
         classes, most = len(self.first.vocabulary), max(rim.settings.subcategories, 8)
-        super().__init__(rim.settings, [slider("agents", "agents", 1, max(rim.settings.agents, min(8, classes))), slider("subcategories", "subcategories", 1, most), choice("painting", "on top", ("area", "score"))])
+        super().__init__(
+            rim.settings,
+            [
+                slider("agents", "agents", 1, max(rim.settings.agents, min(8, classes))),
+                slider("subcategories", "subcategories", 1, most),
+                choice("painting", "on top", ("area", "score")),
+            ],
+        )
 
     def compute(self, settings):
         result = RIM(settings, bank=self.bank).predict(self.first.image, self.regions, self.first.vocabulary, self.bank)
         changed = (result.labels != self.first.labels).mean()
-        return result, framed(f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings as they were.</div>', result._repr_html_())
+        return result, framed(
+            f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings as they were.</div>',
+            result._repr_html_(),
+        )
 
-    def picture(self): return self.result.overlay()
+    def picture(self):
+        return self.result.overlay()

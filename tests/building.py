@@ -1,4 +1,5 @@
 """The built site, for the tests that read it: built once, again when something that it is made from is newer."""
+
 import functools, hashlib, subprocess, sys, tempfile
 from pathlib import Path
 from filelock import FileLock
@@ -6,10 +7,17 @@ from conftest import ROOT
 
 SITE = ROOT / "_docs"
 
+
 def changed():
     "When the newest file that the site is made from was changed."
-    folders = [p for name in ("nbs", "rim", "docs", "figures") for p in (ROOT / name).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    folders = [
+        p
+        for name in ("nbs", "rim", "docs", "figures")
+        for p in (ROOT / name).rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    ]
     return max(p.stat().st_mtime for p in [*folders, *ROOT.glob("*.md"), ROOT / "settings.ini"])
+
 
 @functools.cache
 def site():

@@ -1,4 +1,5 @@
 """What is promised, and which tests hold it: `python tests/promises.py` writes nbs/60_promises.ipynb from the marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
+
 import ast, functools, json
 from pathlib import Path
 
@@ -24,12 +25,17 @@ PROMISES = {
     17: "Nothing that a data set, a checkpoint or a parameter contains is executed, and no path in an input leaves the output folder.",
     18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
     19: "Large inputs take time, not ever more memory.",
-    20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository."}
+    20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository.",
+}
+
 
 def numbers_of(node):
     "The promises that a test, or a module's pytestmark, is marked with."
-    found = [c for d in node for c in ast.walk(d) if isinstance(c, ast.Call) and ast.unparse(c.func) == "pytest.mark.promise"]
+    found = [
+        c for d in node for c in ast.walk(d) if isinstance(c, ast.Call) and ast.unparse(c.func) == "pytest.mark.promise"
+    ]
     return [number for call in found for number in map(ast.literal_eval, call.args)]
+
 
 @functools.cache
 def held():
@@ -37,23 +43,55 @@ def held():
     tests = {number: {} for number in PROMISES}
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         body = ast.parse(file.read_text(encoding="utf-8")).body
-        whole = [n for a in body if isinstance(a, ast.Assign) and ast.unparse(a.targets[0]) == "pytestmark" for n in numbers_of([a.value])]
+        whole = [
+            n
+            for a in body
+            if isinstance(a, ast.Assign) and ast.unparse(a.targets[0]) == "pytestmark"
+            for n in numbers_of([a.value])
+        ]
         for test in (f for f in body if isinstance(f, ast.FunctionDef) and f.name.startswith("test_")):
             slow = "pytest.mark.slow" in map(ast.unparse, test.decorator_list)
-            for number in (numbers_of(test.decorator_list) or whole): tests[number][f"{file.name}::{test.name}"] = slow
+            for number in numbers_of(test.decorator_list) or whole:
+                tests[number][f"{file.name}::{test.name}"] = slow
     return tests
 
-def measured(): return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+
+def measured():
+    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+
 
 def page():
     "The page, as a notebook of Markdown."
-    figures, parts = measured(), ["# Promises\n\n> What happens when things go wrong, and the test that holds each promise\n\n"
-        "Faults are injected for real: processes are killed, files are damaged, disks are full, interrupts are sent. Slow tests take minutes and run with `--slow`, the others in every `make test`. Figures were measured by the slow tests, on the machine and the day that stand beside them; all are of the toybox, its trained models or tiny untrained ones."]
+    figures, parts = (
+        measured(),
+        [
+            "# Promises\n\n> What happens when things go wrong, and the test that holds each promise\n\n"
+            "Faults are injected for real: processes are killed, files are damaged, disks are full, interrupts are sent. Slow tests take minutes and run with `--slow`, the others in every `make test`. Figures were measured by the slow tests, on the machine and the day that stand beside them; all are of the toybox, its trained models or tiny untrained ones."
+        ],
+    )
     for number, tests in held().items():
-        lines = [f"- `{test}`" + ", slow" * slow + (f" — {f['figure']} ({f['machine']}, {f['date']})" if (f := figures.get(test)) else "") for test, slow in tests.items()]
+        lines = [
+            f"- `{test}`"
+            + ", slow" * slow
+            + (f" — {f['figure']} ({f['machine']}, {f['date']})" if (f := figures.get(test)) else "")
+            for test, slow in tests.items()
+        ]
         parts.append("\n".join([f"## {number}. {PROMISES[number]}", "", *(lines or ["Nothing holds it yet."])]))
-    cells = [{"cell_type": "markdown", "id": f"promise{i}", "metadata": {}, "source": text.splitlines(True)} for i, text in enumerate(parts)]
+    cells = [
+        {"cell_type": "markdown", "id": f"promise{i}", "metadata": {}, "source": text.splitlines(True)}
+        for i, text in enumerate(parts)
+    ]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return (
+        json.dumps(
+            {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5},
+            indent=1,
+            ensure_ascii=False,
+            sort_keys=True,
+        )
+        + "\n"
+    )
 
-if __name__ == "__main__": PAGE.write_text(page(), encoding="utf-8")
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,4 +1,5 @@
 """Many pictures: names that don't collide, results that stay in their folder, and a COCO file that COCO's own reader reads."""
+
 import os
 import numpy as np, pytest
 from PIL import Image
@@ -8,16 +9,23 @@ from rim.segmentation import Method, Region, Segmentation, mask_box
 from rim.settings import Settings
 from rim.vocabulary import Vocabulary
 
+
 class Left:
     "Finds the first class in the left half, and label 0 in the same place."
+
     settings, calls = Settings.from_profile("toybox"), 0
-    def method(self, vocabulary): return Method(None, key={"method": "left"})
+
+    def method(self, vocabulary):
+        return Method(None, key={"method": "left"})
+
     def segment(self, image, vocabulary):
         self.calls += 1
-        if image.mean() > 254: raise RuntimeError("too bright")
+        if image.mean() > 254:
+            raise RuntimeError("too bright")
         left, first = np.indices(image.shape[:2])[1] < image.shape[1] // 2, int(vocabulary.background)
         regions = [Region(left, mask_box(left), label, vocabulary.labels[label], 0.5) for label in (first, 0)]
         return Segmentation(image, np.where(left, first, 0), vocabulary, tuple(regions))
+
 
 @pytest.fixture
 def photos(tmp_path, tiny_image):
@@ -29,7 +37,10 @@ def photos(tmp_path, tiny_image):
     (root / "notes.txt").write_text("no picture")
     return root
 
-def files(pictures): return sorted(p.file for p in pictures)
+
+def files(pictures):
+    return sorted(p.file for p in pictures)
+
 
 def test_what_is_read(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
@@ -43,49 +54,83 @@ def test_what_is_read(photos, tmp_path, monkeypatch):
     (photos / "[x].png").write_bytes((photos / "1.png").read_bytes())
     assert files(find_pictures(["[x].png"], out)) == ["[x].png"], "what exists is no pattern"
 
+
 def test_folders_that_contain_themselves(photos, tmp_path):
     (photos / "a" / "loop").symlink_to(photos)
     assert len(find_pictures([photos], tmp_path / "out", True)) == 3
 
-@pytest.mark.parametrize("given, named", [(["1.png", "a/1.png"], "would both have 1.png"), (["1.png", "1.jpg"], "1.jpg"), (["1.png", "1_overlay.png"], "1_overlay.png"), (["1.png", "A/1.PNG"], "1.png"),
-    (["coco.png"], "coco.json"), (["nowhere.png"], "no image file"), (["a/*.jpg"], "no pictures in"), (["b"], "--recursive"), (["a/../*/../1.png"], "leave")])
+
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        (["1.png", "a/1.png"], "would both have 1.png"),
+        (["1.png", "1.jpg"], "1.jpg"),
+        (["1.png", "1_overlay.png"], "1_overlay.png"),
+        (["1.png", "A/1.PNG"], "1.png"),
+        (["coco.png"], "coco.json"),
+        (["nowhere.png"], "no image file"),
+        (["a/*.jpg"], "no pictures in"),
+        (["b"], "--recursive"),
+        (["a/../*/../1.png"], "leave"),
+    ],
+)
 def test_names_that_cannot_be(photos, tmp_path, given, named):
     for name in ("1.jpg", "1_overlay.png", "coco.png", "A/1.PNG"):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).write_bytes((photos / "1.png").read_bytes())
-    with pytest.raises((ValueError, FileNotFoundError), match=named): find_pictures([f"{photos}/{name}" for name in given], tmp_path / "out")
+    with pytest.raises((ValueError, FileNotFoundError), match=named):
+        find_pictures([f"{photos}/{name}" for name in given], tmp_path / "out")
+
 
 def test_no_picture_is_overwritten(photos):
-    with pytest.raises(ValueError, match="overwrite the picture"): find_pictures([photos], photos)
+    with pytest.raises(ValueError, match="overwrite the picture"):
+        find_pictures([photos], photos)
     assert find_pictures([photos], photos / "out", True)
 
+
 def test_a_broken_picture_stops_nothing_and_a_second_run_does_the_rest(photos, tmp_path):
-    (photos / "0.png").write_bytes(b"no picture"); Image.new("RGB", (9, 9), "white").save(photos / "9.png")
+    (photos / "0.png").write_bytes(b"no picture")
+    Image.new("RGB", (9, 9), "white").save(photos / "9.png")
     left, out = Left(), tmp_path / "out"
     pictures = find_pictures([photos], out, True)
     first = {o.picture.file: o.fault for o in segment_pictures(left, "boat", pictures, out)}
-    assert "can't be read" in first["0.png"] and first["9.png"] == "too bright" and [first[f] for f in ("1.png", "a/1.png", "b/c/2.jpg")] == ["", "", ""]
+    assert (
+        "can't be read" in first["0.png"]
+        and first["9.png"] == "too bright"
+        and [first[f] for f in ("1.png", "a/1.png", "b/c/2.jpg")] == ["", "", ""]
+    )
     before = left.calls
     assert sum(o.skipped for o in segment_pictures(left, "boat", pictures, out)) == 3 and left.calls == before + 1
     (out / "1.json").write_text("{}")
     assert sum(o.skipped for o in segment_pictures(left, "boat", pictures, out)) == 2, "a damaged result is made again"
-    for change in (dict(force=True), dict(longest=16)): assert not any(o.skipped for o in segment_pictures(left, "boat", pictures, out, **change))
+    for change in (dict(force=True), dict(longest=16)):
+        assert not any(o.skipped for o in segment_pictures(left, "boat", pictures, out, **change))
     left.settings = left.settings.replace(agents=3)
     assert not any(o.skipped for o in segment_pictures(left, "boat", pictures, out, longest=16))
     left.settings = left.settings.replace(store="elsewhere")
     assert sum(o.skipped for o in segment_pictures(left, "boat", pictures, out, longest=16)) == 3
 
+
 def test_results_do_not_leave_through_a_link(photos, tmp_path):
-    (tmp_path / "out").mkdir(); (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out" / "a").symlink_to(tmp_path / "elsewhere")
-    faults = [o.fault for o in segment_pictures(Left(), "boat", find_pictures([photos], tmp_path / "out", True), tmp_path / "out")]
+    faults = [
+        o.fault
+        for o in segment_pictures(Left(), "boat", find_pictures([photos], tmp_path / "out", True), tmp_path / "out")
+    ]
     assert sum("leads out of it" in f for f in faults) == 1 and not list((tmp_path / "elsewhere").iterdir())
 
+
 def test_names_of_any_bytes(tmp_path, tiny_image):
-    for name in (b"\xff\xfe.png", b"a\nb\x1b[31m.png", b"back\\slash.png"): Image.fromarray(tiny_image).save(os.path.join(os.fsencode(tmp_path), name).decode("utf-8", "surrogateescape"))
+    for name in (b"\xff\xfe.png", b"a\nb\x1b[31m.png", b"back\\slash.png"):
+        Image.fromarray(tiny_image).save(os.path.join(os.fsencode(tmp_path), name).decode("utf-8", "surrogateescape"))
     outcomes = list(segment_pictures(Left(), "boat", find_pictures([tmp_path], tmp_path / "out"), tmp_path / "out"))
     assert len(outcomes) == 3 and all(shown(o.picture.path).isprintable() for o in outcomes)
-    write_coco(tmp_path / "out" / COCO, [o.picture for o in outcomes if not o.fault], tmp_path / "out", Vocabulary.of("boat"))
+    write_coco(
+        tmp_path / "out" / COCO, [o.picture for o in outcomes if not o.fault], tmp_path / "out", Vocabulary.of("boat")
+    )
+
 
 @pytest.mark.parametrize("background", [True, False])
 def test_coco_reads_it(photos, tmp_path, background, capsys):
@@ -93,11 +138,18 @@ def test_coco_reads_it(photos, tmp_path, background, capsys):
     pictures = find_pictures([photos], out, True)
     assert not any(o.fault for o in segment_pictures(Left(), words, pictures, out))
     coco = Reader(write_coco(out / COCO, pictures, out, words))
-    assert [i["file_name"] for i in coco.dataset["images"]] == [p.file for p in pictures] and [c["name"] for c in coco.dataset["categories"]] == ["boat", "tree"]
+    assert [i["file_name"] for i in coco.dataset["images"]] == [p.file for p in pictures] and [
+        c["name"] for c in coco.dataset["categories"]
+    ] == ["boat", "tree"]
     assert len(coco.anns) == (3 if background else 6) and {a["category_id"] for a in coco.anns.values()} == {1}
     found = coco.anns[1]
-    assert found["bbox"] == [0, 0, 16, 24] and coco.annToMask(found)[:, :16].all() and coco.annToMask(found).sum() == found["area"] == 384
+    assert (
+        found["bbox"] == [0, 0, 16, 24]
+        and coco.annToMask(found)[:, :16].all()
+        and coco.annToMask(found).sum() == found["area"] == 384
+    )
     assert len(coco.loadRes([{k: found[k] for k in ("image_id", "category_id", "segmentation", "score")}]).anns) == 1
+
 
 def test_large_pictures_keep_their_size(tmp_path):
     Image.new("RGB", (61, 41), "red").save(tmp_path / "large.png")
@@ -108,6 +160,7 @@ def test_large_pictures_keep_their_size(tmp_path):
     assert labels.size == (61, 41) and labels.mode == "P" and 0.45 < np.mean(np.asarray(labels) == 1) < 0.55
     coco = Reader(write_coco(out / COCO, pictures, out, Vocabulary.of("boat")))
     assert (coco.annToMask(coco.anns[1]) == np.asarray(labels)).all() and coco.anns[1]["bbox"][3] == 41
+
 
 def test_enlarge(rng):
     mask = rng.integers(0, 5, (3, 4))

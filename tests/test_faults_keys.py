@@ -1,4 +1,5 @@
 """Every setting is classified: by what has to be computed again when it changes. A new setting fails here until somebody has thought about it."""
+
 import functools, importlib
 from types import SimpleNamespace
 import pytest
@@ -19,26 +20,120 @@ PROPOSED = {"proposals", "analysis", "rim", "clip-crops"}
 SEEN = {"reference", "bank", "analysis", "rim", "clip-crops"}  # CLIP on crops shares its key with RIM's analysis
 NOTHING = set()
 
-def row(value, missed, **context): return value, missed, context
-def rows(missed, context={}, **values): return {name: (value, missed, context) for name, value in values.items()}
+
+def row(value, missed, **context):
+    return value, missed, context
+
+
+def rows(missed, context={}, **values):
+    return {name: (value, missed, context) for name, value in values.items()}
+
+
 WHICH = {
-    "seed": row(1, PAINTED, pretrained=True), "pretrained": row(True, PAINTED | PROPOSED | {"trident"}), "dtype": row("float16", PAINTED | PROPOSED | {"trident"}, device="cuda"),
-    "prompt": row("one {}", PAINTED | {"trident"}, trident_templates="prompt"), "sam": row("other", CUT | PROPOSED | {"trident"}), "clip": row("other", {"trident", "clip-crops"}), "trident_dino": row("other", {"trident"}),
-    "feature": row("mae", SEEN), "reference_side": row(64, {"reference", "bank", "rim"}), "region_side": row(128, PROPOSED - {"proposals"}), "clip_side": row(64, {"clip-crops"}), "painting": row("score", {"rim", "clip-crops"}),
-    "ranking_temperature": row(2, {"rim"}, ranking="softmax"), "dense_thresh": row(0.3, PROPOSED, proposals="dense"), "clip_feature": row("values", SEEN, feature="clip"), "mae": row("other", SEEN, feature="mae"),
-    **rows(PAINTED, diffusion="other", images_per_class=3, image_size=128, denoising_steps=3, guidance=2, degenerate_std=1, redraws=1, attention_resolutions="8"),
+    "seed": row(1, PAINTED, pretrained=True),
+    "pretrained": row(True, PAINTED | PROPOSED | {"trident"}),
+    "dtype": row("float16", PAINTED | PROPOSED | {"trident"}, device="cuda"),
+    "prompt": row("one {}", PAINTED | {"trident"}, trident_templates="prompt"),
+    "sam": row("other", CUT | PROPOSED | {"trident"}),
+    "clip": row("other", {"trident", "clip-crops"}),
+    "trident_dino": row("other", {"trident"}),
+    "feature": row("mae", SEEN),
+    "reference_side": row(64, {"reference", "bank", "rim"}),
+    "region_side": row(128, PROPOSED - {"proposals"}),
+    "clip_side": row(64, {"clip-crops"}),
+    "painting": row("score", {"rim", "clip-crops"}),
+    "ranking_temperature": row(2, {"rim"}, ranking="softmax"),
+    "dense_thresh": row(0.3, PROPOSED, proposals="dense"),
+    "clip_feature": row("values", SEEN, feature="clip"),
+    "mae": row("other", SEEN, feature="mae"),
+    **rows(
+        PAINTED,
+        diffusion="other",
+        images_per_class=3,
+        image_size=128,
+        denoising_steps=3,
+        guidance=2,
+        degenerate_std=1,
+        redraws=1,
+        attention_resolutions="8",
+    ),
     **rows(CUT, attention_threshold=0.6, attention_points=4, attention_top=0.1, mask_min_area=0.1, mask_max_area=0.9),
-    **rows(PROPOSED, proposer="none", proposals="dense", mask_generator="stock", points_per_side=9, pred_iou_thresh=0.1, stability_score_thresh=0.1, stability_score_offset=0.5, box_nms_thresh=0.5),
-    **rows(PROPOSED, {"proposer": "maskformer"}, maskformer="other", maskformer_side=64, maskformer_score=0.1, maskformer_thresh=0.1),
+    **rows(
+        PROPOSED,
+        proposer="none",
+        proposals="dense",
+        mask_generator="stock",
+        points_per_side=9,
+        pred_iou_thresh=0.1,
+        stability_score_thresh=0.1,
+        stability_score_offset=0.5,
+        box_nms_thresh=0.5,
+    ),
+    **rows(
+        PROPOSED,
+        {"proposer": "maskformer"},
+        maskformer="other",
+        maskformer_side=64,
+        maskformer_score=0.1,
+        maskformer_thresh=0.1,
+    ),
     **rows(SEEN, {"feature": "sd"}, sd_timestep=1, sd_block=1, sd_scale=1),
     **rows({"rim"}, dino="other") | rows(SEEN, dino="other"),
-    **rows({"rim"}, subcategories=3, background_subcategories=3, agents=2, agent_choice="random", candidates="all", ranking="softmax", score_floor=0.1, centring="bank", uncovered="patches"),
-    **rows({"trident"}, trident_side=96, trident_longest=96, trident_crop=64, trident_stride=8, trident_splice="windows", trident_correlation="clip", trident_beta=1, trident_gamma=1, trident_sam_correlation=False,
-           trident_cos_fac=1, trident_refine_neg_cos=True, trident_halves=True, trident_templates="imagenet", trident_scale=20, trident_prob_thd=0.5, trident_refine=False, trident_coarse_thresh=0.5, trident_min_area=1,
-           trident_mask_weight=0.1, trident_iou_thresh=0.1, trident_faithful=False),
+    **rows(
+        {"rim"},
+        subcategories=3,
+        background_subcategories=3,
+        agents=2,
+        agent_choice="random",
+        candidates="all",
+        ranking="softmax",
+        score_floor=0.1,
+        centring="bank",
+        uncovered="patches",
+    ),
+    **rows(
+        {"trident"},
+        trident_side=96,
+        trident_longest=96,
+        trident_crop=64,
+        trident_stride=8,
+        trident_splice="windows",
+        trident_correlation="clip",
+        trident_beta=1,
+        trident_gamma=1,
+        trident_sam_correlation=False,
+        trident_cos_fac=1,
+        trident_refine_neg_cos=True,
+        trident_halves=True,
+        trident_templates="imagenet",
+        trident_scale=20,
+        trident_prob_thd=0.5,
+        trident_refine=False,
+        trident_coarse_thresh=0.5,
+        trident_min_area=1,
+        trident_mask_weight=0.1,
+        trident_iou_thresh=0.1,
+        trident_faithful=False,
+    ),
     # where things are, how many go at once, which images are asked for, what is drawn from the results: the content decides, not these
-    **rows(NOTHING, device="cuda", store="elsewhere", models_dir="elsewhere", data_dir="elsewhere", profile="paper", synthesis_batch=7, points_per_batch=3, benchmark="voc21", benchmark_images=3, names="engineered", bootstrap=5,
-           trident_background="sky", **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")})}
+    **rows(
+        NOTHING,
+        device="cuda",
+        store="elsewhere",
+        models_dir="elsewhere",
+        data_dir="elsewhere",
+        profile="paper",
+        synthesis_batch=7,
+        points_per_batch=3,
+        benchmark="voc21",
+        benchmark_images=3,
+        names="engineered",
+        bootstrap=5,
+        trident_background="sky",
+        **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")},
+    ),
+}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def digested_once():
@@ -49,8 +144,11 @@ def digested_once():
             patch.setattr(module, "code_digest", functools.cache(module.code_digest))
         yield
 
+
 @functools.cache
-def known(settings): return artefacts(settings)
+def known(settings):
+    return artefacts(settings)
+
 
 def artefacts(settings):
     "What is kept under these settings -> the addresses that it is kept under."
@@ -58,19 +156,33 @@ def artefacts(settings):
     named = [{"prompt": prompt, "word": word, "k": k} for _, prompt, word, k in made]
     references, analyser = [reference_key(item, tools) for item in made], Analyser(settings, tools)
     bank = address({"bank": sorted(map(address, references))})
-    keys = {"picture": [n | tools.painting_key for n in named], "mask": [n | {"picture": tools.painting_key} | tools.cutting_key for n in named], "reference": references, "bank": [{"bank": bank}],
-            "proposals": [analyser.proposals_key], "analysis": [analyser.analysis_key], "rim": [RIM(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
-            "trident": [Trident(settings).method(WORDS).key], "clip-crops": [ClipCrop(settings).method(WORDS).key]}
+    keys = {
+        "picture": [n | tools.painting_key for n in named],
+        "mask": [n | {"picture": tools.painting_key} | tools.cutting_key for n in named],
+        "reference": references,
+        "bank": [{"bank": bank}],
+        "proposals": [analyser.proposals_key],
+        "analysis": [analyser.analysis_key],
+        "rim": [RIM(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
+        "trident": [Trident(settings).method(WORDS).key],
+        "clip-crops": [ClipCrop(settings).method(WORDS).key],
+    }
     return {name: set(map(address, found)) for name, found in keys.items()}
 
-def missed(before, after): return {name for name in after if after[name] - before[name]}
+
+def missed(before, after):
+    return {name for name in after if after[name] - before[name]}
+
 
 @pytest.fixture(scope="module")
 def base():
     "Settings without weights on the disk: a key then names them, and any name will do."
     return Settings.from_profile("toybox", pretrained=False, images_per_class=2, device="cpu")
 
-def test_every_setting_is_classified(): assert set(WHICH) == set(KINDS)
+
+def test_every_setting_is_classified():
+    assert set(WHICH) == set(KINDS)
+
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_a_setting_changes_is_computed_again_and_nothing_else(base, name):
@@ -79,15 +191,28 @@ def test_what_a_setting_changes_is_computed_again_and_nothing_else(base, name):
     assert getattr(before, name) != before.replace(**{name: value}).as_dict()[name], "the value must be another one"
     assert missed(known(before), artefacts(before.replace(**{name: value}))) == expected
 
-def test_the_same_settings_hit(base): assert missed(artefacts(base), artefacts(base.replace(seed=base.seed))) == set()
 
-@pytest.mark.parametrize("role, expected", [("diffusion", PAINTED), ("dino", SEEN), ("sam", CUT | PROPOSED | {"trident"}), ("clip", {"trident", "clip-crops"})])
+def test_the_same_settings_hit(base):
+    assert missed(artefacts(base), artefacts(base.replace(seed=base.seed))) == set()
+
+
+@pytest.mark.parametrize(
+    "role, expected",
+    [
+        ("diffusion", PAINTED),
+        ("dino", SEEN),
+        ("sam", CUT | PROPOSED | {"trident"}),
+        ("clip", {"trident", "clip-crops"}),
+    ],
+)
 def test_weights_of_other_content_miss(base, root, tmp_path, role, expected):
     import shutil
+
     folder = tmp_path / role
     shutil.copytree(root / "rim/toybox/weights" / role, folder)
     before = base.replace(pretrained=True, **{role: str(folder)})
     then = artefacts(before)
     file = next(f for f in sorted(folder.rglob("*.safetensors")) if f.name != "teacher.safetensors")
-    data = file.read_bytes(); file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert missed(then, artefacts(before)) == expected

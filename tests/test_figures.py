@@ -1,5 +1,7 @@
 """Figures: stamped with their profile, saved as png and vector pdf, the same bytes for the same numbers."""
+
 import matplotlib
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,25 +10,35 @@ from PIL import Image
 from rim import figures
 from rim.settings import Settings
 
+
 @pytest.fixture(autouse=True)
 def closed():
     yield
     plt.close("all")
 
+
 def example():
     return figures.bars(["one", "two"], [40.0, 55.5], [38.0, 53.0], [42.0, 58.0], [26.7, None], title="Two rows")
 
-def texts(fig): return [t.get_text() for t in fig.findobj(matplotlib.text.Text)]
 
-@pytest.mark.parametrize("profile, words", [("toybox", "a small world of our own"), ("rehearsal", "random weights"), ("paper", "paper profile")])
+def texts(fig):
+    return [t.get_text() for t in fig.findobj(matplotlib.text.Text)]
+
+
+@pytest.mark.parametrize(
+    "profile, words",
+    [("toybox", "a small world of our own"), ("rehearsal", "random weights"), ("paper", "paper profile")],
+)
 def test_stamp_says_which_profile_on_what(profile, words):
     fig = figures.label_profile(example(), Settings.from_profile(profile), 240)
-    stamp, = [t for t in texts(fig) if words in t]
+    (stamp,) = [t for t in texts(fig) if words in t]
     assert "240 images" in stamp and "seed 0" in stamp
+
 
 def test_one_image_and_many_seeds():
     line = figures.profile_line(Settings.from_profile("toybox"), 1, [1, 2])
     assert "1 image ·" in line and "seeds 1, 2" in line
+
 
 def test_saved_as_png_and_vector_pdf(tmp_path):
     png, pdf = figures.save(example(), tmp_path / "new", "bars")
@@ -34,14 +46,17 @@ def test_saved_as_png_and_vector_pdf(tmp_path):
     head = pdf.read_bytes()
     assert head.startswith(b"%PDF") and b"/Subtype /Image" not in head, "a bar chart holds no bitmap"
 
+
 def test_same_numbers_same_bytes(tmp_path):
     first, second = (figures.save(example(), tmp_path / name, "bars") for name in ("a", "b"))
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
 
 def test_style_does_not_leak():
     before = dict(plt.rcParams)
     example()
     assert dict(plt.rcParams) == before
+
 
 def test_colours_stay_apart_for_red_green_blindness():
     "Simulated deuteranopia (Viénot 1999, linear RGB): no two of the first four colours come closer than 0.1."
@@ -50,18 +65,24 @@ def test_colours_stay_apart_for_red_green_blindness():
     gaps = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(4, 1)]
     assert gaps.min() > 0.1
 
+
 def test_value_grid_shows_absent_values():
     shown = texts(figures.value_grid([[91, np.nan], [8, 64]], ["a", "b"], ["boat", "tree"]))
     assert "91" in shown and "–" in shown
+
 
 def test_value_grid_of_differences_is_centred():
     fig = figures.value_grid([[-5.0, 10.0]], ["a"], ["boat", "tree"], centre=0)
     assert fig.axes[0].images[0].get_clim() == (-10, 10)
 
+
 def test_overlay_grid_takes_arrays_pil_and_uneven_rows():
     picture = np.zeros((8, 8, 3), np.uint8)
-    fig = figures.overlay_grid([[picture, Image.fromarray(picture)], [picture]], columns=["left", "right"], rows=["a", "b"])
+    fig = figures.overlay_grid(
+        [[picture, Image.fromarray(picture)], [picture]], columns=["left", "right"], rows=["a", "b"]
+    )
     assert len(fig.axes) == 4 and {"left", "right", "a", "b"} <= set(texts(fig))
+
 
 def test_cut_out_is_the_box_with_a_margin():
     image, mask = np.full((20, 30, 3), 100, np.uint8), np.zeros((20, 30), bool)
@@ -70,64 +91,117 @@ def test_cut_out_is_the_box_with_a_margin():
     assert cut.shape == (8, 14, 3) and (cut[2:6, 2:12] == 100).all() and (cut[0] > 200).all()
     assert figures.cut_out(image, np.zeros((20, 30), bool)) is image
 
+
 def test_region_gallery_of_many():
     image, masks = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)[:, None, :].repeat(16, 1)
     assert len(figures.region_gallery(image, masks[:9], [f"r{i}" for i in range(9)], across=4).axes) == 12
 
+
 CURVE = [(50, 53, 56), (54, 57, 60), (53, 56, 59)]
 
+
 def test_curves_show_series_bands_level_and_setting():
-    fig = figures.curves([dict(x=[1, 4, 16], series={"one": CURVE}, title="(a)", xlabel="T", chosen=4, levels={"cosine": 55}), dict(x=[0.3], series={"one": CURVE[:1]}, title="(b)")])
+    fig = figures.curves(
+        [
+            dict(x=[1, 4, 16], series={"one": CURVE}, title="(a)", xlabel="T", chosen=4, levels={"cosine": 55}),
+            dict(x=[0.3], series={"one": CURVE[:1]}, title="(b)"),
+        ]
+    )
     left, right = fig.axes
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["one", "cosine", "setting in use"]
     assert left.lines[0].get_ydata().tolist() == [53, 57, 56] and len(left.collections) == 1
     assert [t.get_text() for t in left.get_xticklabels()] == ["1", "4", "16"] and left.lines[2].get_xdata()[0] == 1
     assert len(right.lines) == 1, "a setting that isn't on the axis isn't drawn"
 
+
 def test_a_flat_curve_looks_flat():
     low, high = figures.curves([dict(x=[1, 2], series={"one": [(50, 50, 50), (50.1, 50.1, 50.1)]})]).axes[0].get_ylim()
     assert high - low >= 10
 
+
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_one_region_named_twice(n):
     from rim.ranking import ranking_distribution, ranking_permutations
+
     names, p = ["car", "boat", "moon", "tree", "sun"][:n], ranking_distribution(np.linspace(1, 0.5, n))
-    fig = figures.individual_or_relational(np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool), names, np.linspace(0.5, 0.4, n), ranking_permutations(n).numpy(), {"region": p, "reference": p}, np.linspace(0.4, 0.5, n), "car", "a note")
+    fig = figures.individual_or_relational(
+        np.zeros((16, 16, 3), np.uint8),
+        np.eye(16, dtype=bool),
+        names,
+        np.linspace(0.5, 0.4, n),
+        ranking_permutations(n).numpy(),
+        {"region": p, "reference": p},
+        np.linspace(0.4, 0.5, n),
+        "car",
+        "a note",
+    )
     shown = texts(fig)
-    assert "car ✓" in shown and "a note" in shown and "Individually" in shown and "By ranking" in shown and len(fig.axes[3].patches) == 2 * min(len(p), 24)
+    assert (
+        "car ✓" in shown
+        and "a note" in shown
+        and "Individually" in shown
+        and "By ranking" in shown
+        and len(fig.axes[3].patches) == 2 * min(len(p), 24)
+    )
+
 
 def test_feature_maps_draw_every_region_and_reference():
     points, owner = np.random.default_rng(0).normal(size=(9, 2)), np.repeat(range(3), 3)
-    fig = figures.feature_maps([dict(points=points, owner=owner, stars=np.eye(3, 2), title="a", note="n"), dict(points=points[:0], owner=owner[:0], stars=np.eye(3, 2), title="b")], ["x", "y", "z"])
+    fig = figures.feature_maps(
+        [
+            dict(points=points, owner=owner, stars=np.eye(3, 2), title="a", note="n"),
+            dict(points=points[:0], owner=owner[:0], stars=np.eye(3, 2), title="b"),
+        ],
+        ["x", "y", "z"],
+    )
     assert sum(len(c.get_offsets()) for c in fig.axes[0].collections) == 9 + 3
     assert [t.get_text() for t in fig.axes[-1].get_legend().get_texts()] == ["x", "y", "z", "reference"]
 
+
 def test_comparison_keeps_reported_and_measured_apart():
-    fig = figures.comparison([dict(title="theirs", reported={"a": 40.0, "b": 50.0}, measured={}), dict(title="ours", reported={}, measured={"b": (1, 2, 3)})], ["a", "b"], bold=["b"])
+    fig = figures.comparison(
+        [
+            dict(title="theirs", reported={"a": 40.0, "b": 50.0}, measured={}),
+            dict(title="ours", reported={}, measured={"b": (1, 2, 3)}),
+        ],
+        ["a", "b"],
+        bold=["b"],
+    )
     theirs, ours = fig.axes
     marks = [line for line in theirs.lines if len(line.get_xdata())]
-    assert [line.get_xdata()[0] for line in marks] == [40, 50] and all(line.get_markerfacecolor() == "white" for line in marks)
+    assert [line.get_xdata()[0] for line in marks] == [40, 50] and all(
+        line.get_markerfacecolor() == "white" for line in marks
+    )
     assert [p.get_width() for p in ours.patches] == [2] and not ours.lines[:0]
     assert {t.get_text(): t.get_fontweight() for t in theirs.get_yticklabels()} == {"a": "normal", "b": "bold"}
+
 
 def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_such_mark():
     fig = figures.bars(["one", "two"], [40, 50], paper=[None, None], single={"two": [49, 51]})
     marks = {line.get_label(): line.get_xdata() for line in fig.axes[0].lines}
     assert list(marks["single seeds"]) == [49, 51] and len(marks["reported in the paper"]) == 0
 
+
 def last_lines(path):
     "Height of the lowest block of ink in a picture, and of the white above it, in pixels."
     rows = (np.asarray(Image.open(path).convert("L")) < 250).any(1)[::-1]
-    first = rows.argmax(); height = (~rows[first:]).argmax()
-    return height, rows[first + height:].argmax()
+    first = rows.argmax()
+    height = (~rows[first:]).argmax()
+    return height, rows[first + height :].argmax()
+
 
 @pytest.mark.parametrize("classes", [3, 20])
 def test_the_stamp_lies_below_everything(tmp_path, classes):
     from rim.vocabulary import Vocabulary
+
     words = Vocabulary(tuple(f"class {i}" for i in range(classes)))
     fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(classes + 1))
     assert len(fig.legends[0].get_texts()) == classes, "the background isn't listed"
-    others = [figures.comparison([dict(title="a", reported={"m": 40}, measured={})] * 3, ["m", "n"]), figures.curves([dict(x=[1, 2], series={k: CURVE[:2] for k in "abcd"}, chosen=1)]), example()]
+    others = [
+        figures.comparison([dict(title="a", reported={"m": 40}, measured={})] * 3, ["m", "n"]),
+        figures.curves([dict(x=[1, 2], series={k: CURVE[:2] for k in "abcd"}, chosen=1)]),
+        example(),
+    ]
     for drawn in (fig, *others):
         path, _ = figures.save(figures.label_profile(drawn, Settings.from_profile("toybox"), 3), tmp_path, "stamped")
         height, gap = last_lines(path)
@@ -136,19 +210,30 @@ def test_the_stamp_lies_below_everything(tmp_path, classes):
         foot = min(ax.get_tightbbox().y0 for ax in drawn.axes)
         assert drawn.legends[0].get_window_extent().y1 <= foot, "and the legend lies below the pictures"
 
+
 def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
-    settings, rows = Settings.from_profile("toybox"), {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)}
+    settings, rows = (
+        Settings.from_profile("toybox"),
+        {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)},
+    )
     text = figures.table_text(rows, settings, 5, {"Rand": 43.8}, "COCO-Object", seeds=[1, 2])
-    assert "| Rand | 53.1 | 50.0 – 55.2 | 43.8 |" in text and "| none | – | – | – |" in text and "seeds 1, 2" in text and "a small world of our own" in text
+    assert (
+        "| Rand | 53.1 | 50.0 – 55.2 | 43.8 |" in text
+        and "| none | – | – | – |" in text
+        and "seeds 1, 2" in text
+        and "a small world of our own" in text
+    )
     assert "reported" not in figures.table_text(rows, settings, 5)
     path = figures.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})
     assert path.read_text() == "row,paper,ours,low,high\nRand,43.8,53.14,50.00,55.20\nnone,,,,\nsmall,,0.1234,0.1,0.2\n"
     assert (tmp_path / "new/t.md").read_text() == text + "\n"
 
+
 def test_a_notebook_shows_every_figure(root):
     "The backend is chosen by the first figure; chosen within rc_context, its interactive mode was lost, and the second figure was never shown."
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
+
     draw = "fig = figures.value_grid([[1, 2]], ['a'], ['b', 'c']);"
     book = new_notebook(cells=[new_code_cell(source) for source in ("from rim import figures", draw, draw)])
     NotebookClient(book, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(root)}}).execute()

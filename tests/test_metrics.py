@@ -4,12 +4,18 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, jaccard_score
 from rim.metrics import bootstrap, confusion, iou, mean_iou, paired_bootstrap
 
+
 @st.composite
 def label_maps(draw):
     classes, shape = draw(st.integers(1, 8)), draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     dtype = draw(st.sampled_from([np.uint8, np.int32, np.int64]))
     labels = st.integers(0, classes - 1)
-    return draw(hnp.arrays(dtype, shape, elements=labels)), draw(hnp.arrays(dtype, shape, elements=labels | st.just(255))), classes
+    return (
+        draw(hnp.arrays(dtype, shape, elements=labels)),
+        draw(hnp.arrays(dtype, shape, elements=labels | st.just(255))),
+        classes,
+    )
+
 
 @given(label_maps())
 def test_equal_to_scikit_learn(maps):
@@ -17,7 +23,8 @@ def test_equal_to_scikit_learn(maps):
     matrix = confusion(prediction, truth, classes)
     valid = truth != 255
     assert matrix.dtype == np.int64 and matrix.sum() == valid.sum()
-    if not valid.any(): return
+    if not valid.any():
+        return
     p, t = prediction[valid].astype(int), truth[valid].astype(int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of absent classes
@@ -27,28 +34,48 @@ def test_equal_to_scikit_learn(maps):
     assert np.isnan(ours[~present]).all() and np.allclose(ours[present], expected[present], atol=1e-12)
     assert mean_iou(matrix) == pytest.approx(expected[present].mean(), abs=1e-12)
 
+
 @given(label_maps(), st.integers(0, 7))
 def test_any_label_may_be_the_ignored_one(maps, ignore):
     prediction, truth, classes = maps
     truth = np.where(truth == 255, 0, truth)
-    assert (confusion(prediction, truth, classes, ignore=ignore) == confusion(prediction[truth != ignore], truth[truth != ignore], classes)).all()
+    assert (
+        confusion(prediction, truth, classes, ignore=ignore)
+        == confusion(prediction[truth != ignore], truth[truth != ignore], classes)
+    ).all()
+
 
 @pytest.mark.parametrize("classes", [2, 21, 171, 255, 256, 700])
 def test_any_number_of_classes(classes, rng):
     truth, prediction = rng.integers(0, classes, (2, 50, 60))
-    assert (confusion(prediction, truth, classes, ignore=None) == confusion_matrix(truth.ravel(), prediction.ravel(), labels=range(classes))).all()
+    assert (
+        confusion(prediction, truth, classes, ignore=None)
+        == confusion_matrix(truth.ravel(), prediction.ravel(), labels=range(classes))
+    ).all()
+
 
 def test_nothing_is_lost_silently():
     zeros = np.zeros((2, 2), int)
-    for prediction, truth, ignore, word in [(zeros + 3, zeros, 255, "prediction"), (zeros - 1, zeros, 255, "prediction"), (zeros + 255, zeros, 255, "prediction"), (zeros, zeros + 3, 255, "truth"),
-                                            (zeros, zeros - 1, 255, "truth"), (zeros, zeros + 255, None, "truth"), (zeros + 0.5, zeros, 255, "integers"), (zeros[:1], zeros, 255, "shape")]:
-        with pytest.raises(ValueError, match=word): confusion(prediction, truth, 3, ignore)
+    for prediction, truth, ignore, word in [
+        (zeros + 3, zeros, 255, "prediction"),
+        (zeros - 1, zeros, 255, "prediction"),
+        (zeros + 255, zeros, 255, "prediction"),
+        (zeros, zeros + 3, 255, "truth"),
+        (zeros, zeros - 1, 255, "truth"),
+        (zeros, zeros + 255, None, "truth"),
+        (zeros + 0.5, zeros, 255, "integers"),
+        (zeros[:1], zeros, 255, "shape"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            confusion(prediction, truth, 3, ignore)
     assert confusion(zeros, zeros - 1, 3, ignore=-1).sum() == 0
+
 
 def test_inputs_are_left_alone():
     truth = np.full((2, 2), 255, np.uint8)
     confusion(np.zeros((2, 2), np.uint8), truth, 3)
     assert (truth == 255).all()
+
 
 def test_absent_classes_are_nan_and_do_not_count():
     matrix = np.zeros((3, 3), int)
@@ -58,29 +85,40 @@ def test_absent_classes_are_nan_and_do_not_count():
         matrix[1, 1] = 4
         assert mean_iou(matrix) == 1.0 and np.isnan(mean_iou(matrix, skip=(1,)))
 
+
 @pytest.fixture
-def confusions(rng): return rng.integers(0, 50, (40, 3, 3)) + 200 * np.eye(3, dtype=int)
+def confusions(rng):
+    return rng.integers(0, 50, (40, 3, 3)) + 200 * np.eye(3, dtype=int)
+
 
 def test_the_interval_is_seeded_and_holds_the_estimate(confusions):
     low, middle, high = bootstrap(confusions, 200, seed=1)
     assert low < middle < high and middle == mean_iou(confusions.sum(0))
     assert bootstrap(confusions, 200, seed=1) == (low, middle, high) != bootstrap(confusions, 200, seed=2)
 
+
 def test_resampling_equals_a_naive_loop(confusions):
     from rim.metrics import draw_weights, resampled_mious
+
     weights = draw_weights(len(confusions), 20, seed=3)
     assert (weights.sum(1) == 40).all()
     naive = [mean_iou(np.repeat(confusions, w, axis=0).sum(0)) for w in weights]
     assert np.allclose(resampled_mious(confusions, weights), naive, atol=1e-12)
 
+
 def test_one_image_has_no_spread(confusions):
     low, middle, high = bootstrap(confusions[:1], 10)
     assert low == middle == high
-    with pytest.raises(ValueError, match="at least one image"): bootstrap(confusions[:0], 10)
+    with pytest.raises(ValueError, match="at least one image"):
+        bootstrap(confusions[:0], 10)
+
 
 def test_pairs_are_drawn_together(confusions):
     assert paired_bootstrap(confusions, confusions, 50) == (0.0, 0.0, 0.0)
     worse = confusions + 5
     low, difference, high = paired_bootstrap(confusions, worse, 200)
-    assert 0 < low < difference < high and difference == pytest.approx(mean_iou(confusions.sum(0)) - mean_iou(worse.sum(0)))
-    with pytest.raises(ValueError, match="same images"): paired_bootstrap(confusions, worse[:5])
+    assert 0 < low < difference < high and difference == pytest.approx(
+        mean_iou(confusions.sum(0)) - mean_iou(worse.sum(0))
+    )
+    with pytest.raises(ValueError, match="same images"):
+        paired_bootstrap(confusions, worse[:5])

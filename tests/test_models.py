@@ -1,4 +1,5 @@
 """Loaders: every class by the same path, from a folder or with random weights; refusals that name the rule."""
+
 import json
 
 import numpy as np
@@ -12,9 +13,13 @@ from rim.settings import Settings
 
 NAMES = dict(trident_dino="vit")  # roles whose loader has another name
 
+
 @pytest.fixture
 def tiny():
-    return Settings.from_profile("toybox", pretrained=False, device="cpu", **{role: f"tiny:{NAMES.get(role, role)}" for role in models.ROLES})
+    return Settings.from_profile(
+        "toybox", pretrained=False, device="cpu", **{role: f"tiny:{NAMES.get(role, role)}" for role in models.ROLES}
+    )
+
 
 @pytest.fixture
 def folder(tmp_path, tiny):
@@ -25,30 +30,58 @@ def folder(tmp_path, tiny):
     save_file({k: v.half() for k, v in models.load_sam(tiny).state_dict().items()}, tmp_path / "sam/model.safetensors")
     models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
     clip, processor = models.load_clip(tiny)
-    clip.half().save_pretrained(tmp_path / "clip"); processor.save_pretrained(tmp_path / "clip")
+    clip.half().save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
     models.load_mae(tiny).half().save_pretrained(tmp_path / "mae")
     models.load_maskformer(tiny).half().save_pretrained(tmp_path / "maskformer")
     models.load_vit(tiny).half().save_pretrained(tmp_path / "trident_dino")
     return tmp_path
 
+
 @pytest.fixture
 def saved(folder):
-    return Settings.from_profile("toybox", device="cpu", models_dir=str(folder), **{role: role for role in models.ROLES})
+    return Settings.from_profile(
+        "toybox", device="cpu", models_dir=str(folder), **{role: role for role in models.ROLES}
+    )
 
-def parameters(model): return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
 
-@pytest.mark.parametrize("file, build", [("sam_vit_b_01ec64.pth", build_sam_vit_b), ("sam_vit_l_0b3195.pth", build_sam_vit_l), ("sam_vit_h_4b8939.pth", build_sam_vit_h)])
+def parameters(model):
+    return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    "file, build",
+    [
+        ("sam_vit_b_01ec64.pth", build_sam_vit_b),
+        ("sam_vit_l_0b3195.pth", build_sam_vit_l),
+        ("sam_vit_h_4b8939.pth", build_sam_vit_h),
+    ],
+)
 def test_sams_are_the_published_ones(file, build):
-    with torch.device("meta"): ours, theirs = models.build_sam(models.SAM_SIZES[file]), build()
+    with torch.device("meta"):
+        ours, theirs = models.build_sam(models.SAM_SIZES[file]), build()
     shapes = [{k: tuple(v.shape) for k, v in sam.state_dict().items()} for sam in (ours, theirs)]
     assert shapes[0] == shapes[1] and str(ours) == str(theirs)
     assert [b.window_size for b in ours.image_encoder.blocks] == [b.window_size for b in theirs.image_encoder.blocks]
 
+
 def test_sam_configuration_is_checked():
-    with pytest.raises(ValueError, match="colour"): models.build_sam({"colour": 1})
+    with pytest.raises(ValueError, match="colour"):
+        models.build_sam({"colour": 1})
+
 
 def test_every_loader_reads_its_folder_as_float32(saved, tiny):
-    def all_of(s): return [models.load_diffusion(s).unet, models.load_sam(s), models.load_dino(s), models.load_clip(s)[0], models.load_mae(s), models.load_maskformer(s), models.load_vit(s)]
+    def all_of(s):
+        return [
+            models.load_diffusion(s).unet,
+            models.load_sam(s),
+            models.load_dino(s),
+            models.load_clip(s)[0],
+            models.load_mae(s),
+            models.load_maskformer(s),
+            models.load_vit(s),
+        ]
+
     loaded, fresh = all_of(saved), all_of(tiny)
     for a, b in zip(loaded, fresh):
         assert not a.training and not any(p.requires_grad for p in a.parameters())
@@ -56,14 +89,23 @@ def test_every_loader_reads_its_folder_as_float32(saved, tiny):
         assert a.keys() == b.keys() and {v.dtype for v in a.values()} == {torch.float32}
         assert all(torch.equal(a[k], b[k].half().float()) for k in a)
 
+
 def test_tridents_dino_may_be_dinov2_and_nothing_else(folder, saved, tiny):
     assert type(models.load_vit(saved.replace(trident_dino="dino"))).__name__ == "Dinov2Model"
-    with pytest.raises(ValueError, match="vit or dinov2; mae is of type 'vit_mae'"): models.load_vit(saved.replace(trident_dino="mae"))
+    with pytest.raises(ValueError, match="vit or dinov2; mae is of type 'vit_mae'"):
+        models.load_vit(saved.replace(trident_dino="mae"))
+
 
 def test_tokenizers_survive_the_folder(saved, tiny):
     for text in ("a photo of a sofa", "Ein Foto: Bäume, 木"):
-        assert models.load_diffusion(saved).tokenizer(text).input_ids == models.load_diffusion(tiny).tokenizer(text).input_ids
-        assert models.load_clip(saved)[1].tokenizer(text).input_ids == models.load_clip(tiny)[1].tokenizer(text).input_ids
+        assert (
+            models.load_diffusion(saved).tokenizer(text).input_ids
+            == models.load_diffusion(tiny).tokenizer(text).input_ids
+        )
+        assert (
+            models.load_clip(saved)[1].tokenizer(text).input_ids == models.load_clip(tiny)[1].tokenizer(text).input_ids
+        )
+
 
 def test_random_weights_are_seeded_and_leave_the_global_generator(tiny):
     state = torch.get_rng_state()
@@ -71,19 +113,26 @@ def test_random_weights_are_seeded_and_leave_the_global_generator(tiny):
     assert torch.equal(torch.get_rng_state(), state)
     key = "image_encoder.patch_embed.proj.weight"
     assert torch.equal(a[key], b[key]) and not torch.equal(a[key], c[key])
-    with pytest.raises(ValueError, match="nobody/knows"): models.load_dino(tiny.replace(dino="nobody/knows"))
+    with pytest.raises(ValueError, match="nobody/knows"):
+        models.load_dino(tiny.replace(dino="nobody/knows"))
+
 
 @pytest.mark.promise(10)
 @pytest.mark.parametrize("role", models.ROLES)
 def test_missing_weights_name_the_command_that_fetches_them(role, tmp_path):
-    settings = Settings.from_profile("paper", models_dir=str(tmp_path), **{role: "nobody/nothing" if role != "sam" else "sam_vit_b_01ec64.pth"})
+    settings = Settings.from_profile(
+        "paper", models_dir=str(tmp_path), **{role: "nobody/nothing" if role != "sam" else "sam_vit_b_01ec64.pth"}
+    )
     with pytest.raises(FileNotFoundError, match="fetch them with: (hf download nobody/nothing|curl )") as error:
         getattr(models, f"load_{NAMES.get(role, role)}")(settings)
     assert "\n" not in str(error.value)
 
+
 def test_a_half_copied_folder_is_not_taken(saved, folder):
     (folder / "dino/model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="dino"): models.load_dino(saved)
+    with pytest.raises(FileNotFoundError, match="dino"):
+        models.load_dino(saved)
+
 
 @pytest.mark.promise(11)
 def test_pickle_with_another_hash_is_refused(tmp_path, tiny):
@@ -91,11 +140,15 @@ def test_pickle_with_another_hash_is_refused(tmp_path, tiny):
     with pytest.raises(ValueError, match="sha256"):
         models.load_sam(tiny.replace(pretrained=True, sam="sam_vit_b_01ec64.pth", models_dir=str(tmp_path)))
 
+
 @pytest.mark.promise(11)
 def test_pickled_hub_weights_are_refused(saved, folder):
     weights = folder / "dino/model.safetensors"
-    torch.save({}, folder / "dino/pytorch_model.bin"); weights.unlink()
-    with pytest.raises(FileNotFoundError): models.load_dino(saved)
+    torch.save({}, folder / "dino/pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError):
+        models.load_dino(saved)
+
 
 def test_digest_follows_the_content(saved, folder):
     before = models.weights_key("sam", saved)
@@ -105,15 +158,28 @@ def test_digest_follows_the_content(saved, folder):
     assert models.weights_key("sam", saved) != before
     assert models.weights_key("sam", saved.replace(pretrained=False, sam="tiny:sam")) == dict(name="tiny:sam", random=0)
 
+
 def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
     assert all(row.present and not row.command for row in models.doctor(saved) + models.doctor(tiny))
     rows = models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
     assert not rows[2].present and rows[2].command.startswith("hf download nobody/nothing")
     rows = {row.name: row for row in models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
-    for name in ("CompVis/stable-diffusion-v1-4", "facebook/dinov2-base", "openai/clip-vit-base-patch16", "facebook/vit-mae-base", "facebook/dino-vitb16", "facebook/maskformer-resnet101-coco-stuff"):
-        assert len(rows[name].revision) in (7, 40) and int(rows[name].revision, 16) and f"--revision {rows[name].revision}" in rows[name].command
+    for name in (
+        "CompVis/stable-diffusion-v1-4",
+        "facebook/dinov2-base",
+        "openai/clip-vit-base-patch16",
+        "facebook/vit-mae-base",
+        "facebook/dino-vitb16",
+        "facebook/maskformer-resnet101-coco-stuff",
+    ):
+        assert (
+            len(rows[name].revision) in (7, 40)
+            and int(rows[name].revision, 16)
+            and f"--revision {rows[name].revision}" in rows[name].command
+        )
     assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + models.SAM_FILES["sam_vit_b_01ec64.pth"]
     assert all(row.licence and row.megabytes > 100 and row.command for row in rows.values() if not row.present)
+
 
 def test_a_short_revision_is_found_under_its_whole_commit(tmp_path, monkeypatch):
     "The hub's cache as a download by the first digits leaves it: a reference by them, a folder by all."
@@ -122,17 +188,28 @@ def test_a_short_revision_is_found_under_its_whole_commit(tmp_path, monkeypatch)
     short, commit = settings.maskformer_revision, settings.maskformer_revision + 33 * "0"
     assert len(short) == 7 and int(short, 16)
     repository = tmp_path / "hub" / ("models--" + settings.maskformer.replace("/", "--"))
-    for file, text in {f"refs/{short}": commit, f"snapshots/{commit}/config.json": "{}", f"snapshots/{commit}/model.safetensors": ""}.items():
-        (repository / file).parent.mkdir(parents=True, exist_ok=True); (repository / file).write_text(text)
+    for file, text in {
+        f"refs/{short}": commit,
+        f"snapshots/{commit}/config.json": "{}",
+        f"snapshots/{commit}/model.safetensors": "",
+    }.items():
+        (repository / file).parent.mkdir(parents=True, exist_ok=True)
+        (repository / file).write_text(text)
     assert models.resolve(settings.maskformer, settings) == repository / "snapshots" / commit
-    with pytest.raises(FileNotFoundError, match="--revision 1234567 "): models.resolve(settings.maskformer, settings.replace(maskformer_revision="1234567"))
+    with pytest.raises(FileNotFoundError, match="--revision 1234567 "):
+        models.resolve(settings.maskformer, settings.replace(maskformer_revision="1234567"))
+
 
 def test_doctor_measures_what_is_there(saved, folder):
     row = next(row for row in models.doctor(saved) if row.name == "mae")
-    assert row.megabytes == round(sum((folder / "mae" / f).stat().st_size for f in ("config.json", "model.safetensors")) / 1e6, 1)
+    assert row.megabytes == round(
+        sum((folder / "mae" / f).stat().st_size for f in ("config.json", "model.safetensors")) / 1e6, 1
+    )
+
 
 def test_the_encoder_of_a_whole_autoencoder_is_read(saved, folder, tiny):
     from transformers import ViTMAEForPreTraining
+
     encoder = models.load_mae(tiny)
     whole = ViTMAEForPreTraining(encoder.config)
     whole.vit.load_state_dict(encoder.state_dict())
@@ -140,15 +217,20 @@ def test_the_encoder_of_a_whole_autoencoder_is_read(saved, folder, tiny):
     read = models.load_mae(saved)
     assert all(torch.equal(v, read.state_dict()[k]) for k, v in encoder.state_dict().items())
 
+
 def test_an_autoencoder_without_its_encoder_is_refused(saved, folder, capfd):
     from safetensors.torch import load_file
+
     file = folder / "mae/model.safetensors"
     weights = {k: v for k, v in load_file(file).items() if "layernorm_before" not in k}
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks layers.0.layernorm_before"): models.load_mae(saved)
+    with pytest.raises(ValueError, match="lacks layers.0.layernorm_before"):
+        models.load_mae(saved)
+
 
 def test_a_cpu_computes_in_float32(tiny):
     assert models.dtype_of(tiny.replace(dtype="float16")) == torch.float32
+
 
 @pytest.mark.slow
 def test_rehearsal_runs_the_paper_architectures_end_to_end():
@@ -156,19 +238,27 @@ def test_rehearsal_runs_the_paper_architectures_end_to_end():
     from rim.features import ClipCrops, DinoKeys, pool, pool_complement
     from rim.proposals import Proposer, foreground_mask
     from rim.synthesis import synthesise
+
     settings = Settings.from_profile("rehearsal", device="cpu")
     pipeline = models.load_diffusion(settings)
     assert sum(p.numel() for p in pipeline.unet.parameters()) == 859_520_964
-    reference, = synthesise(pipeline, [("a photo of a dog", "dog", 0)], settings)
+    (reference,) = synthesise(pipeline, [("a photo of a dog", "dog", 0)], settings)
     del pipeline
-    assert reference.image.shape == (512, 512, 3) and reference.attention.shape == (64, 64) and reference.attention.max() == 1
+    assert (
+        reference.image.shape == (512, 512, 3)
+        and reference.attention.shape == (64, 64)
+        and reference.attention.max() == 1
+    )
     proposer = Proposer(models.load_sam(settings), settings)
     mask, how = foreground_mask(proposer, reference.image, reference.attention, settings, reference.seed)
     proposals = proposer.proposals(reference.image[:384])
     assert mask.shape == (512, 512) and how in ("sam", "attention") and proposals.masks.shape[1:] == (384, 512)
     dino = models.load_dino(settings)
     grid = DinoKeys(dino, settings.reference_side).features(reference.image)
-    assert grid.shape == (768, 37, 37) and DinoKeys(dino, settings.region_side).features(reference.image[:384]).shape == (768, 28, 37)
-    for pooled, valid in (pool(grid, mask[None]), pool_complement(grid, mask[None])): assert pooled.shape == (1, 768) and valid.all()
+    assert grid.shape == (768, 37, 37) and DinoKeys(dino, settings.region_side).features(
+        reference.image[:384]
+    ).shape == (768, 28, 37)
+    for pooled, valid in (pool(grid, mask[None]), pool_complement(grid, mask[None])):
+        assert pooled.shape == (1, 768) and valid.all()
     clip = ClipCrops(*models.load_clip(settings), settings.clip_side)
     assert (clip.images([reference.image]) @ clip.texts(["a photo of a dog"]).T).shape == (1, 1)

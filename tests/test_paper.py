@@ -1,6 +1,8 @@
 """The paper's notebooks: each is registered, says what it was given, and runs to its end on tiny random models, with three images and with next to nothing."""
+
 import json, re
 import matplotlib
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
@@ -9,16 +11,46 @@ from layouts import make
 from rim.datasets import SOURCES
 from rim.reproduce import TARGETS, code_of, notebook_parameters, read_table
 
-TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", mae="tiny:mae", maskformer="tiny:maskformer", trident_dino="tiny:vit", benchmark_images="3", images_per_class="3", subcategories="2", denoising_steps="2",
-            points_per_side="3", pred_iou_thresh="0", stability_score_thresh="0", bootstrap="20")
-BARE = {**TINY, "benchmark_images": "1", "images_per_class": "1", "subcategories": "1"}             # as little as the rehearsal has
-NOTHING = {**BARE, "pred_iou_thresh": "1"}                                                          # and no proposal at all
-OWN = {name: target for name, target in TARGETS.items() if name != "table2"}                        # table2 has a test of its own
-FEWER = dict(table5=dict(draws=2), fig5=dict(numbers=[1, 2], thresholds=[0.3, 0.9], pictures=2), study_images_per_class=dict(numbers=[1, 2], draws=2), study_agents=dict(numbers=[1, 2, 5]),
-             study_background=dict(numbers=[1, 2], words="sky, water", pictures=1))                 # of the settings that a notebook tries
+TINY = dict(
+    pretrained="no",
+    sam="tiny:sam",
+    dino="tiny:dino",
+    clip="tiny:clip",
+    diffusion="tiny:diffusion",
+    mae="tiny:mae",
+    maskformer="tiny:maskformer",
+    trident_dino="tiny:vit",
+    benchmark_images="3",
+    images_per_class="3",
+    subcategories="2",
+    denoising_steps="2",
+    points_per_side="3",
+    pred_iou_thresh="0",
+    stability_score_thresh="0",
+    bootstrap="20",
+)
+BARE = {
+    **TINY,
+    "benchmark_images": "1",
+    "images_per_class": "1",
+    "subcategories": "1",
+}  # as little as the rehearsal has
+NOTHING = {**BARE, "pred_iou_thresh": "1"}  # and no proposal at all
+OWN = {name: target for name, target in TARGETS.items() if name != "table2"}  # table2 has a test of its own
+FEWER = dict(
+    table5=dict(draws=2),
+    fig5=dict(numbers=[1, 2], thresholds=[0.3, 0.9], pictures=2),
+    study_images_per_class=dict(numbers=[1, 2], draws=2),
+    study_agents=dict(numbers=[1, 2, 5]),
+    study_background=dict(numbers=[1, 2], words="sky, water", pictures=1),
+)  # of the settings that a notebook tries
+
 
 def test_every_notebook_is_a_target_and_every_target_a_notebook():
-    assert {p.name for p in (ROOT / "nbs/paper").glob("*.ipynb")} == {t.notebook.removeprefix("paper/") for t in TARGETS.values()}
+    assert {p.name for p in (ROOT / "nbs/paper").glob("*.ipynb")} == {
+        t.notebook.removeprefix("paper/") for t in TARGETS.values()
+    }
+
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_notebook_reads_like_a_section(name):
@@ -27,13 +59,20 @@ def test_a_notebook_reads_like_a_section(name):
     assert "**Method.**" in prose[0] or name == "fig3"
     assert prose[-1].startswith("## In short"), "it ends with what to conclude"
     parameters = notebook_parameters(ROOT / "nbs" / TARGETS[name].notebook)
-    assert parameters["profile"][1] == "toybox" and parameters["folder"][1] == f"figures/toybox/{name}" and parameters["overrides"][1] == {}
+    assert (
+        parameters["profile"][1] == "toybox"
+        and parameters["folder"][1] == f"figures/toybox/{name}"
+        and parameters["overrides"][1] == {}
+    )
     code = "\n".join(code_of(ROOT / "nbs" / TARGETS[name].notebook))
     assert "figures.label_profile(" in code and "figures.save(" in code and "figures.save_table(" in code
     assert not re.search(r"profile *[!=]= *[\"']", code), "no path of a profile's own"
 
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory): return str(tmp_path_factory.mktemp("shared"))
+def store(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("shared"))
+
 
 def run(name, folder, overrides, **parameters):
     "The notebook's code cells in one namespace, without a kernel."
@@ -44,22 +83,29 @@ def run(name, folder, overrides, **parameters):
     with plt.rc_context():
         for source in code_of(path):
             exec(compile(source, f"{name}.ipynb", "exec"), space)
-            if "folder: str" in source: space.update(given)
+            if "folder: str" in source:
+                space.update(given)
     plt.close("all")
     return space
 
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore:Number of distinct clusters")
-@pytest.mark.parametrize("given", [pytest.param(TINY, id="tiny"), pytest.param(BARE, id="bare"), pytest.param(NOTHING, id="nothing")])
+@pytest.mark.parametrize(
+    "given", [pytest.param(TINY, id="tiny"), pytest.param(BARE, id="bare"), pytest.param(NOTHING, id="nothing")]
+)
 @pytest.mark.parametrize("name", OWN)
 def test_a_notebook_runs_to_its_end(name, given, store, tmp_path, capsys):
     run(name, tmp_path / name, {**given, "store": store}, **FEWER.get(name, {}))
     assert not any(capsys.readouterr()), "nothing is printed, no progress bar"
     rows = read_table((tmp_path / name / f"{name}.csv").read_text())
-    assert rows and all(TARGETS[name].paper.get(row) == paper for row, paper, _ in rows), "the paper's values are where they belong, and nowhere else"
+    assert rows and all(TARGETS[name].paper.get(row) == paper for row, paper, _ in rows), (
+        "the paper's values are where they belong, and nowhere else"
+    )
     text = (tmp_path / name / f"{name}.md").read_text()
     assert "a small world of our own" in text and ("3 images" if given is TINY else "1 image ·") in text
     pictures = {p.suffix for p in (tmp_path / name).iterdir()}
     assert {".png", ".pdf"} <= pictures or name == "fig1" and given is NOTHING
+
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore:Number of distinct clusters")
 @pytest.mark.parametrize("name", [name for name, target in TARGETS.items() if target.benchmarks])
@@ -67,8 +113,18 @@ def test_a_notebook_runs_on_published_layouts(name, store, tmp_path):
     for benchmark in ("voc21", "context60", "coco-object", "cityscapes", "ade20k"):  # the others share their files
         make(benchmark, tmp_path / "data" / SOURCES[benchmark].homes[0], 2)
     make("coco-stuff", tmp_path / "data" / SOURCES["coco-stuff"].homes[0], 2)
-    wanted, got = TARGETS[name].benchmarks, run(name, tmp_path / name, {**BARE, "benchmark": "voc21", "data_dir": str(tmp_path / "data"), "store": store})
+    wanted, got = (
+        TARGETS[name].benchmarks,
+        run(name, tmp_path / name, {**BARE, "benchmark": "voc21", "data_dir": str(tmp_path / "data"), "store": store}),
+    )
     rows = {row for row, *_ in read_table((tmp_path / name / f"{name}.csv").read_text())}
-    if len(wanted) > 1: assert set(got["benchmarks"]) == set(wanted), "none is missing"
-    if name == "trident_table1": assert all(f"tiny:clip, {place}{way}" in rows for place in ("VOC21", "Cityscapes", "ADE20K") for way in ("", ", plain names"))
-    if name == "table1": assert {"RIM, PASCAL VOC", "RIM, PASCAL Context", "RIM, COCO-Object"} <= rows
+    if len(wanted) > 1:
+        assert set(got["benchmarks"]) == set(wanted), "none is missing"
+    if name == "trident_table1":
+        assert all(
+            f"tiny:clip, {place}{way}" in rows
+            for place in ("VOC21", "Cityscapes", "ADE20K")
+            for way in ("", ", plain names")
+        )
+    if name == "table1":
+        assert {"RIM, PASCAL VOC", "RIM, PASCAL Context", "RIM, COCO-Object"} <= rows

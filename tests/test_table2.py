@@ -1,10 +1,24 @@
 """Table 2's notebook runs to its end on tiny random models, whatever numbers they give."""
+
 import csv, json, shutil
 import pytest
 from rim.reproduce import TARGETS, reproduce
 
-TINY = dict(pretrained="no", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", diffusion="tiny:diffusion", benchmark_images="3", images_per_class="2", denoising_steps="2",
-            points_per_side="3", pred_iou_thresh="0", stability_score_thresh="0", bootstrap="20")
+TINY = dict(
+    pretrained="no",
+    sam="tiny:sam",
+    dino="tiny:dino",
+    clip="tiny:clip",
+    diffusion="tiny:diffusion",
+    benchmark_images="3",
+    images_per_class="2",
+    denoising_steps="2",
+    points_per_side="3",
+    pred_iou_thresh="0",
+    stability_score_thresh="0",
+    bootstrap="20",
+)
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, pytestconfig):
@@ -13,15 +27,27 @@ def result(tmp_path_factory, pytestconfig):
     shutil.copy(pytestconfig.rootpath / "nbs/paper/table2.ipynb", project / "nbs/paper")
     shutil.copy(pytestconfig.rootpath / "settings.ini", project)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(pytestconfig.rootpath)); patch.setenv("RIM_STORE", str(project / "store"))
+        patch.setenv("PYTHONPATH", str(pytestconfig.rootpath))
+        patch.setenv("RIM_STORE", str(project / "store"))
         code = reproduce(["table2"], overrides=TINY, root=project, say=said.append)
     assert code == 0, said
     return project / "figures/toybox/table2", "\n".join(said)
 
+
 def test_everything_is_written(result):
     folder, said = result
-    assert sorted(p.name for p in folder.iterdir()) == ["provenance.json", "qualitative.pdf", "qualitative.png", "table2.csv", "table2.ipynb", "table2.md", "table2.pdf", "table2.png"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "provenance.json",
+        "qualitative.pdf",
+        "qualitative.png",
+        "table2.csv",
+        "table2.ipynb",
+        "table2.md",
+        "table2.pdf",
+        "table2.png",
+    ]
     assert all(name in said for name in TARGETS["table2"].paper)
+
 
 def test_the_table_says_the_same_twice(result):
     folder, _ = result
@@ -29,11 +55,15 @@ def test_the_table_says_the_same_twice(result):
     assert [r["row"] for r in rows] == [*TARGETS["table2"].paper, "Oracle"]
     assert [float(r["paper"]) for r in rows[:5]] == [26.7, 38.7, 41.8, 43.1, 44.5] and rows[5]["paper"] == ""
     text = (folder / "table2.md").read_text()
-    for row in rows: assert f"| {row['row']} |" in text and f"{float(row['ours']):.1f}" in text
+    for row in rows:
+        assert f"| {row['row']} |" in text and f"{float(row['ours']):.1f}" in text
     assert "a small world of our own" in text and "3 images" in text
+
 
 def test_the_executed_notebook_is_clean(result):
     folder, _ = result
     cells = json.loads((folder / "table2.ipynb").read_text())["cells"]
-    assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] in ("error", "stream")], "no warning, no progress bar"
+    assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] in ("error", "stream")], (
+        "no warning, no progress bar"
+    )
     assert sum("parameters" in c["metadata"].get("tags", []) for c in cells) == 1

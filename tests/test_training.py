@@ -1,4 +1,5 @@
 "Training of the toybox models: resumable, seeded, never half a file."
+
 import json, os, signal, subprocess, sys, time
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from rim.toybox.training import Run, fair_start, load_task, rate, shift, train, 
 
 
 def test_a_task_is_asked_for_by_name():
-    with pytest.raises(ValueError, match="gan"): load_task("gan")
+    with pytest.raises(ValueError, match="gan"):
+        load_task("gan")
 
 
 def test_rate_warms_up_holds_and_decays():
@@ -18,13 +20,14 @@ def test_rate_warms_up_holds_and_decays():
 
 FEW = dict(batch=8, scenes=2, portraits=3)  # seeds that a step of CLIP takes
 
+
 def test_training_goes_on_where_it_stopped(tmp_path):
     first = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, **FEW)
     second = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert second["steps"] > first["steps"] > 0 and second["train_seeds"][1] > first["train_seeds"][1]
     assert second["train_seeds"][1] == sum(FEW.values()) * second["steps"]
     assert second["parameters"] == first["parameters"] and 0 <= second["metrics"]["zero_shot"] <= 1
-    (tmp_path / "state/clip.pt").unlink()                            # from the weights and their record alone
+    (tmp_path / "state/clip.pt").unlink()  # from the weights and their record alone
     third = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert third["steps"] > second["steps"]
 
@@ -34,19 +37,26 @@ def test_a_step_is_determined_by_its_seeds(tmp_path):
         torch.manual_seed(0)
         run = Run(load_task("clip", **FEW), tmp_path)
         return [training._step(run, 0.1, 0, None) for _ in range(3)]
+
     assert losses() == losses()
 
 
 def test_kill_leaves_a_whole_checkpoint(tmp_path):
     code = "import sys; from rim.toybox.training import train; train('clip', 5, sys.argv[1], sys.argv[2], 'cpu', every=0.001, batch=4, fresh=True)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     for _ in range(600):
-        if (tmp_path / "clip.pt").exists(): break
+        if (tmp_path / "clip.pt").exists():
+            break
         time.sleep(0.1)
     time.sleep(0.5)
-    process.send_signal(signal.SIGKILL); process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     state = torch.load(tmp_path / "clip.pt", weights_only=True)
-    assert state["step"] > 0 and all(torch.isfinite(v).all() for v in state["modules"].values() if v.is_floating_point())
+    assert state["step"] > 0 and all(
+        torch.isfinite(v).all() for v in state["modules"].values() if v.is_floating_point()
+    )
 
 
 def test_heads_start_at_the_neighbours():
@@ -57,46 +67,81 @@ def test_heads_start_at_the_neighbours():
     for head, (y, x) in enumerate(training.NEIGHBOURS):
         rows = slice(16 * head, 16 * head + 16)
         best = (q[:, rows] @ k[:, rows].T).argmax(1).reshape(8, 8)
-        for r, c in ((3, 3), (4, 5), (2, 6)): assert best[r, c] == (r + y) * 8 + c + x
+        for r, c in ((3, 3), (4, 5), (2, 6)):
+            assert best[r, c] == (r + y) * 8 + c + x
     assert torch.allclose(waves(8)[9] @ shift(2, 1).T, waves(8)[9 + 17], atol=1e-5)
 
 
 def test_masked_positions_are_resized_as_a_grid():
     from rim.toybox.mae import reconstruct, start_mae
+
     model = start_mae().eval()
     table, resize = model.decoder.decoder_pos_embed, model.decoder.interpolate_pos_encoding
     assert torch.allclose(resize(torch.zeros(1, 257, 64)), table, atol=1e-5)
     small = resize(torch.zeros(1, 65, 64))[0, 1:].reshape(8, 8, 64)
     grid = table[0, 1:].reshape(16, 16, 64)
-    assert torch.allclose(small[3, 4], torch.nn.functional.interpolate(grid.permute(2, 0, 1)[None], (8, 8), mode="bicubic")[0, :, 3, 4], atol=1e-5)
+    assert torch.allclose(
+        small[3, 4],
+        torch.nn.functional.interpolate(grid.permute(2, 0, 1)[None], (8, 8), mode="bicubic")[0, :, 3, 4],
+        atol=1e-5,
+    )
     pixels, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 64)
-    with torch.no_grad(): loss, patches, hidden = reconstruct(model, pixels, noise)
-    assert patches.shape == (2, 64, 48) and (hidden.sum(1) == 48).all() and (hidden.bool() == (noise >= noise.sort(1).values[:, 16:17])).all()
+    with torch.no_grad():
+        loss, patches, hidden = reconstruct(model, pixels, noise)
+    assert (
+        patches.shape == (2, 64, 48)
+        and (hidden.sum(1) == 48).all()
+        and (hidden.bool() == (noise >= noise.sort(1).values[:, 16:17])).all()
+    )
     error = (patches - model.patchify(pixels)).square().mean(2)
     assert torch.allclose(loss, error[hidden.bool()].mean(), atol=1e-5)
 
 
 def test_segments_are_things_and_the_place():
     from rim.toybox.maskformer import segments
+
     instances = np.zeros((16, 16), np.uint8)
-    instances[2:10, 2:10], instances[12:14, 12:14] = 1, 2            # the second is too small to count
+    instances[2:10, 2:10], instances[12:14, 12:14] = 1, 2  # the second is too small to count
     masks, labels = segments(instances)
-    assert labels.tolist() == [0, 1] and masks.shape == (2, 8, 8) and masks[0].sum() == 16 and masks[1].sum() == 64 - 16 - 1
+    assert (
+        labels.tolist() == [0, 1]
+        and masks.shape == (2, 8, 8)
+        and masks[0].sum() == 16
+        and masks[1].sum() == 64 - 16 - 1
+    )
 
 
 def test_the_last_layers_loss_is_the_librarys():
     from rim.toybox.maskformer import all_layers_loss, start_maskformer
+
     torch.manual_seed(0)
     model, pixels = start_maskformer().eval(), torch.randn(2, 3, 64, 64)
-    masks, labels = [(torch.rand(k, 32, 32) > 0.5).float() for k in (1, 3)], [torch.tensor([1]), torch.tensor([0, 0, 1])]
+    masks, labels = (
+        [(torch.rand(k, 32, 32) > 0.5).float() for k in (1, 3)],
+        [torch.tensor([1]), torch.tensor([0, 0, 1])],
+    )
     with torch.no_grad():
         loss, parts = all_layers_loss(model, pixels, masks, labels)
-        assert torch.allclose(sum(parts.values()), model(pixels, mask_labels=masks, class_labels=labels).loss, rtol=1e-4)
-    assert loss > sum(parts.values())                                # the earlier layers answer too
+        assert torch.allclose(
+            sum(parts.values()), model(pixels, mask_labels=masks, class_labels=labels).loss, rtol=1e-4
+        )
+    assert loss > sum(parts.values())  # the earlier layers answer too
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("file", ["diffusion/record.json", "diffusion/vae/record.json", "sam/record.json", "dino/record.json", "dino/teacher.json", "clip/record.json", "mae/record.json", "maskformer/record.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "diffusion/record.json",
+        "diffusion/vae/record.json",
+        "sam/record.json",
+        "dino/record.json",
+        "dino/teacher.json",
+        "clip/record.json",
+        "mae/record.json",
+        "maskformer/record.json",
+    ],
+)
 def test_records_say_how_the_weights_came_about(file):
     record = json.loads((training.WEIGHTS / file).read_text())
     assert {"train_seeds", "steps", "minutes", "machine", "metrics", "revision", "seed", "curve"} <= set(record)

@@ -1,4 +1,5 @@
 "The toybox world: exact masks, determinism, disjoint splits, speed's cause (no measurement here)."
+
 import hashlib
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def test_pictures_are_the_recorded_ones():
     digest = hashlib.sha256()
     for seed in range(20):
         scene = world.scene(seed)
-        digest.update(scene.image.tobytes()); digest.update(scene.instances.tobytes())
+        digest.update(scene.image.tobytes())
+        digest.update(scene.instances.tobytes())
         digest.update(world.portrait(world.names[seed % 16], seed).image.tobytes())
         digest.update(pair(("cup", "star"), seed).image.tobytes())
     assert digest.hexdigest() == "e56ecb355cb463f9d365ec5b08cbf23617698a4a23bf2d6398b1738f80528cbd"
@@ -59,7 +61,10 @@ def test_one_individual_keeps_its_shape_in_another_light():
     a, b = (world.portrait("tree", seed, shape=11) for seed in (1, 2))
     assert (a.image != b.image).any()
     overlap = (a.mask & b.mask).sum() / (a.mask | b.mask).sum()
-    others = [(a.mask & o).sum() / (a.mask | o).sum() for o in (world.portrait("tree", 2, shape=s).mask for s in range(30, 60))]
+    others = [
+        (a.mask & o).sum() / (a.mask | o).sum()
+        for o in (world.portrait("tree", 2, shape=s).mask for s in range(30, 60))
+    ]
     assert overlap > np.mean(others)
 
 
@@ -80,12 +85,21 @@ def test_things_keep_company():
 
 def test_splits_are_disjoint_and_leave_the_reserve_alone():
     ranges = [world.seeds(split) for split in SPLITS]
-    for a, b in zip(ranges, ranges[1:]): assert a[-1] < b[0]
+    for a, b in zip(ranges, ranges[1:]):
+        assert a[-1] < b[0]
     assert all(len(r) == SPLIT_SIZE for r in ranges) and max(r[-1] for r in ranges) < 9_000_000
 
 
-@pytest.mark.parametrize("call, rule", [
-    (lambda: world.portrait("platypus", 0), "platypus"), (lambda: world.seeds("exam", 3), "exam"),
-    (lambda: world.seeds("test", SPLIT_SIZE + 1), str(SPLIT_SIZE)), (lambda: World(7), "7"), (lambda: world.place("moonbase", 0), "moonbase")])
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda: world.portrait("platypus", 0), "platypus"),
+        (lambda: world.seeds("exam", 3), "exam"),
+        (lambda: world.seeds("test", SPLIT_SIZE + 1), str(SPLIT_SIZE)),
+        (lambda: World(7), "7"),
+        (lambda: world.place("moonbase", 0), "moonbase"),
+    ],
+)
 def test_errors_name_the_value(call, rule):
-    with pytest.raises(ValueError, match=rule): call()
+    with pytest.raises(ValueError, match=rule):
+        call()

@@ -23,10 +23,33 @@ from .vit import load_vit_weights, mlp_of
 from .world import World
 
 # %% ../../nbs/toybox/13_clip.ipynb #51015b16
-VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=5, num_attention_heads=8, image_size=32, patch_size=4, projection_dim=128, hidden_act="gelu", layer_norm_eps=1e-6)
+VISION = dict(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    image_size=32,
+    patch_size=4,
+    projection_dim=128,
+    hidden_act="gelu",
+    layer_norm_eps=1e-6,
+)
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-PROCESSOR = dict(image_processor_type="CLIPImageProcessor", do_resize=True, size=dict(shortest_edge=32), do_center_crop=True, crop_size=dict(height=32, width=32), do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
-                 image_mean=MEAN, image_std=STD, do_convert_rgb=True, resample=3)
+PROCESSOR = dict(
+    image_processor_type="CLIPImageProcessor",
+    do_resize=True,
+    size=dict(shortest_edge=32),
+    do_center_crop=True,
+    crop_size=dict(height=32, width=32),
+    do_rescale=True,
+    rescale_factor=1 / 255,
+    do_normalize=True,
+    image_mean=MEAN,
+    image_std=STD,
+    do_convert_rgb=True,
+    resample=3,
+)
+
 
 def to_input(images):
     "uint8 [n, S, S, 3] -> normalised float32 [n, 3, S / 2, S / 2]."
@@ -43,7 +66,9 @@ def captioned(world, seed):
         return shot.image, shot.caption + f", {shot.background} in the background" * behind
     if kind < 0.9:
         scene = world.scene(seed)
-        return np.asarray(Image.fromarray(scene.image).reduce(scene.image.shape[0] // 64)), scene.caption if behind else scene.caption.split(",")[0]
+        return np.asarray(
+            Image.fromarray(scene.image).reduce(scene.image.shape[0] // 64)
+        ), scene.caption if behind else scene.caption.split(",")[0]
     place = world.backgrounds[rng.integers(len(world.backgrounds))]
     return world.place(place, seed), f"a photo of the {place}" if behind else f"a photo of {place} in the background"
 
@@ -56,16 +81,22 @@ def caption_loss(images, texts, captions, scale):
 
 # %% ../../nbs/toybox/13_clip.ipynb #f8e21383
 PHRASES = ("a photo of a {}", "a photo of the {}", "{}")  # how words are asked for; one of them per step
-SHARPNESS, SHARE = 40, 16  # scale of the cosines, as in Trident; a word of the caption fills at least one patch in so many
+SHARPNESS, SHARE = (
+    40,
+    16,
+)  # scale of the cosines, as in Trident; a word of the caption fills at least one patch in so many
+
 
 def patch_embeddings(clip, pixels):
     "L2-normalised embeddings of the patches [n, h w, E]: values of the last layer, each patch for itself."
     vision = clip.vision_model
     *layers, last = vision.encoder.layers
     hidden = vision.pre_layrnorm(vision.embeddings(pixels, interpolate_pos_encoding=True))
-    for layer in layers: hidden = layer(hidden, attention_mask=None)
+    for layer in layers:
+        hidden = layer(hidden, attention_mask=None)
     values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden[:, 1:])))
     return F.normalize(clip.visual_projection(vision.post_layernorm(values)), dim=-1)
+
 
 def words_loss(patches, words, present):
     "Inside and somewhere, of patches [n, p, E] and words [q, E], both L2-normalised; present bool [n, q]."
@@ -89,69 +120,147 @@ def start_vision(
     conv = vit.embeddings.patch_embeddings.projection
     vision.embeddings.patch_embedding.weight.copy_(conv.weight)
     vision.embeddings.class_embedding.copy_(vit.embeddings.cls_token[0, 0])
-    vision.embeddings.position_embedding.weight.copy_(torch.cat([table[0, :1], grid + conv.bias]))  # CLIP's patches have no bias of their own
+    vision.embeddings.position_embedding.weight.copy_(
+        torch.cat([table[0, :1], grid + conv.bias])
+    )  # CLIP's patches have no bias of their own
     patches = vision.embeddings(pictures)
-    vision.pre_layrnorm.weight.fill_(patches.std(-1).mean()); vision.pre_layrnorm.bias.zero_()
+    vision.pre_layrnorm.weight.fill_(patches.std(-1).mean())
+    vision.pre_layrnorm.bias.zero_()
     for new, old in zip(vision.encoder.layers, blocks(vit)):
-        new.layer_norm1.load_state_dict(old.layernorm_before.state_dict()); new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
-        into = (new.self_attn.q_proj, new.self_attn.k_proj, new.self_attn.v_proj, new.self_attn.out_proj, new.mlp.fc1, new.mlp.fc2)
-        for target, source in zip(into, (*query_key(old.attention), *value_output(old.attention), *mlp_of(old))): target.load_state_dict(source.state_dict())
+        new.layer_norm1.load_state_dict(old.layernorm_before.state_dict())
+        new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
+        into = (
+            new.self_attn.q_proj,
+            new.self_attn.k_proj,
+            new.self_attn.v_proj,
+            new.self_attn.out_proj,
+            new.mlp.fc1,
+            new.mlp.fc2,
+        )
+        for target, source in zip(into, (*query_key(old.attention), *value_output(old.attention), *mlp_of(old))):
+            target.load_state_dict(source.state_dict())
     vision.post_layernorm.load_state_dict(vit.layernorm.state_dict())
 
 # %% ../../nbs/toybox/13_clip.ipynb #23f35fc1
 class ClipTask(Task):
     "Pictures and captions, and patches and the captions' words."
+
     name, record, learning_rate, weight_decay, ema, warmup = "clip", "clip/record.json", 1e-3, 0.05, 0.995, 150
 
     def __init__(self, batch=64, scenes=16, portraits=24, folder=None):
         from rim.toybox.training import WEIGHTS
-        self.batch, self.scenes, self.portraits, self.world, self.tokenizer = int(batch), int(scenes), int(portraits), World(), make_tokenizer()
+
+        self.batch, self.scenes, self.portraits, self.world, self.tokenizer = (
+            int(batch),
+            int(scenes),
+            int(portraits),
+            World(),
+            make_tokenizer(),
+        )
         self.words = [*self.world.names, *self.world.backgrounds]
-        ends = dict(vocab_size=len(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id)
-        self.modules = nn.ModuleDict(dict(clip=CLIPModel(CLIPConfig(text_config=dict(**TEXT, **ends), vision_config=VISION, projection_dim=128))))
-        start_vision(self.modules["clip"].vision_model, load_vit_weights(folder or WEIGHTS), to_input(np.stack([captioned(self.world, s)[0] for s in range(128)])))
+        ends = dict(
+            vocab_size=len(self.tokenizer),
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        self.modules = nn.ModuleDict(
+            dict(clip=CLIPModel(CLIPConfig(text_config=dict(**TEXT, **ends), vision_config=VISION, projection_dim=128)))
+        )
+        start_vision(
+            self.modules["clip"].vision_model,
+            load_vit_weights(folder or WEIGHTS),
+            to_input(np.stack([captioned(self.world, s)[0] for s in range(128)])),
+        )
 
     def images(self, pictures):
         "L2-normalised embeddings of uint8 pictures [n, 64, 64, 3]."
         clip = self.modules["clip"]
-        return F.normalize(clip.visual_projection(clip.vision_model(pixel_values=to_input(pictures).to(self.device)).pooler_output), dim=1)
+        return F.normalize(
+            clip.visual_projection(clip.vision_model(pixel_values=to_input(pictures).to(self.device)).pooler_output),
+            dim=1,
+        )
 
     def texts(self, captions):
         "L2-normalised embeddings of sentences."
-        clip, tokens = self.modules["clip"], self.tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").to(self.device)
+        clip, tokens = (
+            self.modules["clip"],
+            self.tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").to(
+                self.device
+            ),
+        )
         return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=1)
 
     def loss(self, seeds, generator):
         pictures, captions = zip(*(captioned(self.world, s) for s in seeds(self.batch)))
         scale = self.modules["clip"].logit_scale.exp().clamp_max(100)
-        logs = dict(caption=caption_loss(self.images(np.stack(pictures)), self.texts(list(captions)), captions, scale), inside=0, somewhere=0)
-        words = self.texts([PHRASES[torch.randint(len(PHRASES), (), generator=generator)].format(w) for w in self.words])
-        for pixels, present in (self.pictured([self.world.scene(s) for s in seeds(self.scenes)]), self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)])):
-            inside, somewhere = words_loss(patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device))
+        logs = dict(
+            caption=caption_loss(self.images(np.stack(pictures)), self.texts(list(captions)), captions, scale),
+            inside=0,
+            somewhere=0,
+        )
+        words = self.texts(
+            [PHRASES[torch.randint(len(PHRASES), (), generator=generator)].format(w) for w in self.words]
+        )
+        for pixels, present in (
+            self.pictured([self.world.scene(s) for s in seeds(self.scenes)]),
+            self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
+        ):
+            inside, somewhere = words_loss(
+                patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
+            )
             logs["inside"], logs["somewhere"] = logs["inside"] + inside, logs["somewhere"] + somewhere
         return logs["caption"] + logs["inside"] + logs["somewhere"], {k: v.detach() for k, v in logs.items()}
 
     def pictured(self, shots):
         "Scenes or portraits at half size [n, 3, S / 2, S / 2], and which words their full captions hold [n, q]."
-        held = [{shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])} for shot in shots]
-        return to_input(np.stack([shot.image for shot in shots])), torch.tensor([[w in h for w in self.words] for h in held])
+        held = [
+            {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
+            for shot in shots
+        ]
+        return to_input(np.stack([shot.image for shot in shots])), torch.tensor(
+            [[w in h for w in self.words] for h in held]
+        )
 
     def validate(self):
         "Zero-shot accuracy on validation portraits, `a photo of a ...`, over the sixteen names."
         words = self.texts([self.world.portrait(n, 0, 32).caption for n in self.world.names])
-        shots = [(self.world.portrait(n, s).image, c) for c, n in enumerate(self.world.names) for s in self.world.seeds("validation", 16)]
+        shots = [
+            (self.world.portrait(n, s).image, c)
+            for c, n in enumerate(self.world.names)
+            for s in self.world.seeds("validation", 16)
+        ]
         best = (self.images(np.stack([i for i, _ in shots])) @ words.T).argmax(1).cpu()
         return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.named_patches())
 
     def named_patches(self, n=100):
         "Of the patches that lie on one thing, or on the place: how many their best word names right, in `n` validation scenes."
-        scenes, words = [self.world.scene(s) for s in self.world.seeds("validation", n)], self.texts([PHRASES[0].format(w) for w in self.words])
-        patches = torch.cat([patch_embeddings(self.modules["clip"], to_input(np.stack([s.image for s in scenes[at:at + 25]])).to(self.device)) for at in range(0, n, 25)])
+        scenes, words = (
+            [self.world.scene(s) for s in self.world.seeds("validation", n)],
+            self.texts([PHRASES[0].format(w) for w in self.words]),
+        )
+        patches = torch.cat(
+            [
+                patch_embeddings(
+                    self.modules["clip"], to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
+                )
+                for at in range(0, n, 25)
+            ]
+        )
         best = (patches @ words.T).argmax(-1).cpu()
         best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
-        truth = torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64)).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).flatten(1, 2)
+        truth = (
+            torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
+            .unfold(1, 8, 8)
+            .unfold(2, 8, 8)
+            .flatten(3)
+            .flatten(1, 2)
+        )
         pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
-        return {name: (best == truth)[pure & part].float().mean() for name, part in (("things", truth > 0), ("ground", truth == 0))}
+        return {
+            name: (best == truth)[pure & part].float().mean()
+            for name, part in (("things", truth > 0), ("ground", truth == 0))
+        }
 
     def save(self, folder):
         save_pretrained_half(self.modules["clip"], folder / "clip")
@@ -159,4 +268,6 @@ class ClipTask(Task):
         (folder / "clip/preprocessor_config.json").write_text(json.dumps(PROCESSOR, indent=1))
 
     def load(self, folder):
-        self.modules["clip"].load_state_dict(CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).state_dict())
+        self.modules["clip"].load_state_dict(
+            CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).state_dict()
+        )

@@ -23,21 +23,53 @@ from .training import Task, mixed_precision, save_pretrained_half
 from .world import PLACES, World, pair
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #aeac07cf
-WORDS = ("a", "an", "photo", "of", "and", "in", "the", "background", *World.names, *PLACES, "red", "orange", "yellow", "green", "blue", "violet", "pink", "brown", "white", "grey", "black", "picture", "on", "with", "two", "small", "large")
-LENGTH = 16   # tokens of a prompt, start and end included
+WORDS = (
+    "a",
+    "an",
+    "photo",
+    "of",
+    "and",
+    "in",
+    "the",
+    "background",
+    *World.names,
+    *PLACES,
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "violet",
+    "pink",
+    "brown",
+    "white",
+    "grey",
+    "black",
+    "picture",
+    "on",
+    "with",
+    "two",
+    "small",
+    "large",
+)
+LENGTH = 16  # tokens of a prompt, start and end included
+
 
 def merge(pieces, ranks):
     "Apply the merges of a byte-pair encoding to the pieces of one word."
     while len(pieces) > 1:
         rank, i = min((ranks.get(p, len(ranks)), i) for i, p in enumerate(zip(pieces, pieces[1:])))
-        if rank == len(ranks): break
-        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2:]]
+        if rank == len(ranks):
+            break
+        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
     return pieces
+
 
 def byte_alphabet():
     "The printable stand-ins of the 256 bytes that byte-level encodings use."
     kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(b) for b in kept] + [chr(256 + n) for n in range(256 - len(kept))]
+
 
 def write_tokenizer(folder, words=WORDS):
     "Write vocab.json, merges.txt and the configuration of a CLIPTokenizer that knows `words` -> the tokenizer."
@@ -49,27 +81,78 @@ def write_tokenizer(folder, words=WORDS):
             ranks[pieces[0], pieces[1]] = len(ranks)
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
     alphabet = byte_alphabet()
-    tokens = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in ranks), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False))
+    tokens = [
+        *alphabet,
+        *(c + "</w>" for c in alphabet),
+        *(a + b for a, b in ranks),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    (folder / "vocab.json").write_text(
+        json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False)
+    )
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in ranks)]) + "\n")
-    special = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>")
-    (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special), indent=1))
+    special = dict(
+        bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special), indent=1)
+    )
     return CLIPTokenizer.from_pretrained(folder)
+
 
 def make_tokenizer(words=WORDS):
     "The tokenizer, without leaving files behind."
-    with tempfile.TemporaryDirectory() as folder: return write_tokenizer(folder, words)
+    with tempfile.TemporaryDirectory() as folder:
+        return write_tokenizer(folder, words)
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #bf2e82f3
-VAE = dict(sample_size=64, block_out_channels=(16, 48, 96), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=8, norm_num_groups=8, mid_block_add_attention=False)
-UNET = dict(sample_size=16, in_channels=8, out_channels=8, block_out_channels=(48, 96), down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, layers_per_block=1,
-            cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16)
-TEXT = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=128)
-SCHEDULER = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+VAE = dict(
+    sample_size=64,
+    block_out_channels=(16, 48, 96),
+    down_block_types=("DownEncoderBlock2D",) * 3,
+    up_block_types=("UpDecoderBlock2D",) * 3,
+    layers_per_block=1,
+    latent_channels=8,
+    norm_num_groups=8,
+    mid_block_add_attention=False,
+)
+UNET = dict(
+    sample_size=16,
+    in_channels=8,
+    out_channels=8,
+    block_out_channels=(48, 96),
+    down_block_types=("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2,
+    layers_per_block=1,
+    cross_attention_dim=128,
+    attention_head_dim=4,
+    norm_num_groups=16,
+)
+TEXT = dict(
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=LENGTH,
+    projection_dim=128,
+)
+SCHEDULER = dict(
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    prediction_type="v_prediction",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
+
 
 def to_pixels(images):
     "uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1]."
     return torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
 
 def draw_example(world, seed, pairs=0.2):
     "The training picture of a seed: a portrait, or one time in five a pair -> (image, caption)."
@@ -83,8 +166,10 @@ def edges(x):
     "Horizontal and vertical differences of a batch of pictures."
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
+
 class VaeTask(Task):
     "The autoencoder of the diffusion model."
+
     name, record, learning_rate, weight_decay, ema, warmup = "vae", "diffusion/vae/record.json", 2e-3, 0.0, 0.995, 50
 
     def __init__(self, batch=16):
@@ -110,60 +195,130 @@ class VaeTask(Task):
 
     def save(self, folder):
         vae = self.modules["vae"]
-        vae.register_to_config(scaling_factor=round(1 / float(vae.encode(self.portraits("train", 128)).latent_dist.mean.std()), 5))
+        vae.register_to_config(
+            scaling_factor=round(1 / float(vae.encode(self.portraits("train", 128)).latent_dist.mean.std()), 5)
+        )
         save_pretrained_half(vae, folder / "diffusion/vae")
 
     def load(self, folder):
-        self.modules["vae"].load_state_dict(AutoencoderKL.from_pretrained(folder / "diffusion/vae", torch_dtype=torch.float32).state_dict())
+        self.modules["vae"].load_state_dict(
+            AutoencoderKL.from_pretrained(folder / "diffusion/vae", torch_dtype=torch.float32).state_dict()
+        )
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #ff886c8d
 class DiffusionTask(Task):
     "UNet and text encoder, on latents of a trained autoencoder."
-    name, record, learning_rate, weight_decay, ema, warmup = "diffusion", "diffusion/record.json", 1.5e-3, 0.01, 0.998, 200
+
+    name, record, learning_rate, weight_decay, ema, warmup = (
+        "diffusion",
+        "diffusion/record.json",
+        1.5e-3,
+        0.01,
+        0.998,
+        200,
+    )
 
     def __init__(self, batch=48, pool=24_000, folder=None):
         from rim.toybox.training import WEIGHTS
+
         self.batch, self.pool, self.world, self.latents, self.captions = int(batch), int(pool), World(), [], []
         self.folder = Path(folder or WEIGHTS)
-        self.vae = AutoencoderKL.from_pretrained(self.folder / "diffusion/vae", torch_dtype=torch.float32).eval().requires_grad_(False)
+        self.vae = (
+            AutoencoderKL.from_pretrained(self.folder / "diffusion/vae", torch_dtype=torch.float32)
+            .eval()
+            .requires_grad_(False)
+        )
         self.tokenizer = make_tokenizer()
-        ends = dict(vocab_size=len(self.tokenizer), bos_token_id=self.tokenizer.bos_token_id, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.tokenizer.pad_token_id)
-        self.modules = nn.ModuleDict(dict(unet=UNet2DConditionModel(**UNET), text=CLIPTextModel(CLIPTextConfig(**TEXT, **ends))))
+        ends = dict(
+            vocab_size=len(self.tokenizer),
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        self.modules = nn.ModuleDict(
+            dict(unet=UNet2DConditionModel(**UNET), text=CLIPTextModel(CLIPTextConfig(**TEXT, **ends)))
+        )
         self.scheduler = DDIMScheduler(**SCHEDULER)
-        self.modules["unet"].to(memory_format=torch.channels_last).set_attn_processor(AttnProcessor())      # eager: twice as fast on a CPU in bfloat16
+        self.modules["unet"].to(memory_format=torch.channels_last).set_attn_processor(
+            AttnProcessor()
+        )  # eager: twice as fast on a CPU in bfloat16
 
     def fresh(self, seeds):
         "Encode new pictures and keep their latents."
         shots = [draw_example(self.world, s) for s in seeds]
-        with torch.no_grad(): mean = self.vae.to(self.device).encode(to_pixels(np.stack([i for i, _ in shots])).to(self.device)).latent_dist.mean
+        with torch.no_grad():
+            mean = (
+                self.vae.to(self.device)
+                .encode(to_pixels(np.stack([i for i, _ in shots])).to(self.device))
+                .latent_dist.mean
+            )
         self.latents += list((mean * self.vae.config.scaling_factor).half())
         self.captions += [c for _, c in shots]
 
     def tokens(self, captions):
-        return self.tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids.to(self.device)
+        return self.tokenizer(
+            captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids.to(self.device)
 
     def loss(self, seeds, generator):
-        if len(self.latents) < self.pool: self.fresh(seeds(self.batch)); chosen = range(len(self.latents) - self.batch, len(self.latents))
-        else: chosen = torch.randint(len(self.latents), (self.batch,), generator=generator).tolist()
+        if len(self.latents) < self.pool:
+            self.fresh(seeds(self.batch))
+            chosen = range(len(self.latents) - self.batch, len(self.latents))
+        else:
+            chosen = torch.randint(len(self.latents), (self.batch,), generator=generator).tolist()
         x = torch.stack([self.latents[i] for i in chosen]).float()
         empty = torch.rand(len(x), generator=generator) < 0.1
-        context = self.modules["text"](self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])).last_hidden_state
-        noise, t = torch.randn(x.shape, generator=generator).to(self.device), torch.randint(1000, (len(x),), generator=generator).to(self.device)
+        context = self.modules["text"](
+            self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])
+        ).last_hidden_state
+        noise, t = (
+            torch.randn(x.shape, generator=generator).to(self.device),
+            torch.randint(1000, (len(x),), generator=generator).to(self.device),
+        )
         with mixed_precision(self.device):
-            out = self.modules["unet"](self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context).sample
+            out = self.modules["unet"](
+                self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context
+            ).sample
         alpha = self.scheduler.alphas_cumprod.to(self.device)[t]
-        weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)                     # min(SNR, 5) / (SNR + 1)
-        loss = (weight * ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))).sum() / weight.sum()
+        weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)  # min(SNR, 5) / (SNR + 1)
+        loss = (
+            weight * ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))
+        ).sum() / weight.sum()
         return loss, {}
 
     def validate(self):
         "Loss on validation portraits at fixed noise."
-        shots, g = [draw_example(self.world, s) for s in self.world.seeds("validation", 64)], torch.Generator().manual_seed(0)
-        x = self.vae.to(self.device).encode(to_pixels(np.stack([i for i, _ in shots])).to(self.device)).latent_dist.mean * self.vae.config.scaling_factor
-        noise, t = torch.randn(x.shape, generator=g).to(self.device), torch.arange(7, 1000, 1000 // 64)[:64].to(self.device)
-        out = self.modules["unet"](self.scheduler.add_noise(x, noise, t), t, self.modules["text"](self.tokens([c for _, c in shots])).last_hidden_state).sample
-        pipeline = StableDiffusionPipeline(self.vae, self.modules["text"], self.tokenizer, self.modules["unet"], self.scheduler, None, None, requires_safety_checker=False)
-        return dict(velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)), **attention_metrics(pipeline, self.world, 32))
+        shots, g = (
+            [draw_example(self.world, s) for s in self.world.seeds("validation", 64)],
+            torch.Generator().manual_seed(0),
+        )
+        x = (
+            self.vae.to(self.device).encode(to_pixels(np.stack([i for i, _ in shots])).to(self.device)).latent_dist.mean
+            * self.vae.config.scaling_factor
+        )
+        noise, t = (
+            torch.randn(x.shape, generator=g).to(self.device),
+            torch.arange(7, 1000, 1000 // 64)[:64].to(self.device),
+        )
+        out = self.modules["unet"](
+            self.scheduler.add_noise(x, noise, t),
+            t,
+            self.modules["text"](self.tokens([c for _, c in shots])).last_hidden_state,
+        ).sample
+        pipeline = StableDiffusionPipeline(
+            self.vae,
+            self.modules["text"],
+            self.tokenizer,
+            self.modules["unet"],
+            self.scheduler,
+            None,
+            None,
+            requires_safety_checker=False,
+        )
+        return dict(
+            velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)),
+            **attention_metrics(pipeline, self.world, 32),
+        )
 
     def save(self, folder):
         folder = folder / "diffusion"
@@ -171,27 +326,47 @@ class DiffusionTask(Task):
         save_pretrained_half(self.modules["text"], folder / "text_encoder")
         write_tokenizer(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
-        parts = dict(vae=("diffusers", "AutoencoderKL"), unet=("diffusers", "UNet2DConditionModel"), text_encoder=("transformers", "CLIPTextModel"), tokenizer=("transformers", "CLIPTokenizer"), scheduler=("diffusers", "DDIMScheduler"),
-                     safety_checker=(None, None), feature_extractor=(None, None), image_encoder=(None, None))
-        (folder / "model_index.json").write_text(json.dumps(dict(_class_name="StableDiffusionPipeline", requires_safety_checker=False, **parts), indent=1))
+        parts = dict(
+            vae=("diffusers", "AutoencoderKL"),
+            unet=("diffusers", "UNet2DConditionModel"),
+            text_encoder=("transformers", "CLIPTextModel"),
+            tokenizer=("transformers", "CLIPTokenizer"),
+            scheduler=("diffusers", "DDIMScheduler"),
+            safety_checker=(None, None),
+            feature_extractor=(None, None),
+            image_encoder=(None, None),
+        )
+        (folder / "model_index.json").write_text(
+            json.dumps(dict(_class_name="StableDiffusionPipeline", requires_safety_checker=False, **parts), indent=1)
+        )
 
     def load(self, folder):
-        self.modules["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict())
-        self.modules["text"].load_state_dict(CLIPTextModel.from_pretrained(folder / "diffusion/text_encoder", dtype=torch.float32).state_dict())
+        self.modules["unet"].load_state_dict(
+            UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict()
+        )
+        self.modules["text"].load_state_dict(
+            CLIPTextModel.from_pretrained(folder / "diffusion/text_encoder", dtype=torch.float32).state_dict()
+        )
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #d765ba24
-LEVELS = tuple(range(50, 1000, 100))   # timesteps at which attention is read
+LEVELS = tuple(range(50, 1000, 100))  # timesteps at which attention is read
+
 
 @torch.no_grad()
 def attention_on(pipeline, shots, words, seed=0):
     "Class-token attention of noised real pictures: shots with `image` and `caption`, one word each -> float32 [n, 64, 64]."
-    x = pipeline.vae.encode(to_pixels(np.stack([s.image for s in shots])).to(pipeline.unet.device)).latent_dist.mean * pipeline.vae.config.scaling_factor
+    x = (
+        pipeline.vae.encode(to_pixels(np.stack([s.image for s in shots])).to(pipeline.unet.device)).latent_dist.mean
+        * pipeline.vae.config.scaling_factor
+    )
     context = torch.cat([encode_prompt(pipeline, s.caption) for s in shots])
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.device)
     tokens = [class_tokens(pipeline.tokenizer, s.caption, w, LENGTH) for s, w in zip(shots, words)]
     with AttentionCapture(pipeline.unet, tokens) as capture:
-        for t in LEVELS: pipeline.unet(pipeline.scheduler.add_noise(x, noise, torch.tensor([t])), t, encoder_hidden_states=context)
+        for t in LEVELS:
+            pipeline.unet(pipeline.scheduler.add_noise(x, noise, torch.tensor([t])), t, encoder_hidden_states=context)
     return F.interpolate(capture.maps()[:, None].cpu(), shots[0].image.shape[:2], mode="bilinear")[:, 0].numpy()
+
 
 def attention_metrics(pipeline, world, n=64, threshold=0.7):
     "IoU of binarised attention with portraits' masks, and the share of names in pairs that prefer their own thing."
@@ -213,17 +388,27 @@ def portrait_classifier(world, steps=250, batch=64, seed=0):
     torch.manual_seed(seed)
     body = Teacher(96).train()
     net = nn.ModuleDict(dict(body=body, head=nn.Linear(CONFIG["hidden_size"], len(world.names))))
-    def logits(x): return net["head"](net["body"](x).mean(1))
+
+    def logits(x):
+        return net["head"](net["body"](x).mean(1))
+
     optimiser = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=0.02)
     for step in range(steps):
         shots = [world.portrait(world.names[s % 16], s) for s in world.seeds("train", batch, start=batch * step)]
         optimiser.param_groups[0]["lr"] = 2e-3 * min(1, (step + 1) / 20, 2 * (1 - step / steps))
-        loss = F.cross_entropy(logits(soften(to_input(np.stack([s.image for s in shots])), torch.Generator().manual_seed(step))), torch.tensor([world.names.index(s.name) for s in shots]))
-        optimiser.zero_grad(); loss.backward(); optimiser.step()
+        loss = F.cross_entropy(
+            logits(soften(to_input(np.stack([s.image for s in shots])), torch.Generator().manual_seed(step))),
+            torch.tensor([world.names.index(s.name) for s in shots]),
+        )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
     net.eval()
     shots = [world.portrait(world.names[i % 16], s) for i, s in enumerate(world.seeds("validation", 256))]
-    with torch.no_grad(): right = logits(to_input(np.stack([s.image for s in shots]))).argmax(1) == torch.arange(256) % 16
+    with torch.no_grad():
+        right = logits(to_input(np.stack([s.image for s in shots]))).argmax(1) == torch.arange(256) % 16
     return logits, right.float().mean().item()
+
 
 @torch.no_grad()
 def agreement(logits, images, labels):

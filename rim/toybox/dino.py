@@ -20,8 +20,19 @@ from .training import Task, mixed_precision, fair_start, save_half, save_pretrai
 from .world import World
 
 # %% ../../nbs/toybox/12_dino.ipynb #e09bc562
-CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=8, mlp_ratio=3, patch_size=4, image_size=64, initializer_range=0.06, layerscale_value=1.0, attn_implementation="sdpa")
+CONFIG = dict(
+    hidden_size=128,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    mlp_ratio=3,
+    patch_size=4,
+    image_size=64,
+    initializer_range=0.06,
+    layerscale_value=1.0,
+    attn_implementation="sdpa",
+)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
 
 def to_input(images):
     "uint8 [n, H, W, 3] -> normalised float32 [n, 3, H, W]."
@@ -30,7 +41,12 @@ def to_input(images):
 # %% ../../nbs/toybox/12_dino.ipynb #8f9eac0f
 def query_key(attention):
     "Query and key projections of a layer, whatever the library's version calls them."
-    return (attention.q_proj, attention.k_proj) if hasattr(attention, "k_proj") else (attention.attention.query, attention.attention.key)
+    return (
+        (attention.q_proj, attention.k_proj)
+        if hasattr(attention, "k_proj")
+        else (attention.attention.query, attention.attention.key)
+    )
+
 
 def keys_and_tokens(model, pixels):
     "Keys of the last layer and final patch tokens, both [n, h w, D]."
@@ -40,11 +56,15 @@ def keys_and_tokens(model, pixels):
     hook.remove()
     return kept[0][:, 1:], tokens[:, 1:]
 
+
 def box_weights(boxes, size, patch=8):
     "Share of each patch that each box covers, normalised to sum 1: [n, h w]."
     edges = torch.arange(0, size, patch).float()
     b = torch.as_tensor(boxes, dtype=torch.float32)
-    def cover(lo, hi): return (torch.minimum(edges + patch, hi[:, None]) - torch.maximum(edges, lo[:, None])).clamp_min(0)
+
+    def cover(lo, hi):
+        return (torch.minimum(edges + patch, hi[:, None]) - torch.maximum(edges, lo[:, None])).clamp_min(0)
+
     weights = (cover(b[:, 1], b[:, 3])[:, :, None] * cover(b[:, 0], b[:, 2])[:, None, :]).flatten(1)
     return weights / weights.sum(1, keepdim=True)
 
@@ -58,6 +78,7 @@ def soften(pixels, generator):
     noise = 0.25 * torch.rand(n, 1, 1, 1, generator=generator) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
     return (pixels * (1 - blur) + small * blur) * gain + noise * torch.randn(pixels.shape, generator=generator)
 
+
 def views(world, seeds, things=4):
     "Scenes of up to four individuals, and a portrait of each: (scene pixels, scene index [m], boxes [m, 4], portrait pixels [m], labels [m] that no loss sees)."
     scenes, owner, boxes, portraits, labels = [], [], [], [], []
@@ -67,7 +88,9 @@ def views(world, seeds, things=4):
         scene = world.scene(seed, cast)
         scenes.append(scene.image)
         for thing in scene.objects:
-            owner.append(i); boxes.append(thing.box); labels.append(thing.label)
+            owner.append(i)
+            boxes.append(thing.box)
+            labels.append(thing.label)
             portraits.append(world.portrait(thing.name, seed * 8 + 7, shape=thing.shape).image)
     return to_input(np.stack(scenes)), torch.tensor(owner), boxes, to_input(np.stack(portraits)), torch.tensor(labels)
 
@@ -84,25 +107,41 @@ def contrast(u, v, temperature, same=None):
 # %% ../../nbs/toybox/12_dino.ipynb #a5c5b197
 class Teacher(nn.Module):
     "A small residual convnet with the patch grid of the student: [n, 3, H, W] -> [n, (H / 8)(W / 8), D], each channel standardised."
+
     def __init__(self, width=128, dim=CONFIG["hidden_size"]):
         super().__init__()
-        def conv(i, o, stride=1, dilation=1): return nn.Sequential(nn.Conv2d(i, o, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(o), nn.ReLU())
-        self.stem = nn.Sequential(conv(3, width // 4, 2), conv(width // 4, width // 2, 2), conv(width // 2, width // 2), conv(width // 2, width, 2))
+
+        def conv(i, o, stride=1, dilation=1):
+            return nn.Sequential(
+                nn.Conv2d(i, o, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(o), nn.ReLU()
+            )
+
+        self.stem = nn.Sequential(
+            conv(3, width // 4, 2),
+            conv(width // 4, width // 2, 2),
+            conv(width // 2, width // 2),
+            conv(width // 2, width, 2),
+        )
         self.deep = nn.ModuleList([conv(width, width, 1, k) for k in (1, 2, 3)])
         self.out = nn.Sequential(nn.Conv2d(width, dim, 1), nn.BatchNorm2d(dim, affine=False))
 
     def layers(self, pixels):
         "Features after the stem, after each deep layer, and the output, each [n, (H / 8)(W / 8), channels]."
         maps = [self.stem(pixels.contiguous(memory_format=torch.channels_last))]
-        for layer in self.deep: maps.append(maps[-1] + layer(maps[-1]))
+        for layer in self.deep:
+            maps.append(maps[-1] + layer(maps[-1]))
         return [m.flatten(2).transpose(1, 2) for m in (*maps, self.out(maps[-1]))]
 
     def forward(self, pixels):
         return self.layers(pixels)[-1]
 
+
 def projector(d, hidden=256, out=96):
     "The head of a contrastive loss, thrown away after training."
-    return nn.Sequential(nn.Linear(d, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out), nn.BatchNorm1d(out))
+    return nn.Sequential(
+        nn.Linear(d, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out), nn.BatchNorm1d(out)
+    )
+
 
 def pool_views(near, owner, boxes, far, size):
     "Mean features of scene boxes and of whole portraits: ([m, D], [m, D])."
@@ -112,11 +151,14 @@ def pool_views(near, owner, boxes, far, size):
 # %% ../../nbs/toybox/12_dino.ipynb #cd9357e7
 class TeacherTask(Task):
     "The pair loss on pooled features of the convolutional teacher, and on a projection of them."
+
     name, record, learning_rate, weight_decay, ema, warmup = "teacher", "dino/teacher.json", 3e-3, 0.05, 0.99, 30
 
     def __init__(self, scenes=20, labelled=0):
         self.scenes, self.labelled, self.world = int(scenes), bool(int(labelled)), World()
-        self.modules = nn.ModuleDict(dict(model=Teacher().to(memory_format=torch.channels_last), head=projector(CONFIG["hidden_size"])))
+        self.modules = nn.ModuleDict(
+            dict(model=Teacher().to(memory_format=torch.channels_last), head=projector(CONFIG["hidden_size"]))
+        )
 
     def loss(self, seeds, generator):
         scenes, owner, boxes, portraits, labels = views(self.world, seeds(self.scenes))
@@ -137,49 +179,86 @@ class TeacherTask(Task):
     def load(self, folder):
         self.modules["model"].load_state_dict(load_teacher(folder).state_dict())
 
+
 def load_teacher(folder):
     "The trained teacher, for evaluation."
     teacher = Teacher()
-    teacher.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(Path(folder) / "dino/teacher.safetensors").items()})
+    teacher.load_state_dict(
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(Path(folder) / "dino/teacher.safetensors").items()
+        }
+    )
     return teacher.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 # %% ../../nbs/toybox/12_dino.ipynb #a3c458dc
 COMMON = 0.9
 
+
 def half(pixels):
     "Pictures at half size, area-averaged."
     return F.avg_pool2d(pixels, 2)
+
 
 def start_student():
     "A `Dinov2Model` from a fair start."
     model = Dinov2Model(Dinov2Config(**CONFIG))
     pictures = half(to_input(np.stack([World().scene(s).image for s in range(64)])))
-    layers = [(q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), model.encoder.layer[:-1])]
-    fair_start(model.embeddings.patch_embeddings.projection, pictures, model.embeddings.position_embeddings[0, 1:], layers)
+    layers = [
+        (q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), model.encoder.layer[:-1])
+    ]
+    fair_start(
+        model.embeddings.patch_embeddings.projection, pictures, model.embeddings.position_embeddings[0, 1:], layers
+    )
     return model
 
 # %% ../../nbs/toybox/12_dino.ipynb #e9bd6d11
 class DinoTask(Task):
     "Learn the teacher's features as keys of the last layer, patch by patch, and its layers along the way."
+
     name, record, learning_rate, weight_decay, ema, warmup = "dino", "dino/record.json", 2e-3, 0.02, 0.995, 30
 
     def __init__(self, scenes=8, folder=None):
         from rim.toybox.training import WEIGHTS
-        self.scenes, self.world, self.depth, d = int(scenes), World(), CONFIG["num_hidden_layers"] - 1, CONFIG["hidden_size"]
-        self.modules = nn.ModuleDict(dict(model=start_student(), hints=nn.ModuleList([nn.Sequential(nn.LayerNorm(d), nn.Linear(d, d)) for _ in range(self.depth + 1)])))
+
+        self.scenes, self.world, self.depth, d = (
+            int(scenes),
+            World(),
+            CONFIG["num_hidden_layers"] - 1,
+            CONFIG["hidden_size"],
+        )
+        self.modules = nn.ModuleDict(
+            dict(
+                model=start_student(),
+                hints=nn.ModuleList([nn.Sequential(nn.LayerNorm(d), nn.Linear(d, d)) for _ in range(self.depth + 1)]),
+            )
+        )
         self.teacher = load_teacher(folder or WEIGHTS)
-        with torch.no_grad(): layers = self.teacher.layers(to_input(np.stack([self.world.scene(s).image for s in range(64)])))
+        with torch.no_grad():
+            layers = self.teacher.layers(to_input(np.stack([self.world.scene(s).image for s in range(64)])))
         self.scale = [(x.mean((0, 1)), x.std((0, 1)).clamp_min(1e-3)) for x in layers[:-1]]
 
     def distil(self, pixels):
         "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised pictures."
-        with torch.no_grad(): *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
+        with torch.no_grad():
+            *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
         hidden, hooks = [], []
-        for layer in self.modules["model"].encoder.layer[:self.depth]: hooks.append(layer.register_forward_hook(lambda m, i, o: hidden.append(o[0] if isinstance(o, tuple) else o)))
+        for layer in self.modules["model"].encoder.layer[: self.depth]:
+            hooks.append(
+                layer.register_forward_hook(lambda m, i, o: hidden.append(o[0] if isinstance(o, tuple) else o))
+            )
         keys, tokens = keys_and_tokens(self.modules["model"], half(pixels))
-        for hook in hooks: hook.remove()
-        hints = [F.mse_loss(f(h[:, 1:]), (x - m.to(self.device)) / s.to(self.device)) for f, h, x, (m, s) in zip(self.modules["hints"], hidden, layers, self.scale)]
-        return hints, F.mse_loss(keys, target + COMMON) / target.var(), F.mse_loss(self.modules["hints"][-1](tokens), target) / target.var()
+        for hook in hooks:
+            hook.remove()
+        hints = [
+            F.mse_loss(f(h[:, 1:]), (x - m.to(self.device)) / s.to(self.device))
+            for f, h, x, (m, s) in zip(self.modules["hints"], hidden, layers, self.scale)
+        ]
+        return (
+            hints,
+            F.mse_loss(keys, target + COMMON) / target.var(),
+            F.mse_loss(self.modules["hints"][-1](tokens), target) / target.var(),
+        )
 
     def loss(self, seeds, generator):
         scenes, _, _, portraits, _ = views(self.world, seeds(self.scenes))
@@ -197,12 +276,15 @@ class DinoTask(Task):
         save_pretrained_half(self.modules["model"], Path(folder) / "dino")
 
     def load(self, folder):
-        self.modules["model"].load_state_dict(Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict())
+        self.modules["model"].load_state_dict(
+            Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict()
+        )
 
 # %% ../../nbs/toybox/12_dino.ipynb #486b7b21
 def grid_features(model, pixels):
     "Teacher's features, or student's keys, of normalised pictures, [n, h w, D]."
     return model(pixels) if isinstance(model, Teacher) else keys_and_tokens(model, half(pixels))[0]
+
 
 @torch.no_grad()
 def pooled_regions(features, world, seeds, batch=25):
@@ -210,27 +292,38 @@ def pooled_regions(features, world, seeds, batch=25):
     pooled, labels = [], []
     seeds = list(seeds)
     for at in range(0, len(seeds), batch):
-        scenes = [world.scene(s) for s in seeds[at:at + batch]]
+        scenes = [world.scene(s) for s in seeds[at : at + batch]]
         keys = features(to_input(np.stack([s.image for s in scenes]))).cpu()
         for scene, k in zip(scenes, keys):
             for i, thing in enumerate(scene.objects, 1):
                 mask = torch.as_tensor(scene.instances == i).float()[None, None]
                 w = F.avg_pool2d(mask, 2 * CONFIG["patch_size"]).flatten()
-                pooled.append(w @ k / w.sum()); labels.append(thing.label - 1)
+                pooled.append(w @ k / w.sum())
+                labels.append(thing.label - 1)
     return torch.stack(pooled), torch.tensor(labels)
+
 
 def scene_regions(model, world, seeds):
     "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     device = next(model.parameters()).device
     return pooled_regions(lambda pixels: grid_features(model, pixels.to(device)), world, seeds)
 
+
 @torch.no_grad()
 def portrait_regions(model, world, seeds):
     "Mask-pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
-    device, portraits = next(model.parameters()).device, [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds]
+    device, portraits = (
+        next(model.parameters()).device,
+        [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds],
+    )
     keys = grid_features(model, to_input(np.stack([p.image for p, _ in portraits])).to(device)).cpu()
-    weights = F.avg_pool2d(torch.as_tensor(np.stack([p.mask for p, _ in portraits])).float()[:, None], 2 * CONFIG["patch_size"]).flatten(1)
-    return torch.einsum("mt,mtd->md", weights / weights.sum(1, keepdim=True), keys), torch.tensor([c for _, c in portraits])
+    weights = F.avg_pool2d(
+        torch.as_tensor(np.stack([p.mask for p, _ in portraits])).float()[:, None], 2 * CONFIG["patch_size"]
+    ).flatten(1)
+    return torch.einsum("mt,mtd->md", weights / weights.sum(1, keepdim=True), keys), torch.tensor(
+        [c for _, c in portraits]
+    )
+
 
 def class_mean_accuracy(reference, reference_labels, regions, labels):
     "Share of regions whose nearest class mean (centred, cosine) is their own, both sets centred by the references' mean."
@@ -239,10 +332,15 @@ def class_mean_accuracy(reference, reference_labels, regions, labels):
     cosine = F.normalize(regions - centre, dim=1) @ F.normalize(means - centre, dim=1).T
     return (cosine.argmax(1) == labels).float().mean().item()
 
+
 def scene_accuracy(model, world, n=250):
     "Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits against portraits."
     regions = scene_regions(model, world, world.seeds("validation", n))
     near = scene_regions(model, world, world.seeds("train", n))
     far = portrait_regions(model, world, world.seeds("train", 8))
     portraits = portrait_regions(model, world, world.seeds("validation", 8))
-    return dict(scenes=class_mean_accuracy(*near, *regions), portraits_to_scenes=class_mean_accuracy(*far, *regions), portraits=class_mean_accuracy(*far, *portraits))
+    return dict(
+        scenes=class_mean_accuracy(*near, *regions),
+        portraits_to_scenes=class_mean_accuracy(*far, *regions),
+        portraits=class_mean_accuracy(*far, *portraits),
+    )

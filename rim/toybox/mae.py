@@ -19,42 +19,79 @@ from .training import Task, fair_start, save_pretrained_half, waves
 from .world import World
 
 # %% ../../nbs/toybox/14_mae.ipynb #62fbd3b2
-CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=8, intermediate_size=384, patch_size=4, image_size=64, initializer_range=0.06, attn_implementation="sdpa",
-              decoder_hidden_size=64, decoder_num_hidden_layers=1, decoder_num_attention_heads=4, decoder_intermediate_size=192, mask_ratio=0.75)
+CONFIG = dict(
+    hidden_size=128,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    intermediate_size=384,
+    patch_size=4,
+    image_size=64,
+    initializer_range=0.06,
+    attn_implementation="sdpa",
+    decoder_hidden_size=64,
+    decoder_num_hidden_layers=1,
+    decoder_num_attention_heads=4,
+    decoder_intermediate_size=192,
+    mask_ratio=0.75,
+)
+
 
 def value_output(attention):
     "Value and output projections of a layer, whatever the library's version calls them."
-    return (attention.v_proj, attention.o_proj) if hasattr(attention, "v_proj") else (attention.attention.value, attention.output.dense)
+    return (
+        (attention.v_proj, attention.o_proj)
+        if hasattr(attention, "v_proj")
+        else (attention.attention.value, attention.output.dense)
+    )
+
 
 def start_mae():
     "A `ViTMAEForPreTraining` from a fair start."
     model = ViTMAEForPreTraining(ViTMAEConfig(**CONFIG))
     pictures = half(to_input(np.stack([World().scene(s).image for s in range(64)])))
-    layers = [(q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), blocks(model.vit)[:-1])]
-    fair_start(model.vit.embeddings.patch_embeddings.projection, pictures, model.vit.embeddings.position_embeddings[0, 1:], layers)
+    layers = [
+        (q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), blocks(model.vit)[:-1])
+    ]
+    fair_start(
+        model.vit.embeddings.patch_embeddings.projection,
+        pictures,
+        model.vit.embeddings.position_embeddings[0, 1:],
+        layers,
+    )
     look_around(model.decoder)
     return in_two_dimensions(model)
 
+
 @torch.no_grad()
-def look_around(decoder, gain=3 ** 0.5):
+def look_around(decoder, gain=3**0.5):
     "Let a decoder begin with heads of 16 that look around each position, at what the encoder says there."
     table = decoder.decoder_pos_embed
-    table.zero_(); table[0, 1:, :16] = waves(round((table.shape[1] - 1) ** 0.5))
-    decoder.decoder_embed.weight.copy_(torch.eye(*decoder.decoder_embed.weight.shape)); decoder.decoder_embed.bias.zero_()
+    table.zero_()
+    table[0, 1:, :16] = waves(round((table.shape[1] - 1) ** 0.5))
+    decoder.decoder_embed.weight.copy_(torch.eye(*decoder.decoder_embed.weight.shape))
+    decoder.decoder_embed.bias.zero_()
     attention = decoder.decoder_layers[0].attention
     for projection in query_key(attention):
-        projection.weight.zero_(); projection.bias.zero_()
-        for row in range(0, len(projection.weight), 16): projection.weight[row:row + 16, :16] = gain * torch.eye(16)
-    for projection in value_output(attention): projection.weight.copy_(torch.eye(len(projection.weight))); projection.bias.zero_()
+        projection.weight.zero_()
+        projection.bias.zero_()
+        for row in range(0, len(projection.weight), 16):
+            projection.weight[row : row + 16, :16] = gain * torch.eye(16)
+    for projection in value_output(attention):
+        projection.weight.copy_(torch.eye(len(projection.weight)))
+        projection.bias.zero_()
 
 # %% ../../nbs/toybox/14_mae.ipynb #a2ca1ab3
 def in_two_dimensions(model):
     "The model, its decoder's positions resized as a grid."
+
     def resized(tokens):
         table, n = model.decoder.decoder_pos_embed, tokens.shape[1] - 1
-        sides = [round(k ** 0.5) for k in (table.shape[1] - 1, n)]
+        sides = [round(k**0.5) for k in (table.shape[1] - 1, n)]
         grid = table[:, 1:].transpose(1, 2).unflatten(2, (sides[0],) * 2)
-        return torch.cat([table[:, :1], F.interpolate(grid, (sides[1],) * 2, mode="bicubic").flatten(2).transpose(1, 2)], 1)
+        return torch.cat(
+            [table[:, :1], F.interpolate(grid, (sides[1],) * 2, mode="bicubic").flatten(2).transpose(1, 2)], 1
+        )
+
     model.decoder.interpolate_pos_encoding = resized
     return model
 
@@ -67,6 +104,7 @@ def reconstruct(model, pixels, noise):
 # %% ../../nbs/toybox/14_mae.ipynb #a6069b31
 class MaeTask(Task):
     "Masked autoencoding of scenes and portraits."
+
     name, record, learning_rate, weight_decay, ema, warmup = "mae", "mae/record.json", 2e-3, 0.05, 0.995, 30
 
     def __init__(self, scenes=12, portraits=24):
@@ -76,11 +114,20 @@ class MaeTask(Task):
     def loss(self, seeds, generator):
         model, names, taken = self.modules["model"], self.world.names, seeds(self.scenes)
         scenes = to_input(np.stack([self.world.scene(s).image for s in taken]))
-        faces = to_input(np.stack([self.world.portrait(names[(taken[0] + i) % len(names)], taken[0] + i).image for i in range(self.portraits)]))
+        faces = to_input(
+            np.stack(
+                [
+                    self.world.portrait(names[(taken[0] + i) % len(names)], taken[0] + i).image
+                    for i in range(self.portraits)
+                ]
+            )
+        )
         total, logs = 0, {}
         for name, pixels in (("scene", scenes), ("portrait", soften(faces, generator))):
             small = half(pixels)
-            noise = torch.rand(len(small), small.shape[-2] * small.shape[-1] // CONFIG["patch_size"] ** 2, generator=generator)
+            noise = torch.rand(
+                len(small), small.shape[-2] * small.shape[-1] // CONFIG["patch_size"] ** 2, generator=generator
+            )
             logs[name] = reconstruct(model, small.to(self.device), noise.to(self.device))[0]
             total = total + logs[name]
         return total, {k: v.detach() for k, v in logs.items()}
@@ -94,6 +141,7 @@ class MaeTask(Task):
     def load(self, folder):
         self.modules["model"].load_state_dict(load_autoencoder(folder).state_dict())
 
+
 def load_autoencoder(folder):
     "The trained autoencoder, decoder included."
     return in_two_dimensions(ViTMAEForPreTraining.from_pretrained(Path(folder) / "mae", dtype=torch.float32))
@@ -101,19 +149,29 @@ def load_autoencoder(folder):
 # %% ../../nbs/toybox/14_mae.ipynb #6de16e13
 def mae_keys(encoder, pixels):
     "Keys of the last layer of a `ViTMAEModel` that sees every patch, [n, h w, D]."
-    n, ratio, kept = pixels.shape[-2] * pixels.shape[-1] // encoder.config.patch_size ** 2, encoder.embeddings.config.mask_ratio, []
+    n, ratio, kept = (
+        pixels.shape[-2] * pixels.shape[-1] // encoder.config.patch_size**2,
+        encoder.embeddings.config.mask_ratio,
+        [],
+    )
     hook = query_key(blocks(encoder)[-1].attention)[1].register_forward_hook(lambda m, i, o: kept.append(o))
     encoder.embeddings.config.mask_ratio = 0.0
-    try: encoder(pixels, noise=torch.arange(n, device=pixels.device).expand(len(pixels), n), interpolate_pos_encoding=True)
-    finally: hook.remove(); encoder.embeddings.config.mask_ratio = ratio
+    try:
+        encoder(
+            pixels, noise=torch.arange(n, device=pixels.device).expand(len(pixels), n), interpolate_pos_encoding=True
+        )
+    finally:
+        hook.remove()
+        encoder.embeddings.config.mask_ratio = ratio
     return kept[0][:, 1:]
+
 
 def pooled(encoder, images, masks):
     "Keys averaged under masks: images uint8 [n, S, S, 3], masks list of bool [k, S, S] -> [sum k, D]."
     device, found = next(encoder.parameters()).device, []
     for at in range(0, len(images), 32):
-        keys = mae_keys(encoder, half(to_input(images[at:at + 32])).to(device)).cpu()
-        for k, m in zip(keys, masks[at:at + 32]):
+        keys = mae_keys(encoder, half(to_input(images[at : at + 32])).to(device)).cpu()
+        for k, m in zip(keys, masks[at : at + 32]):
             w = F.avg_pool2d(torch.as_tensor(m).float()[:, None], 2 * CONFIG["patch_size"]).flatten(1)
             found.append(w @ k / w.sum(1, keepdim=True))
     return torch.cat(found)
@@ -123,12 +181,18 @@ def scene_keys(encoder, world, seeds):
     "Pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     scenes = [world.scene(s) for s in seeds]
     masks = [np.stack([s.instances == i for i in range(1, len(s.objects) + 1)]) for s in scenes]
-    return pooled(encoder, np.stack([s.image for s in scenes]), masks), torch.tensor([t.label - 1 for s in scenes for t in s.objects])
+    return pooled(encoder, np.stack([s.image for s in scenes]), masks), torch.tensor(
+        [t.label - 1 for s in scenes for t in s.objects]
+    )
+
 
 def portrait_keys(encoder, world, seeds):
     "Pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
     shots = [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds]
-    return pooled(encoder, np.stack([p.image for p, _ in shots]), [p.mask[None] for p, _ in shots]), torch.tensor([c for _, c in shots])
+    return pooled(encoder, np.stack([p.image for p, _ in shots]), [p.mask[None] for p, _ in shots]), torch.tensor(
+        [c for _, c in shots]
+    )
+
 
 @torch.no_grad()
 def mae_metrics(model, world, n=250):
@@ -137,6 +201,15 @@ def mae_metrics(model, world, n=250):
     regions, near = (scene_keys(model.vit, world, world.seeds(split, n)) for split in ("validation", "train"))
     portraits, far = (portrait_keys(model.vit, world, world.seeds(split, 8)) for split in ("validation", "train"))
     pixels = half(to_input(np.stack([world.scene(s).image for s in world.seeds("validation", n)])))
-    noise = torch.rand(n, CONFIG["image_size"] ** 2 // CONFIG["patch_size"] ** 2, generator=torch.Generator().manual_seed(0))
-    loss = torch.stack([reconstruct(model, p.to(device), q.to(device))[0] for p, q in zip(pixels.split(50), noise.split(50))]).mean()
-    return dict(scenes=class_mean_accuracy(*near, *regions), portraits_to_scenes=class_mean_accuracy(*far, *regions), portraits=class_mean_accuracy(*far, *portraits), scene_loss=loss)
+    noise = torch.rand(
+        n, CONFIG["image_size"] ** 2 // CONFIG["patch_size"] ** 2, generator=torch.Generator().manual_seed(0)
+    )
+    loss = torch.stack(
+        [reconstruct(model, p.to(device), q.to(device))[0] for p, q in zip(pixels.split(50), noise.split(50))]
+    ).mean()
+    return dict(
+        scenes=class_mean_accuracy(*near, *regions),
+        portraits_to_scenes=class_mean_accuracy(*far, *regions),
+        portraits=class_mean_accuracy(*far, *portraits),
+        scene_loss=loss,
+    )

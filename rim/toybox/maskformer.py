@@ -17,14 +17,33 @@ from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #21ad9574
-SIDE = 4                                                            # queries: SIDE x SIDE
+SIDE = 4  # queries: SIDE x SIDE
 LABELS = {0: "thing", 1: "place"}
+
 
 def config():
     "Sizes of the toybox's MaskFormer."
-    backbone = ResNetConfig(embedding_size=32, hidden_sizes=[48, 96, 128], depths=[1, 2, 2], layer_type="basic", out_features=["stage1", "stage2", "stage3"])
-    decoder = DetrConfig(backbone_config=backbone, d_model=128, num_queries=SIDE * SIDE, decoder_layers=3, decoder_attention_heads=8, decoder_ffn_dim=256, encoder_layers=0, encoder_attention_heads=8, dropout=0.0)
-    return MaskFormerConfig(backbone_config=backbone, decoder_config=decoder, fpn_feature_size=64, mask_feature_size=64, id2label=LABELS)
+    backbone = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[48, 96, 128],
+        depths=[1, 2, 2],
+        layer_type="basic",
+        out_features=["stage1", "stage2", "stage3"],
+    )
+    decoder = DetrConfig(
+        backbone_config=backbone,
+        d_model=128,
+        num_queries=SIDE * SIDE,
+        decoder_layers=3,
+        decoder_attention_heads=8,
+        decoder_ffn_dim=256,
+        encoder_layers=0,
+        encoder_attention_heads=8,
+        dropout=0.0,
+    )
+    return MaskFormerConfig(
+        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=64, mask_feature_size=64, id2label=LABELS
+    )
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #6cfd069f
 @torch.no_grad()
@@ -32,17 +51,25 @@ def start_maskformer(gain=3.0):
     "A `MaskFormerForInstanceSegmentation` whose queries stand on a grid."
     model = MaskFormerForInstanceSegmentation(config())
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d): module.weight.fill_(1)
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.fill_(1)
     transformer = model.model.transformer_module
     d, fine = transformer.queries_embedder.weight.shape[1], 2 * SIDE
     table = transformer.position_embedder(torch.Size((1, 1, fine, fine)), "cpu", torch.float32)
-    transformer.queries_embedder.weight.copy_(F.avg_pool2d(table.reshape(1, fine, fine, d).permute(0, 3, 1, 2) if table.shape[1] != d else table, 2)[0].flatten(1).T)
+    transformer.queries_embedder.weight.copy_(
+        F.avg_pool2d(table.reshape(1, fine, fine, d).permute(0, 3, 1, 2) if table.shape[1] != d else table, 2)[0]
+        .flatten(1)
+        .T
+    )
     for layer in transformer.decoder.layers:
         heads = model.config.decoder_config.decoder_attention_heads
         width = d // heads
         pick = torch.zeros(width, d)
-        for i in range(width): pick[i, i % (width // 2) + i // (width // 2) * (d // 2)] = gain
-        for projection in (layer.encoder_attn.q_proj, layer.encoder_attn.k_proj): projection.weight.copy_(pick.repeat(heads, 1)); projection.bias.zero_()
+        for i in range(width):
+            pick[i, i % (width // 2) + i // (width // 2) * (d // 2)] = gain
+        for projection in (layer.encoder_attn.q_proj, layer.encoder_attn.k_proj):
+            projection.weight.copy_(pick.repeat(heads, 1))
+            projection.bias.zero_()
     return model
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #df9df038
@@ -57,20 +84,36 @@ def segments(instances, smallest=30):
 def all_layers_loss(model, pixels, masks, labels):
     "The library's loss, summed over the layers of the decoder."
     decoder, hidden = model.model.transformer_module.decoder, []
-    hooks = [layer.register_forward_hook(lambda module, given, out: hidden.append(out[0] if isinstance(out, tuple) else out)) for layer in decoder.layers[:-1]]
+    hooks = [
+        layer.register_forward_hook(lambda module, given, out: hidden.append(out[0] if isinstance(out, tuple) else out))
+        for layer in decoder.layers[:-1]
+    ]
     out = model(pixels)
-    for hook in hooks: hook.remove()
+    for hook in hooks:
+        hook.remove()
     early = []
     for h in map(decoder.layernorm, hidden):
         seen = torch.einsum("bqc,bchw->bqhw", model.mask_embedder(h), out.pixel_decoder_last_hidden_state)
         early.append(dict(masks_queries_logits=seen, class_queries_logits=model.class_predictor(h)))
     losses = model.get_loss_dict(out.masks_queries_logits, out.class_queries_logits, masks, labels, early)
-    return model.get_loss(losses), {"mask": losses["loss_mask"], "dice": losses["loss_dice"], "label": losses["loss_cross_entropy"]}
+    return model.get_loss(losses), {
+        "mask": losses["loss_mask"],
+        "dice": losses["loss_dice"],
+        "label": losses["loss_cross_entropy"],
+    }
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #127a4144
 class MaskFormerTask(Task):
     "Segments of scenes, all at once."
-    name, record, learning_rate, weight_decay, ema, warmup = "maskformer", "maskformer/record.json", 1e-3, 0.02, 0.99, 60
+
+    name, record, learning_rate, weight_decay, ema, warmup = (
+        "maskformer",
+        "maskformer/record.json",
+        1e-3,
+        0.02,
+        0.99,
+        60,
+    )
 
     def __init__(self, scenes=12):
         self.scenes, self.world = int(scenes), World()
@@ -80,7 +123,9 @@ class MaskFormerTask(Task):
         scenes = [self.world.scene(s) for s in seeds(self.scenes)]
         masks, labels = zip(*(segments(s.instances) for s in scenes))
         pixels = to_input(np.stack([s.image for s in scenes])).to(self.device)
-        loss, parts = all_layers_loss(self.modules["model"], pixels, [m.to(self.device) for m in masks], [l.to(self.device) for l in labels])
+        loss, parts = all_layers_loss(
+            self.modules["model"], pixels, [m.to(self.device) for m in masks], [l.to(self.device) for l in labels]
+        )
         return loss, {k: v.detach() for k, v in parts.items()}
 
     def validate(self):
@@ -90,21 +135,30 @@ class MaskFormerTask(Task):
         save_pretrained_half(self.modules["model"], Path(folder) / "maskformer")
 
     def load(self, folder):
-        self.modules["model"].load_state_dict(MaskFormerForInstanceSegmentation.from_pretrained(Path(folder) / "maskformer", dtype=torch.float32).state_dict())
+        self.modules["model"].load_state_dict(
+            MaskFormerForInstanceSegmentation.from_pretrained(
+                Path(folder) / "maskformer", dtype=torch.float32
+            ).state_dict()
+        )
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #271c026d
 @torch.no_grad()
 def segment_metrics(model, world, n=60, **thresholds):
     "Recall of things at IoU 0.5, mean best IoU of things and of places, and proposals per scene, on `n` validation scenes."
     from rim.proposals import query_masks
+
     model, device = model.eval(), next(model.parameters()).device
     scenes, things, places, count = [world.scene(s) for s in world.seeds("validation", n)], [], [], 0
     for scene in scenes:
         out = model(to_input(scene.image[None]).to(device))
-        found = query_masks(out.masks_queries_logits[0], out.class_queries_logits[0], scene.labels.shape, **thresholds).masks
+        found = query_masks(
+            out.masks_queries_logits[0], out.class_queries_logits[0], scene.labels.shape, **thresholds
+        ).masks
         count += len(found)
         for k in range(len(scene.objects) + 1):
             inside = scene.instances == k
             overlap = (found & inside).sum((1, 2)) / np.maximum((found | inside).sum((1, 2)), 1)
             (things if k else places).append(overlap.max() if len(found) else 0.0)
-    return dict(recall=np.mean(np.array(things) >= 0.5), thing_iou=np.mean(things), place_iou=np.mean(places), masks=count / n)
+    return dict(
+        recall=np.mean(np.array(things) >= 0.5), thing_iou=np.mean(things), place_iou=np.mean(places), masks=count / n
+    )

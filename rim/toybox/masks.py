@@ -22,64 +22,100 @@ from .training import WEIGHTS, Task, save_half
 from .world import World
 
 # %% ../../nbs/toybox/11_masks.ipynb #3a68755e
-CONFIG = dict(image_size=128, patch_size=8, encoder_dim=128, encoder_depth=5, encoder_heads=8, encoder_global_attn=[0, 1, 2, 3, 4], window_size=0, prompt_dim=128, mask_in_chans=16,
-              decoder_depth=2, decoder_heads=4, decoder_mlp_dim=256, iou_head_depth=3, iou_head_dim=64, pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375])
+CONFIG = dict(
+    image_size=128,
+    patch_size=8,
+    encoder_dim=128,
+    encoder_depth=5,
+    encoder_heads=8,
+    encoder_global_attn=[0, 1, 2, 3, 4],
+    window_size=0,
+    prompt_dim=128,
+    mask_in_chans=16,
+    decoder_depth=2,
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    iou_head_depth=3,
+    iou_head_dim=64,
+    pixel_mean=[123.675, 116.28, 103.53],
+    pixel_std=[58.395, 57.12, 57.375],
+)
 STEEP, LOW = 6.0, 64
+
 
 def load_pretrained(encoder, dino):
     "Copy a `Dinov2Model` of the same width into SAM's image encoder; what has no counterpart (relative positions, a wider MLP's rest) starts at zero effect."
     state, d, out = dino.state_dict(), CONFIG["encoder_dim"], encoder.state_dict()
     patches, k = "embeddings.patch_embeddings.projection.", CONFIG["patch_size"] // dino.config.patch_size
-    out["patch_embed.proj.weight"] = state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3) / k ** 2    # what it saw in the picture at half the size
+    out["patch_embed.proj.weight"] = (
+        state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3) / k**2
+    )  # what it saw in the picture at half the size
     out["patch_embed.proj.bias"] = state[patches + "bias"]
     out["pos_embed"] = state["embeddings.position_embeddings"][0, 1:].view(encoder.pos_embed.shape)
     for i, layer in enumerate(dino.encoder.layer):
         attention, mlp, scales = layer.attention, layer.mlp, (layer.layer_scale1.lambda1, layer.layer_scale2.lambda1)
         q, k = query_key(attention)
-        v, o = (attention.v_proj, attention.o_proj) if hasattr(attention, "v_proj") else (attention.attention.value, attention.output.dense)
+        v, o = (
+            (attention.v_proj, attention.o_proj)
+            if hasattr(attention, "v_proj")
+            else (attention.attention.value, attention.output.dense)
+        )
         for kind in ("weight", "bias"):
             scale = [x[:, None] if kind == "weight" else x for x in scales]
-            for name in ("norm1", "norm2"): out[f"blocks.{i}.{name}.{kind}"] = getattr(getattr(layer, name), kind)
+            for name in ("norm1", "norm2"):
+                out[f"blocks.{i}.{name}.{kind}"] = getattr(getattr(layer, name), kind)
             out[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat([getattr(x, kind) for x in (q, k, v)])
             out[f"blocks.{i}.attn.proj.{kind}"] = getattr(o, kind) * scale[0]
-            out[f"blocks.{i}.mlp.lin1.{kind}"][:len(mlp.fc1.bias)] = getattr(mlp.fc1, kind)
+            out[f"blocks.{i}.mlp.lin1.{kind}"][: len(mlp.fc1.bias)] = getattr(mlp.fc1, kind)
         out[f"blocks.{i}.mlp.lin2.bias"] = mlp.fc2.bias * scales[1]
         out[f"blocks.{i}.mlp.lin2.weight"] = F.pad(mlp.fc2.weight * scales[1][:, None], (0, 4 * d - len(mlp.fc1.bias)))
     encoder.load_state_dict({k: v.detach() for k, v in out.items()})
 
+
 @torch.no_grad()
 def aim(decoder, gain=2.0):
     "Let a decoder's cross-attention begin as a match of positions: a point looks at the place it points to, and that place at the point."
-    attentions = [a for layer in decoder.transformer.layers for a in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)]
+    attentions = [
+        a
+        for layer in decoder.transformer.layers
+        for a in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
+    ]
     for attention in (*attentions, decoder.transformer.final_attn_token_to_image):
-        n, d = attention.q_proj.weight.shape                       # the code of a position: d / 2 sines, then their cosines
+        n, d = attention.q_proj.weight.shape  # the code of a position: d / 2 sines, then their cosines
         pick = torch.zeros(n, d)
         pick[torch.arange(n), torch.arange(n) // 2 + torch.arange(n) % 2 * (d // 2)] = gain
-        for projection in (attention.q_proj, attention.k_proj): projection.weight.copy_(pick); projection.bias.zero_()
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight.copy_(pick)
+            projection.bias.zero_()
+
 
 def steepened(sam, factor=STEEP):
     "A copy of the model whose mask logits are multiplied by `factor`."
     sam = copy.deepcopy(sam)
     with torch.no_grad():
         for mlp in sam.mask_decoder.output_hypernetworks_mlps:
-            mlp.layers[-1].weight.mul_(factor); mlp.layers[-1].bias.mul_(factor)
+            mlp.layers[-1].weight.mul_(factor)
+            mlp.layers[-1].bias.mul_(factor)
     return sam
+
 
 def pixels(sam, images):
     "uint8 [n, 128, 128, 3] -> what the encoder reads, [n, 3, 128, 128]."
     return sam.preprocess(torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().to(sam.device))
+
 
 def predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, multimask=True):
     "Decode one prompt on each of the embeddings [p, C, h, w], in one batch -> (logits [p, m, 64, 64], predicted IoU [p, m])."
     sparse, dense = sam.prompt_encoder(points=None if points is None else (points, labels), boxes=boxes, masks=masks)
     decoder, n = sam.mask_decoder, len(sparse)
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1)
-    hs, image = decoder.transformer(embeddings + dense, sam.prompt_encoder.get_dense_pe().expand(n, -1, -1, -1), torch.cat([tokens, sparse], 1))
+    hs, image = decoder.transformer(
+        embeddings + dense, sam.prompt_encoder.get_dense_pe().expand(n, -1, -1, -1), torch.cat([tokens, sparse], 1)
+    )
     upscaled = decoder.output_upscaling(image.transpose(1, 2).view(embeddings.shape))
     hyper = torch.stack([mlp(hs[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], 1)
     wanted = slice(1, None) if multimask else slice(0, 1)
     return torch.einsum("pmc,pchw->pmhw", hyper, upscaled)[:, wanted], decoder.iou_prediction_head(hs[:, 0])[:, wanted]
-
 
 # %% ../../nbs/toybox/11_masks.ipynb #16363bb9
 def sample_points(masks, counts, rng):
@@ -91,6 +127,7 @@ def sample_points(masks, counts, rng):
         at = rng.choice(at, count)
         xy[i, :count, 0], xy[i, :count, 1], labels[i, :count] = at % mask.shape[1] + 0.5, at // mask.shape[1] + 0.5, 1
     return torch.from_numpy(xy), torch.from_numpy(labels)
+
 
 def error_points(prediction, truth, rng):
     "A point from the region of error of each pair of masks: label 1 where something was missed, 0 where too much was taken."
@@ -110,6 +147,7 @@ def mask_losses(logits, truth):
     dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / (chance.sum((2, 3)) + truth.sum((2, 3)) + 1)
     return 20 * focal + 0.2 * bce.mean((2, 3)) + dice
 
+
 def grouping_loss(codes, instances):
     "Cross-entropy of `same thing or not` for all pairs of patches of each picture: codes [n, d, h, w], instances uint8 [n, H, W] (0 is the place) -> scalar."
     n, d, h, w = codes.shape
@@ -117,14 +155,20 @@ def grouping_loss(codes, instances):
     share, owner = (x.flatten(1).to(codes.device) for x in F.avg_pool2d(whose, instances.shape[1] // h).max(1))
     codes = F.normalize(codes.flatten(2), dim=1)
     same = owner[:, :, None] == owner[:, None]
-    counts = (share > 0.6).float()[:, :, None] * (share > 0.6).float()[:, None] * ((owner > 0)[:, :, None] | (owner > 0)[:, None])
+    counts = (
+        (share > 0.6).float()[:, :, None]
+        * (share > 0.6).float()[:, None]
+        * ((owner > 0)[:, :, None] | (owner > 0)[:, None])
+    )
     error = F.binary_cross_entropy_with_logits(8 * (codes.transpose(1, 2) @ codes) - 4, same.float(), reduction="none")
     return sum((error * counts * kind).sum() / (counts * kind).sum().clamp_min(1) for kind in (same, ~same)) / 2
+
 
 def mask_iou(logits, truth):
     "IoU of thresholded logits [p, m, h, w] with truth [p, h, w] -> [p, m]."
     a, b = logits > 0, truth[:, None] > 0.5
     return (a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp_min(1)
+
 
 def iou_and_best(logits, ious, truth):
     "Loss of the best of the masks plus the IoU regression of all -> (scalar, index of the best [p], its IoU [p])."
@@ -140,43 +184,58 @@ def crowding(instances):
     pairs = ((instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1]))
     return sum(int(((a != b) & (a > 0) & (b > 0)).sum()) for a, b in pairs)
 
+
 def pictures(world, seeds):
     "Seven scenes, each the more crowded of two, to one portrait of 128 pixels: (images uint8 [n, 128, 128, 3], instances [n, 128, 128]) of 2 n seeds."
     images, instances = [], []
     for i, pair in enumerate(zip(seeds[::2], seeds[1::2])):
-        if i % 8: shot = max((world.scene(s) for s in pair), key=lambda s: crowding(s.instances)); images.append(shot.image); instances.append(shot.instances)
+        if i % 8:
+            shot = max((world.scene(s) for s in pair), key=lambda s: crowding(s.instances))
+            images.append(shot.image)
+            instances.append(shot.instances)
         else:
             seed = pair[0]
             shot = world.portrait(world.names[seed // 16 % len(world.names)], seed, size=128 if seed // 256 % 2 else 64)
             k = 128 // len(shot.image)
-            images.append(np.asarray(enlarge(shot.image, k))); instances.append(shot.mask.repeat(k, 0).repeat(k, 1).astype(np.uint8))
+            images.append(np.asarray(enlarge(shot.image, k)))
+            instances.append(shot.mask.repeat(k, 0).repeat(k, 1).astype(np.uint8))
     return np.stack(images), np.stack(instances)
+
 
 def enlarge(image, k):
     "The picture `k` times as large, bilinear."
     from PIL import Image
+
     return Image.fromarray(image).resize((image.shape[1] * k, image.shape[0] * k), Image.BILINEAR)
+
 
 def targets(instances, rng, n):
     "`n` masks of one picture to ask for: its things by turns, and now and then the place behind them -> bool [n, H, W]."
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
     things = [m for m in things if m.sum() >= 30]
     chosen = [things[i % len(things)] for i in rng.permutation(max(n, len(things)))[:n]]
-    if rng.random() < 0.5 or not things: chosen[-1] = instances == 0
+    if rng.random() < 0.5 or not things:
+        chosen[-1] = instances == 0
     return np.stack(chosen)
 
 # %% ../../nbs/toybox/11_masks.ipynb #98e8cd5a
 class MasksTask(Task):
     "Prompted masks in two rounds."
+
     name, record, learning_rate, weight_decay, ema, warmup = "masks", "sam/record.json", 1.5e-3, 0.02, 0.99, 100
 
     def __init__(self, images=8, prompts=8, grouping=1.0, folder=None):
         self.images, self.prompts, self.grouping, self.world = int(images), int(prompts), float(grouping), World()
         self.sam = build_sam(CONFIG)
-        load_pretrained(self.sam.image_encoder, Dinov2Model.from_pretrained(Path(folder or WEIGHTS) / "dino", dtype=torch.float32))
+        load_pretrained(
+            self.sam.image_encoder, Dinov2Model.from_pretrained(Path(folder or WEIGHTS) / "dino", dtype=torch.float32)
+        )
         aim(self.sam.mask_decoder)
-        for p in self.sam.prompt_encoder.pe_layer.parameters(): p.requires_grad = False
-        self.codes = nn.Conv2d(CONFIG["prompt_dim"], 32, 1)        # of training alone: what tells one thing's patches from another's
+        for p in self.sam.prompt_encoder.pe_layer.parameters():
+            p.requires_grad = False
+        self.codes = nn.Conv2d(
+            CONFIG["prompt_dim"], 32, 1
+        )  # of training alone: what tells one thing's patches from another's
         self.modules = nn.ModuleDict(dict(sam=self.sam, codes=self.codes))
 
     def loss(self, seeds, generator):
@@ -187,26 +246,39 @@ class MasksTask(Task):
         grouping = grouping_loss(self.codes(embeddings), instances)
         embeddings = embeddings.repeat_interleave(self.prompts, 0)
         masks = np.concatenate([targets(inst, rng, self.prompts) for inst in instances])
-        order = rng.permutation(len(masks))                        # half answer one point, the others several or a box
+        order = rng.permutation(len(masks))  # half answer one point, the others several or a box
         parts = dict(zip(("one", "some", "box"), np.split(order, [len(order) // 2, len(order) * 3 // 4])))
         results = {kind: self.rounds(embeddings[part], masks[part], rng, kind) for kind, part in parts.items()}
         share = {kind: len(part) / len(order) for kind, part in parts.items()}
-        return (sum(share[k] * loss for k, (loss, _, _) in results.items()) + self.grouping * grouping,
-                dict(grouping=grouping.detach(), iou_one=results["one"][1], iou_some=results["some"][1], iou_second=sum(share[k] * r[2] for k, r in results.items())))
+        return (
+            sum(share[k] * loss for k, (loss, _, _) in results.items()) + self.grouping * grouping,
+            dict(
+                grouping=grouping.detach(),
+                iou_one=results["one"][1],
+                iou_some=results["some"][1],
+                iou_second=sum(share[k] * r[2] for k, r in results.items()),
+            ),
+        )
 
     def rounds(self, embeddings, masks, rng, kind):
         "Ask for the masks by `one` point, `some` points or a `box`, then once more with a point where the answer was wrong."
         truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // LOW)[0].to(self.device)
         points = labels = boxes = None
-        if kind == "box": boxes = boxes_of(masks, rng).to(self.device)
-        else: points, labels = (x.to(self.device) for x in sample_points(masks, [1 if kind == "one" else int(rng.integers(2, 6))] * len(masks), rng))
+        if kind == "box":
+            boxes = boxes_of(masks, rng).to(self.device)
+        else:
+            points, labels = (
+                x.to(self.device)
+                for x in sample_points(masks, [1 if kind == "one" else int(rng.integers(2, 6))] * len(masks), rng)
+            )
         logits, ious = predict(self.sam, embeddings, points, labels, boxes, multimask=boxes is None)
         loss, best, iou = iou_and_best(logits, ious, truth)
         rows = torch.arange(len(best), device=best.device)
         previous = STEEP * logits.detach()[rows, best][:, None]
         full = F.interpolate(previous, size=masks.shape[1:], mode="bilinear", align_corners=False)[:, 0] > 0
         xy, sign = (x.to(self.device) for x in error_points(full.cpu().numpy(), masks, rng))
-        if points is not None: xy, sign = torch.cat([points, xy], 1), torch.cat([labels, sign], 1)
+        if points is not None:
+            xy, sign = torch.cat([points, xy], 1), torch.cat([labels, sign], 1)
         logits, ious = predict(self.sam, embeddings, xy, sign, boxes, previous, multimask=False)
         again, _, later = iou_and_best(logits, ious, truth)
         return loss + 0.5 * again, iou.mean(), later.mean()
@@ -223,6 +295,7 @@ class MasksTask(Task):
         self.sam.load_state_dict({k: v.float() for k, v in load_file(Path(folder) / "sam/model.safetensors").items()})
         self.sam.load_state_dict(steepened(self.sam, 1 / STEEP).state_dict())
 
+
 def boxes_of(masks, rng, jitter=0.08):
     "Jittered boxes of masks, float [n, 4]."
     boxes = []
@@ -237,7 +310,10 @@ def boxes_of(masks, rng, jitter=0.08):
 @torch.no_grad()
 def mask_metrics(sam, world, n=60, automatic=24):
     "Point-prompt IoUs on `n` validation scenes and automatic recall on `automatic` of them."
-    rng, scores = np.random.default_rng(0), {"one_point": [], "five_points": [], "one_point_chosen": [], "iou_error": []}
+    rng, scores = (
+        np.random.default_rng(0),
+        {"one_point": [], "five_points": [], "one_point_chosen": [], "iou_error": []},
+    )
     device = next(sam.parameters()).device
     scenes = [world.scene(s) for s in world.seeds("validation", n)]
     for scene in scenes:
@@ -249,19 +325,29 @@ def mask_metrics(sam, world, n=60, automatic=24):
             full = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
             actual = mask_iou(full, torch.as_tensor(masks).float().to(device))
             scores[key].append(actual.max(1).values)
-            if count == 1: scores["one_point_chosen"].append(actual.gather(1, ious.argmax(1, keepdim=True))[:, 0]); scores["iou_error"].append((ious - actual).abs().mean(1))
+            if count == 1:
+                scores["one_point_chosen"].append(actual.gather(1, ious.argmax(1, keepdim=True))[:, 0])
+                scores["iou_error"].append((ious - actual).abs().mean(1))
     return {k: torch.cat(v).mean() for k, v in scores.items()} | automatic_recall(sam, scenes[:automatic])
+
 
 def automatic_recall(sam, scenes, points=16, **thresholds):
     "Recall at IoU 0.5 and mean best IoU of the stock automatic generator, and its masks per scene."
     from segment_anything import SamAutomaticMaskGenerator
+
     generator = SamAutomaticMaskGenerator(sam, points_per_side=points, points_per_batch=256, **thresholds)
     best, count = [], 0
     for scene in scenes:
-        found = np.array([m["segmentation"] for m in generator.generate(scene.image)], bool).reshape(-1, *scene.labels.shape)
+        found = np.array([m["segmentation"] for m in generator.generate(scene.image)], bool).reshape(
+            -1, *scene.labels.shape
+        )
         count += len(found)
         for k in range(1, len(scene.objects) + 1):
             inside = scene.instances == k
             overlap = (found & inside).sum((1, 2)) / np.maximum((found | inside).sum((1, 2)), 1)
             best.append(overlap.max() if len(found) else 0.0)
-    return dict(automatic_recall=np.mean(np.array(best) >= 0.5), automatic_iou=np.mean(best), automatic_masks=count / len(scenes))
+    return dict(
+        automatic_recall=np.mean(np.array(best) >= 0.5),
+        automatic_iou=np.mean(best),
+        automatic_masks=count / len(scenes),
+    )

@@ -17,17 +17,28 @@ from ..store import file_digest
 from .world import SPLIT_SIZE, SPLITS
 
 # %% ../../nbs/toybox/01_training.ipynb #5146232d
-TASKS = dict(teacher="rim.toybox.dino:TeacherTask", dino="rim.toybox.dino:DinoTask", masks="rim.toybox.masks:MasksTask", vae="rim.toybox.diffusion:VaeTask", diffusion="rim.toybox.diffusion:DiffusionTask", clip="rim.toybox.clip:ClipTask",
-             mae="rim.toybox.mae:MaeTask", maskformer="rim.toybox.maskformer:MaskFormerTask", vit="rim.toybox.vit:VitTask")
+TASKS = dict(
+    teacher="rim.toybox.dino:TeacherTask",
+    dino="rim.toybox.dino:DinoTask",
+    masks="rim.toybox.masks:MasksTask",
+    vae="rim.toybox.diffusion:VaeTask",
+    diffusion="rim.toybox.diffusion:DiffusionTask",
+    clip="rim.toybox.clip:ClipTask",
+    mae="rim.toybox.mae:MaeTask",
+    maskformer="rim.toybox.maskformer:MaskFormerTask",
+    vit="rim.toybox.vit:VitTask",
+)
 WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../../rim/toybox/weights").resolve()
+
 
 class Task:
     "A model in training; subclasses set `name`, `modules`, `learning_rate`, `ema` and define `loss`, `validate`, `save`."
-    name = ""              # its key in TASKS
-    learning_rate = 1e-3   # peak, AdamW
+
+    name = ""  # its key in TASKS
+    learning_rate = 1e-3  # peak, AdamW
     weight_decay = 0.02
-    ema = 0.998            # decay of the averaged weights that are validated and saved
-    warmup = 100           # steps
+    ema = 0.998  # decay of the averaged weights that are validated and saved
+    warmup = 100  # steps
     modules: torch.nn.ModuleDict
 
     def loss(self, seeds, generator):
@@ -42,15 +53,18 @@ class Task:
         "Write the modules below `folder` in the layout that `from_pretrained` reads."
         raise TypeError(f"{type(self).__name__} defines no save")
 
+
 def load_task(name, **options):
     "The task called `name`."
-    if name not in TASKS: raise ValueError(f"the toybox trains {', '.join(TASKS)}, not {name!r}")
+    if name not in TASKS:
+        raise ValueError(f"the toybox trains {', '.join(TASKS)}, not {name!r}")
     module, cls = TASKS[name].split(":")
     return getattr(importlib.import_module(module), cls)(**options)
 
 # %% ../../nbs/toybox/01_training.ipynb #cc8d8ac8
-WAVES = torch.tensor([1.0, 3.0, 5.0, 7.0]) * torch.pi / 16      # radians per token
+WAVES = torch.tensor([1.0, 3.0, 5.0, 7.0]) * torch.pi / 16  # radians per token
 NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+
 
 def waves(side):
     "Position code of a grid, [side * side, 16]."
@@ -58,12 +72,13 @@ def waves(side):
     phases = [axis.flatten()[:, None] * WAVES for axis in (ys, xs)]
     return torch.cat([f(p) for p in phases for f in (torch.sin, torch.cos)], 1)
 
+
 def shift(y, x):
     "The rotation that turns the code of a place into that of the place (y, x) further, [16, 16]."
     matrix = torch.zeros(16, 16)
     for corner, step in ((0, y), (8, x)):
         c, s = torch.diag(torch.cos(WAVES * step)), torch.diag(torch.sin(WAVES * step))
-        matrix[corner:corner + 8, corner:corner + 8] = torch.cat([torch.cat([c, s], 1), torch.cat([-s, c], 1)])
+        matrix[corner : corner + 8, corner : corner + 8] = torch.cat([torch.cat([c, s], 1), torch.cat([-s, c], 1)])
     return matrix
 
 # %% ../../nbs/toybox/01_training.ipynb #891e3b65
@@ -85,16 +100,22 @@ def components(pictures, patch, n, power=0.3):
     filters = filters / (centred @ filters.T).pow(2).mean().sqrt()
     return filters.reshape(-1, 3, patch, patch), -filters @ patches.mean(0)
 
+
 @torch.no_grad()
 def fair_start(conv, pictures, positions, layers):
     "Set a patch embedding, a table of positions [side * side, D] and the layers' (query weight, query bias, key weight, key bias), eight heads of 16."
     filters, bias = components(pictures, conv.kernel_size[0], min(conv.out_channels - 16, 3 * conv.kernel_size[0] ** 2))
-    conv.weight.zero_(); conv.weight[16:16 + len(filters)] = filters
-    if conv.bias is not None: conv.bias.zero_(); conv.bias[16:16 + len(filters)] = bias
-    positions.zero_(); positions[:, :16] = waves(round(len(positions) ** 0.5))
+    conv.weight.zero_()
+    conv.weight[16 : 16 + len(filters)] = filters
+    if conv.bias is not None:
+        conv.bias.zero_()
+        conv.bias[16 : 16 + len(filters)] = bias
+    positions.zero_()
+    positions[:, :16] = waves(round(len(positions) ** 0.5))
     for depth, (qw, qb, kw, kb) in enumerate(layers):
         gain = (8 * (1 + 0.3 * depth)) ** 0.5
-        for t in (qw, qb, kw, kb): t.zero_()
+        for t in (qw, qb, kw, kb):
+            t.zero_()
         for head, step in enumerate(NEIGHBOURS):
             rows, reach = slice(16 * head, 16 * head + 16), 1 + depth // 2
             qw[rows, :16], kw[rows, :16] = gain * shift(step[0] * reach, step[1] * reach), gain * torch.eye(16)
@@ -108,25 +129,40 @@ def rate(step, spent, warmup, decay=0.35):
 def _write(path, save):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save(partial); os.replace(partial, path)
+    save(partial)
+    os.replace(partial, path)
+
 
 def save_half(module, path, metadata=None):
     "Save the module's weights as float16 safetensors."
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}
     _write(Path(path), lambda p: save_file(tensors, p, metadata={"format": "pt", **(metadata or {})}))
 
+
 def save_pretrained_half(model, folder):
     "Save a `from_pretrained` model: its configuration and float16 weights, in the library's own layout."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial:
         copy.deepcopy(model).cpu().half().save_pretrained(partial)
-        for file in Path(partial).iterdir(): os.replace(file, folder / file.name)
+        for file in Path(partial).iterdir():
+            os.replace(file, folder / file.name)
+
 
 def revision():
     "The code's git revision, with `+` if there are uncommitted changes, or `unknown`."
-    def git(*a): return subprocess.run(["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, timeout=10).stdout.strip()
-    try: return (git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "rim"))) or "unknown"
-    except (OSError, subprocess.TimeoutExpired): return "unknown"
+
+    def git(*a):
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *a], capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return (
+            git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "rim"))
+        ) or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
 
 # %% ../../nbs/toybox/01_training.ipynb #a74944e8
 def list_sha256(out):
@@ -137,11 +173,15 @@ def list_sha256(out):
 # %% ../../nbs/toybox/01_training.ipynb #f258ecaa
 class Run:
     "A task with its optimiser, averaged weights and progress; `state` folder for checkpoints."
+
     def __init__(self, task, state, device="cpu", seed=0):
         self.task, self.path, self.device, self.seed = task, Path(state) / f"{task.name}.pt", device, seed
-        task.modules.to(device); task.device = device
+        task.modules.to(device)
+        task.device = device
         self.parameters = [p for p in task.modules.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, task.learning_rate, (0.9, 0.98), weight_decay=task.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, task.learning_rate, (0.9, 0.98), weight_decay=task.weight_decay
+        )
         self.average = [p.detach().clone() for p in self.parameters]
         self.step = self.position = 0
         self.seconds, self.curve, self.spans = 0.0, [], []
@@ -150,18 +190,39 @@ class Run:
         "Go on from the checkpoint, or from the package's weights and record where there are some."
         if self.path.exists():
             state = torch.load(self.path, map_location=self.device, weights_only=True)
-            self.task.modules.load_state_dict(state["modules"]); self.optimiser.load_state_dict(state["optimiser"])
-            for a, b in zip(self.average, state["average"]): a.copy_(b)
-            self.step, self.position, self.seconds, self.curve = state["step"], state["position"], state["seconds"], state["curve"]
+            self.task.modules.load_state_dict(state["modules"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            for a, b in zip(self.average, state["average"]):
+                a.copy_(b)
+            self.step, self.position, self.seconds, self.curve = (
+                state["step"],
+                state["position"],
+                state["seconds"],
+                state["curve"],
+            )
         elif hasattr(self.task, "load") and (Path(folder) / self.task.record).exists():
             self.task.load(folder)
             record = json.loads((Path(folder) / self.task.record).read_text())
-            self.step, self.position, self.seconds, self.curve = record["steps"], record["train_seeds"][1], 60 * record["minutes"], record["curve"]
-            for a, p in zip(self.average, self.parameters): a.copy_(p.detach())
+            self.step, self.position, self.seconds, self.curve = (
+                record["steps"],
+                record["train_seeds"][1],
+                60 * record["minutes"],
+                record["curve"],
+            )
+            for a, p in zip(self.average, self.parameters):
+                a.copy_(p.detach())
         return self
 
     def checkpoint(self):
-        state = dict(modules=self.task.modules.state_dict(), optimiser=self.optimiser.state_dict(), average=self.average, step=self.step, position=self.position, seconds=self.seconds, curve=self.curve)
+        state = dict(
+            modules=self.task.modules.state_dict(),
+            optimiser=self.optimiser.state_dict(),
+            average=self.average,
+            step=self.step,
+            position=self.position,
+            seconds=self.seconds,
+            curve=self.curve,
+        )
         _write(self.path, lambda p: torch.save(state, p))
 
     def seeds(self, n):
@@ -173,41 +234,61 @@ class Run:
     def swap(self):
         "Exchange the weights with their running average."
         for p, a in zip(self.parameters, self.average):
-            kept = p.detach().clone(); p.data.copy_(a); a.copy_(kept)
+            kept = p.detach().clone()
+            p.data.copy_(a)
+            a.copy_(kept)
 
 # %% ../../nbs/toybox/01_training.ipynb #21d681e1
-def train(name,
-          minutes: float = 10,         # time to train, this call
-          state="~/.cache/rim/training",   # folder of the checkpoint
-          out=None,                    # folder of the weights, the package's if None
-          device: str = None,          # cuda where there is one
-          seed: int = 0, every: float = 3.0,   # minutes between checkpoints
-          report: float = 12.0,        # minutes between validations, which also write weights and record
-          fresh: bool = False,         # ignore checkpoint and weights
-          **options):
+def train(
+    name,
+    minutes: float = 10,  # time to train, this call
+    state="~/.cache/rim/training",  # folder of the checkpoint
+    out=None,  # folder of the weights, the package's if None
+    device: str = None,  # cuda where there is one
+    seed: int = 0,
+    every: float = 3.0,  # minutes between checkpoints
+    report: float = 12.0,  # minutes between validations, which also write weights and record
+    fresh: bool = False,  # ignore checkpoint and weights
+    **options,
+):
     "Train the task `name` and write its weights and their record -> the record."
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     run = Run(load_task(name, **options), Path(state).expanduser(), device, seed)
     out = Path(out or WEIGHTS)
-    if not fresh: run.resume(out)
-    start, saved, reported, before, smooth, first_step = time.time(), time.time(), time.time(), run.seconds, None, run.step
+    if not fresh:
+        run.resume(out)
+    start, saved, reported, before, smooth, first_step = (
+        time.time(),
+        time.time(),
+        time.time(),
+        run.seconds,
+        None,
+        run.step,
+    )
     bar = tqdm(total=round(60 * minutes), unit="s", desc=name, disable=None, bar_format="{l_bar}{bar}| {postfix}")
     try:
         while (spent := (time.time() - start) / (60 * minutes)) < 1:
             smooth = _step(run, spent, first_step, smooth)
             run.seconds = before + time.time() - start
-            bar.n = round(time.time() - start); bar.set_postfix(step=run.step, loss=f"{smooth:.4f}")
-            if time.time() - saved > 60 * every: run.checkpoint(); saved = time.time()
-            if time.time() - reported > 60 * report: _report(run, smooth, out); reported = time.time()
+            bar.n = round(time.time() - start)
+            bar.set_postfix(step=run.step, loss=f"{smooth:.4f}")
+            if time.time() - saved > 60 * every:
+                run.checkpoint()
+                saved = time.time()
+            if time.time() - reported > 60 * report:
+                _report(run, smooth, out)
+                reported = time.time()
     except KeyboardInterrupt:
         print(f"interrupted at step {run.step}; the checkpoint {run.path} goes on from here", file=sys.stderr)
     run.checkpoint()
     return _report(run, smooth, out)
 
+
 def _step(run, spent, first_step, smooth):
     task, generator = run.task, torch.Generator().manual_seed(run.seed * 1_000_003 + run.step)
-    for group in run.optimiser.param_groups: group["lr"] = task.learning_rate * rate(run.step - first_step, spent, task.warmup)
+    for group in run.optimiser.param_groups:
+        group["lr"] = task.learning_rate * rate(run.step - first_step, spent, task.warmup)
     loss, logs = task.loss(run.seeds, generator)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -218,43 +299,76 @@ def _step(run, spent, first_step, smooth):
     torch._foreach_lerp_(run.average, [p.detach() for p in run.parameters], 1 - decay)
     value = float(loss.detach())
     smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-    if run.step % 25 == 0: run.curve.append(dict(step=run.step, minutes=round(run.seconds / 60, 2), loss=round(smooth, 5), **{k: round(float(v), 5) for k, v in logs.items()}))
+    if run.step % 25 == 0:
+        run.curve.append(
+            dict(
+                step=run.step,
+                minutes=round(run.seconds / 60, 2),
+                loss=round(smooth, 5),
+                **{k: round(float(v), 5) for k, v in logs.items()},
+            )
+        )
     return smooth
+
 
 def _report(run, smooth, out):
     "Validate and save the averaged weights with their record."
     task = run.task
-    run.swap(); task.modules.eval()
-    with torch.no_grad(): metrics = {k: round(float(v), 4) for k, v in task.validate().items()}
+    run.swap()
+    task.modules.eval()
+    with torch.no_grad():
+        metrics = {k: round(float(v), 4) for k, v in task.validate().items()}
     task.save(out)
     list_sha256(out)
-    task.modules.train(); run.swap()
-    if run.curve: run.curve[-1].update(metrics)
+    task.modules.train()
+    run.swap()
+    if run.curve:
+        run.curve[-1].update(metrics)
     every = max(1, len(run.curve) // 200)
     thin = [c for i, c in enumerate(run.curve) if i % every == 0 or set(metrics) & set(c)]
-    record = dict(task=task.name, steps=run.step, train_seeds=[0, run.position], minutes=round(run.seconds / 60, 1), metrics=metrics, loss=smooth, seed=run.seed, revision=revision(),
-                  date=time.strftime("%Y-%m-%d"), machine=machine(run.device), parameters=sum(p.numel() for p in run.parameters), curve=thin)
+    record = dict(
+        task=task.name,
+        steps=run.step,
+        train_seeds=[0, run.position],
+        minutes=round(run.seconds / 60, 1),
+        metrics=metrics,
+        loss=smooth,
+        seed=run.seed,
+        revision=revision(),
+        date=time.strftime("%Y-%m-%d"),
+        machine=machine(run.device),
+        parameters=sum(p.numel() for p in run.parameters),
+        curve=thin,
+    )
     _write(out / task.record, lambda p: p.write_text(json.dumps(record, indent=None)))
     print(f"{task.name}: step {run.step}, {run.seconds / 60:.1f} min, loss {smooth:.4f}, {metrics}", flush=True)
     return record
 
+
 def machine(device="cpu"):
     "The machine in words."
-    if device.startswith("cuda"): return torch.cuda.get_device_name()
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((l.split(":")[1].strip() for l in lines if l.startswith("model name")), platform.processor() or platform.machine())
+    model = next(
+        (l.split(":")[1].strip() for l in lines if l.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
     return f"{model}, {torch.get_num_threads()} thread(s)"
 
 # %% ../../nbs/toybox/01_training.ipynb #ef350981
 def read_record(model, folder=WEIGHTS, file="record.json"):
     "The record of a model's training."
     path = Path(folder) / model / file
-    if not path.exists(): raise FileNotFoundError(f"no training record {path}; train it with: python -m rim.toybox.training")
+    if not path.exists():
+        raise FileNotFoundError(f"no training record {path}; train it with: python -m rim.toybox.training")
     return json.loads(path.read_text())
+
 
 def plot_record(record, *keys):
     "Curves of a record over minutes of training."
     import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 2.2), squeeze=False, layout="constrained")
     for ax, key in zip(axes[0], keys):
         points = [(c["minutes"], c[key]) for c in record["curve"] if key in c]
@@ -265,7 +379,9 @@ def plot_record(record, *keys):
 # %% ../../nbs/toybox/01_training.ipynb #8e654936
 def main(args=None):
     "Command line of the training."
-    parser = argparse.ArgumentParser(prog="python -m rim.toybox.training", description="Train a toybox model; goes on from its last checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rim.toybox.training", description="Train a toybox model; goes on from its last checkpoint."
+    )
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--state", default="~/.cache/rim/training", help="folder of the checkpoints")
@@ -274,10 +390,13 @@ def main(args=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=float, default=12, help="minutes between validations")
     parser.add_argument("--fresh", action="store_true", help="ignore checkpoint and weights")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, such as labelled=1")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the task, such as labelled=1"
+    )
     a = parser.parse_args(args)
     options = dict(o.split("=", 1) for o in a.option)
     train(a.task, a.minutes, a.state, a.out, a.device, a.seed, report=a.report, fresh=a.fresh, **options)
 
 # %% ../../nbs/toybox/01_training.ipynb #8cadb97f
-if __name__ == "__main__" and "__file__" in globals(): main()
+if __name__ == "__main__" and "__file__" in globals():
+    main()

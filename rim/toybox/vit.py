@@ -21,33 +21,63 @@ from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/16_vit.ipynb #0670bf00
-CONFIG = dict(hidden_size=128, num_hidden_layers=5, num_attention_heads=8, intermediate_size=384, patch_size=4, image_size=64, layer_norm_eps=1e-6, attn_implementation="sdpa")
+CONFIG = dict(
+    hidden_size=128,
+    num_hidden_layers=5,
+    num_attention_heads=8,
+    intermediate_size=384,
+    patch_size=4,
+    image_size=64,
+    layer_norm_eps=1e-6,
+    attn_implementation="sdpa",
+)
+
 
 def copy_scaled(target, source, scale):
     "Copy a linear layer whose output was multiplied by `scale` [D]."
-    target.weight.copy_(source.weight * scale[:, None]); target.bias.copy_(source.bias * scale)
+    target.weight.copy_(source.weight * scale[:, None])
+    target.bias.copy_(source.bias * scale)
+
 
 def mlp_of(layer):
     "The two linear layers of a layer's feed-forward part, whatever the library's version calls them."
-    if not hasattr(layer, "mlp"): return layer.intermediate.dense, layer.output.dense
+    if not hasattr(layer, "mlp"):
+        return layer.intermediate.dense, layer.output.dense
     return layer.mlp.fc1, layer.mlp.fc2
+
 
 @torch.no_grad()
 def start_vit(
     folder,  # holds the weights of the student
 ) -> ViTModel:
     "A `ViTModel` that begins as the toybox's `Dinov2Model`."
-    student, model = Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32), ViTModel(ViTConfig(**CONFIG), add_pooling_layer=False)
-    for name in ("cls_token", "position_embeddings"): getattr(model.embeddings, name).copy_(getattr(student.embeddings, name))
+    student, model = (
+        Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32),
+        ViTModel(ViTConfig(**CONFIG), add_pooling_layer=False),
+    )
+    for name in ("cls_token", "position_embeddings"):
+        getattr(model.embeddings, name).copy_(getattr(student.embeddings, name))
     model.embeddings.patch_embeddings.load_state_dict(student.embeddings.patch_embeddings.state_dict())
     model.layernorm.load_state_dict(student.layernorm.state_dict())
     ones = torch.ones(CONFIG["hidden_size"])
     for new, old in zip(blocks(model), student.encoder.layer):
-        new.layernorm_before.load_state_dict(old.norm1.state_dict()); new.layernorm_after.load_state_dict(old.norm2.state_dict())
-        for target, source, scale in zip((*query_key(new.attention), *value_output(new.attention), *mlp_of(new)),
-                                         (*query_key(old.attention), *value_output(old.attention), old.mlp.fc1, old.mlp.fc2),
-                                         (ones, ones, ones, old.layer_scale1.lambda1, torch.ones(CONFIG["intermediate_size"]), old.layer_scale2.lambda1)): copy_scaled(target, source, scale)
+        new.layernorm_before.load_state_dict(old.norm1.state_dict())
+        new.layernorm_after.load_state_dict(old.norm2.state_dict())
+        for target, source, scale in zip(
+            (*query_key(new.attention), *value_output(new.attention), *mlp_of(new)),
+            (*query_key(old.attention), *value_output(old.attention), old.mlp.fc1, old.mlp.fc2),
+            (
+                ones,
+                ones,
+                ones,
+                old.layer_scale1.lambda1,
+                torch.ones(CONFIG["intermediate_size"]),
+                old.layer_scale2.lambda1,
+            ),
+        ):
+            copy_scaled(target, source, scale)
     return model
+
 
 def tokens(
     model: ViTModel,
@@ -57,13 +87,19 @@ def tokens(
     return model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
 
 # %% ../../nbs/toybox/16_vit.ipynb #94565a99
-PATCHES, INNER, HOLD = 4, 0.6, 1.0  # patches of each individual; share of a box's sides they come from; weight of the second term
+PATCHES, INNER, HOLD = (
+    4,
+    0.6,
+    1.0,
+)  # patches of each individual; share of a box's sides they come from; weight of the second term
+
 
 def inner(boxes, share=INNER):
     "The middle part of boxes (x0, y0, x1, y1), [n, 4]."
     b = torch.as_tensor(boxes, dtype=torch.float32)
     middle, reach = (b[:, :2] + b[:, 2:]) / 2, share * (b[:, 2:] - b[:, :2]) / 2
     return torch.cat([middle - reach, middle + reach], 1)
+
 
 def patch_contrast(u, v, temperature=0.15):
     "InfoNCE of patches [m, k, D] with those of another view [m, k, D]: an individual's k patches there share the probability."
@@ -72,26 +108,40 @@ def patch_contrast(u, v, temperature=0.15):
     positive = (owner[:, None] == owner[None]).float() / u.shape[1]
     return (F.cross_entropy(logits, positive) + F.cross_entropy(logits.T, positive)) / 2
 
+
 class VitTask(Task):
     "Patches of one individual are alike wherever it is seen."
+
     name, record, learning_rate, weight_decay, ema, warmup = "vit", "vit/record.json", 5e-4, 0.02, 0.995, 30
 
     def __init__(self, scenes=12, folder=None):
         from rim.toybox.training import WEIGHTS
-        self.scenes, self.world, self.first = int(scenes), World(), start_vit(folder or WEIGHTS).eval().requires_grad_(False)
+
+        self.scenes, self.world, self.first = (
+            int(scenes),
+            World(),
+            start_vit(folder or WEIGHTS).eval().requires_grad_(False),
+        )
         self.modules = nn.ModuleDict(dict(model=start_vit(folder or WEIGHTS)))
 
     def loss(self, seeds, generator):
         scenes, owner, boxes, portraits, _ = views(self.world, seeds(self.scenes))
         middle = torch.tensor([[0, 0, portraits.shape[-1], portraits.shape[-1]]]).expand(len(boxes), 4)
-        places = [torch.multinomial(box_weights(inner(b), size) + 1e-9, PATCHES, True, generator=generator) for b, size in ((boxes, scenes.shape[-1]), (middle, portraits.shape[-1]))]
+        places = [
+            torch.multinomial(box_weights(inner(b), size) + 1e-9, PATCHES, True, generator=generator)
+            for b, size in ((boxes, scenes.shape[-1]), (middle, portraits.shape[-1]))
+        ]
         found, hold = [], 0
         for pixels in (scenes, soften(portraits, generator)):
             pixels = half(pixels).to(self.device)
             found.append(tokens(self.modules["model"], pixels))
-            with torch.no_grad(): before = tokens(self.first.to(self.device), pixels)
+            with torch.no_grad():
+                before = tokens(self.first.to(self.device), pixels)
             hold = hold + (1 - F.cosine_similarity(found[-1], before, dim=-1)).mean()
-        u, v = (grid.gather(1, at.to(grid.device)[..., None].expand(-1, -1, grid.shape[-1])) for grid, at in zip((found[0][owner], found[1]), places))
+        u, v = (
+            grid.gather(1, at.to(grid.device)[..., None].expand(-1, -1, grid.shape[-1]))
+            for grid, at in zip((found[0][owner], found[1]), places)
+        )
         patches = patch_contrast(u, v)
         return patches + HOLD * hold, dict(patches=patches.detach(), hold=hold.detach())
 
@@ -103,6 +153,7 @@ class VitTask(Task):
 
     def load(self, folder):
         self.modules["model"].load_state_dict(load_vit_weights(folder).state_dict())
+
 
 def load_vit_weights(folder):
     "The trained model in float32."
@@ -119,12 +170,20 @@ def patch_pairs(
     grids = F.normalize(features(to_input(np.stack([s.image for s in scenes]))).cpu(), dim=-1)
     patch = 2 * CONFIG["patch_size"]
     for grid, scene in zip(grids, scenes):
-        cells = torch.as_tensor(scene.instances.astype(np.int64)).unfold(0, patch, patch).unfold(1, patch, patch).flatten(2).flatten(0, 1)
+        cells = (
+            torch.as_tensor(scene.instances.astype(np.int64))
+            .unfold(0, patch, patch)
+            .unfold(1, patch, patch)
+            .flatten(2)
+            .flatten(0, 1)
+        )
         pure = (cells == cells[:, :1]).all(1)
         at = torch.triu_indices(int(pure.sum()), int(pure.sum()), 1)
         grid, owner = grid[pure], cells[pure, 0]
-        cosines.append((grid @ grid.T)[at[0], at[1]]); same.append((owner[:, None] == owner[None])[at[0], at[1]])
+        cosines.append((grid @ grid.T)[at[0], at[1]])
+        same.append((owner[:, None] == owner[None])[at[0], at[1]])
     return torch.cat(cosines), torch.cat(same)
+
 
 @torch.no_grad()
 def vit_metrics(model, world, n=250, scenes=40):

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 # %% ../../nbs/toybox/00_world.ipynb #77997009
-TURN = 240                                                                    # table steps in a full turn
+TURN = 240  # table steps in a full turn
 SIN = np.round(np.sin(np.arange(TURN) * 2 * np.pi / TURN), 6).tolist()
 COS = [SIN[(i + TURN // 4) % TURN] for i in range(TURN)]
+
 
 def arc(x, y, rx, ry=None, start=0.0, end=1.0, n=20):
     "`n` points of an ellipse around (`x`, `y`), from `start` to `end` in turns, clockwise from the right."
@@ -34,7 +35,8 @@ def stroke(points, width):
         (x0, y0), (x1, y1) = points[max(i - 1, 0)], points[min(i + 1, len(points) - 1)]
         dx, dy = x1 - x0, y1 - y0
         s = width / 2 / ((dx * dx + dy * dy) ** 0.5 or 1.0)
-        left.append((x - dy * s, y + dx * s)); right.append((x + dy * s, y - dx * s))
+        left.append((x - dy * s, y + dx * s))
+        right.append((x + dy * s, y - dx * s))
     return left + right[::-1]
 
 # %% ../../nbs/toybox/00_world.ipynb #75b3a3d3
@@ -42,20 +44,40 @@ def box(x0, y0, x1, y1, slant=0.0):
     "A rectangle whose top side is narrower by `slant` on each side."
     return [(x0 + slant, y0), (x1 - slant, y0), (x1, y1), (x0, y1)]
 
+
 def spikes(n, inner, outer, x=0.0, y=0.0, turn=0.0):
     "A star polygon with `n` spikes."
     steps = [round((turn + i / (2 * n)) * TURN) % TURN for i in range(2 * n)]
     return [(x + (outer, inner)[i % 2] * COS[s], y + (outer, inner)[i % 2] * SIN[s]) for i, s in enumerate(steps)]
 
 # %% ../../nbs/toybox/00_world.ipynb #44d85b6a
-PAINT = dict(red=(206, 44, 44), orange=(238, 132, 34), yellow=(246, 204, 50), green=(66, 150, 62), blue=(52, 108, 200), violet=(134, 72, 176), pink=(238, 128, 172), brown=(122, 80, 48),
-             white=(244, 242, 236), grey=(150, 154, 160), dark=(52, 52, 64), cream=(246, 230, 180), teal=(40, 152, 152), gold=(236, 180, 40), olive=(128, 142, 50), silver=(206, 212, 222), sky=(136, 190, 236))
+PAINT = dict(
+    red=(206, 44, 44),
+    orange=(238, 132, 34),
+    yellow=(246, 204, 50),
+    green=(66, 150, 62),
+    blue=(52, 108, 200),
+    violet=(134, 72, 176),
+    pink=(238, 128, 172),
+    brown=(122, 80, 48),
+    white=(244, 242, 236),
+    grey=(150, 154, 160),
+    dark=(52, 52, 64),
+    cream=(246, 230, 180),
+    teal=(40, 152, 152),
+    gold=(236, 180, 40),
+    olive=(128, 142, 50),
+    silver=(206, 212, 222),
+    sky=(136, 190, 236),
+)
 BRIGHT = ("red", "orange", "yellow", "green", "blue", "violet", "pink", "teal")
+
 
 def colour(look, *names):
     "One of the named colours (any bright one, one time in seven), jittered by up to 16 levels a channel."
     name = look.choice(BRIGHT) if look.random() < 1 / 7 else look.choice(names)
     return tuple(min(255, max(0, v + look.randint(-16, 16))) for v in PAINT[name])
+
 
 def shade(rgb, factor):
     "`rgb` darkened (`factor` < 1) or lightened towards white (`factor` > 1, up to 2)."
@@ -64,6 +86,7 @@ def shade(rgb, factor):
 # %% ../../nbs/toybox/00_world.ipynb #4dc76cfc
 STENCIL = 384
 
+
 @lru_cache(maxsize=None)
 def stencil(name):
     "A pattern as a grey picture, `STENCIL` pixels a side, 255 where the pattern's colour goes."
@@ -71,48 +94,72 @@ def stencil(name):
     draw = ImageDraw.Draw(picture)
     if name == "scales":
         for j in range(-1, STENCIL // 10 + 1):
-            for i in range(-1, STENCIL // 14 + 1): draw.arc([i * 14 + j % 2 * 7, j * 10, i * 14 + j % 2 * 7 + 14, j * 10 + 14], 0, 180, 255, 3)
+            for i in range(-1, STENCIL // 14 + 1):
+                draw.arc([i * 14 + j % 2 * 7, j * 10, i * 14 + j % 2 * 7 + 14, j * 10 + 14], 0, 180, 255, 3)
     elif name == "bricks":
         for j in range(STENCIL // 12):
             draw.line([0, j * 12, STENCIL, j * 12], 255, 3)
-            for i in range(STENCIL // 24 + 1): draw.line([i * 24 + j % 2 * 12, j * 12, i * 24 + j % 2 * 12, j * 12 + 12], 255, 3)
+            for i in range(STENCIL // 24 + 1):
+                draw.line([i * 24 + j % 2 * 12, j * 12, i * 24 + j % 2 * 12, j * 12 + 12], 255, 3)
     elif name == "leaves":
         for _ in range(700):
             x, y, r = rng.randrange(STENCIL), rng.randrange(STENCIL), rng.randint(4, 9)
             draw.ellipse([x - r, y - r * 2 // 3, x + r, y + r * 2 // 3], rng.choice((0, 255)))
     elif name == "stripes":
-        for i in range(0, STENCIL, 20): draw.rectangle([i, 0, i + 8, STENCIL], 255)
+        for i in range(0, STENCIL, 20):
+            draw.rectangle([i, 0, i + 8, STENCIL], 255)
     elif name == "dots":
         for j in range(STENCIL // 18):
-            for i in range(STENCIL // 18): draw.ellipse([i * 18 + j % 2 * 9, j * 18, i * 18 + j % 2 * 9 + 9, j * 18 + 9], 255)
+            for i in range(STENCIL // 18):
+                draw.ellipse([i * 18 + j % 2 * 9, j * 18, i * 18 + j % 2 * 9 + 9, j * 18 + 9], 255)
     elif name == "feathers":
         for j in range(-1, STENCIL // 12 + 1):
-            for i in range(-1, STENCIL // 10 + 1): draw.line([i * 10 + j % 2 * 5, j * 12, i * 10 + j % 2 * 5 + 4, j * 12 + 9], 255, 3)
+            for i in range(-1, STENCIL // 10 + 1):
+                draw.line([i * 10 + j % 2 * 5, j * 12, i * 10 + j % 2 * 5 + 4, j * 12 + 9], 255, 3)
     return picture
 
 # %% ../../nbs/toybox/00_world.ipynb #473ef9b2
 def sun(shape, look):
     c, n, long = colour(look, "yellow", "orange", "gold"), shape.randint(8, 13), shape.uniform(0.86, 1.0)
     core, rays = shape.uniform(0.5, 0.62), shade(colour(look, "orange", "yellow", "red"), 0.95)
-    if shape.random() < 0.5: parts = [(spikes(n, core * 0.95, long), rays)]
+    if shape.random() < 0.5:
+        parts = [(spikes(n, core * 0.95, long), rays)]
     else:
-        parts = [([(COS[(s - 3) % TURN] * core, SIN[(s - 3) % TURN] * core), (COS[s] * long, SIN[s] * long), (COS[(s + 3) % TURN] * core, SIN[(s + 3) % TURN] * core)], rays)
-                 for s in (i * TURN // n for i in range(n))]
+        parts = [
+            (
+                [
+                    (COS[(s - 3) % TURN] * core, SIN[(s - 3) % TURN] * core),
+                    (COS[s] * long, SIN[s] * long),
+                    (COS[(s + 3) % TURN] * core, SIN[(s + 3) % TURN] * core),
+                ],
+                rays,
+            )
+            for s in (i * TURN // n for i in range(n))
+        ]
     parts += [(arc(0, 0, core), c), (arc(-0.05, -0.06, core * 0.76), shade(c, 1.25))]
     if shape.random() < 0.6:
         dark = shade(c, 0.35)
-        parts += [(arc(x, -0.1, 0.07, 0.09, n=8), dark) for x in (-0.19, 0.17)] + [(stroke(arc(0, 0.04, 0.22, 0.2, 0.06, 0.44, n=7), 0.07), dark)]
+        parts += [(arc(x, -0.1, 0.07, 0.09, n=8), dark) for x in (-0.19, 0.17)] + [
+            (stroke(arc(0, 0.04, 0.22, 0.2, 0.06, 0.44, n=7), 0.07), dark)
+        ]
     return parts
+
 
 def moon(shape, look):
     c, thick, bend = colour(look, "cream", "silver", "grey", "cream", "yellow"), shape.uniform(0.45, 0.7), 1.0
     outer = arc(0, 0, 0.9, 1.0, 0.25, 0.75, n=18)
     inner = arc(0, 0, 0.9 - thick * bend, 1.0, 0.25, 0.75, n=18)[::-1]
-    parts = [(outer + inner, c), (arc(0, 0, 0.9, 1.0, 0.27, 0.73, n=16) + arc(0, 0, 0.78, 0.93, 0.27, 0.73, n=16)[::-1], shade(c, 0.82))]
+    parts = [
+        (outer + inner, c),
+        (arc(0, 0, 0.9, 1.0, 0.27, 0.73, n=16) + arc(0, 0, 0.78, 0.93, 0.27, 0.73, n=16)[::-1], shade(c, 0.82)),
+    ]
     for _ in range(shape.randint(2, 5)):
-        a = shape.uniform(0.36, 0.64); r = 0.9 - thick / 2 + shape.uniform(-0.05, 0.05); s = round(a * TURN)
+        a = shape.uniform(0.36, 0.64)
+        r = 0.9 - thick / 2 + shape.uniform(-0.05, 0.05)
+        s = round(a * TURN)
         parts.append((arc(r * COS[s], 0.95 * SIN[s], shape.uniform(0.05, 0.1), n=10), shade(c, 0.7)))
     return parts
+
 
 def star(shape, look):
     c, inner = colour(look, "gold", "yellow", "white", "silver", "orange"), shape.uniform(0.38, 0.5)
@@ -120,149 +167,383 @@ def star(shape, look):
     parts = [(tips, c)] + [([(0, 0), tips[2 * i], tips[(2 * i + 1) % 10]], dark) for i in range(5)]
     return parts if shape.random() < 0.7 else parts + [(spikes(5, inner * 0.5, 0.5, turn=-0.25), shade(c, 1.5))]
 
+
 def tree(shape, look):
-    c, trunk, wide = colour(look, "green", "green", "olive", "orange", "gold"), shade(PAINT["brown"], look.uniform(0.7, 1.1)), shape.uniform(0.1, 0.18)
+    c, trunk, wide = (
+        colour(look, "green", "green", "olive", "orange", "gold"),
+        shade(PAINT["brown"], look.uniform(0.7, 1.1)),
+        shape.uniform(0.1, 0.18),
+    )
     kind, leaf = shape.choice(("round", "fir", "cloud")), ("leaves", shade(c, 0.68))
     parts = [(box(-wide, 0.1, wide, 1.0, wide * 0.3), trunk), (box(0, 0.1, wide, 1.0, wide * 0.2), shade(trunk, 0.75))]
-    if kind == "round": return parts + [(arc(0, -0.35, shape.uniform(0.58, 0.78), 0.65), c, *leaf)]
+    if kind == "round":
+        return parts + [(arc(0, -0.35, shape.uniform(0.58, 0.78), 0.65), c, *leaf)]
     if kind == "fir":
         w = shape.uniform(0.55, 0.75)
-        return parts + [([(0, t), (w * k, t + 0.72), (-w * k, t + 0.72)], shade(c, f), *leaf) for t, k, f in ((-0.2, 1.0, 0.8), (-0.6, 0.8, 0.9), (-1.0, 0.6, 1.0))]
-    return parts + [(arc(x, y, r, n=14), shade(c, f), *leaf) for x, y, r, f in ((-0.42, -0.2, 0.4, 0.85), (0.42, -0.22, 0.4, 0.9), (0, -0.55, 0.45, 1.0), (0, -0.15, 0.4, 0.95))]
+        return parts + [
+            ([(0, t), (w * k, t + 0.72), (-w * k, t + 0.72)], shade(c, f), *leaf)
+            for t, k, f in ((-0.2, 1.0, 0.8), (-0.6, 0.8, 0.9), (-1.0, 0.6, 1.0))
+        ]
+    return parts + [
+        (arc(x, y, r, n=14), shade(c, f), *leaf)
+        for x, y, r, f in (
+            (-0.42, -0.2, 0.4, 0.85),
+            (0.42, -0.22, 0.4, 0.9),
+            (0, -0.55, 0.45, 1.0),
+            (0, -0.15, 0.4, 0.95),
+        )
+    ]
 
 # %% ../../nbs/toybox/00_world.ipynb #01b8d97b
 def house(shape, look):
-    wall, roof, w = colour(look, "cream", "white", "red", "sky", "pink"), colour(look, "red", "brown", "dark", "orange"), shape.uniform(0.66, 0.85)
+    wall, roof, w = (
+        colour(look, "cream", "white", "red", "sky", "pink"),
+        colour(look, "red", "brown", "dark", "orange"),
+        shape.uniform(0.66, 0.85),
+    )
     top, pane = shape.uniform(-0.3, -0.1), shade(PAINT["sky"] if look.random() < 0.6 else PAINT["yellow"], 1.3)
     door, side = colour(look, "brown", "dark", "teal"), shape.choice((-1, 1))
     parts = [(box(side * 0.5 - 0.1, -0.95, side * 0.5 + 0.1, top), shade(roof, 0.6))] if shape.random() < 0.6 else []
     parts += [(box(-w, top, w, 0.95), wall, "bricks", shade(wall, 0.82))]
-    parts += [([(-w - 0.15, top), (0, -0.98), (w + 0.15, top)] if shape.random() < 0.6 else box(-w - 0.15, -0.8, w + 0.15, top, 0.35), roof, "stripes", shade(roof, 0.8))]
+    parts += [
+        (
+            [(-w - 0.15, top), (0, -0.98), (w + 0.15, top)]
+            if shape.random() < 0.6
+            else box(-w - 0.15, -0.8, w + 0.15, top, 0.35),
+            roof,
+            "stripes",
+            shade(roof, 0.8),
+        )
+    ]
     parts += [(box(-0.16 - side * 0.32, 0.35, 0.16 - side * 0.32, 0.95), door)]
     for x in (side * 0.38, -side * 0.38) if shape.random() < 0.5 else (side * 0.38,):
         y = top + 0.16 if x != side * 0.38 else top + 0.3
-        parts += [(box(x - 0.19, y - 0.03, x + 0.19, y + 0.33), shade(wall, 0.5)), (box(x - 0.15, y, x + 0.15, y + 0.29), pane), (box(x - 0.02, y, x + 0.02, y + 0.29), shade(wall, 0.5))]
+        parts += [
+            (box(x - 0.19, y - 0.03, x + 0.19, y + 0.33), shade(wall, 0.5)),
+            (box(x - 0.15, y, x + 0.15, y + 0.29), pane),
+            (box(x - 0.02, y, x + 0.02, y + 0.29), shade(wall, 0.5)),
+        ]
     return parts
 
+
 def car(shape, look):
-    c, r, h = colour(look, "red", "blue", "grey", "yellow", "green", "white"), shape.uniform(0.2, 0.25), shape.uniform(0.38, 0.52)
+    c, r, h = (
+        colour(look, "red", "blue", "grey", "yellow", "green", "white"),
+        shape.uniform(0.2, 0.25),
+        shape.uniform(0.38, 0.52),
+    )
     front, back, glass = shape.uniform(0.3, 0.5), shape.uniform(0.5, 0.85), shade(PAINT["sky"], look.uniform(0.9, 1.4))
     body = [(-0.98, 0.05), (-0.9, -0.1), (0.55, -0.1), (0.95, 0.02), (1.0, 0.35), (-1.0, 0.35)]
     cabin = [(-back, -0.08), (-back + 0.18, -0.08 - h), (front - 0.22, -0.08 - h), (front + 0.05, -0.08)]
-    parts = [(cabin, shade(c, 0.9)), ([(x * 0.88 - 0.02, y * 0.86 - 0.03) for x, y in cabin], glass), (box(-0.2, -0.08 - h, -0.12, -0.05), shade(c, 0.9)), (body, c), (box(-1.0, 0.22, 1.0, 0.36), shade(c, 0.7))]
+    parts = [
+        (cabin, shade(c, 0.9)),
+        ([(x * 0.88 - 0.02, y * 0.86 - 0.03) for x, y in cabin], glass),
+        (box(-0.2, -0.08 - h, -0.12, -0.05), shade(c, 0.9)),
+        (body, c),
+        (box(-1.0, 0.22, 1.0, 0.36), shade(c, 0.7)),
+    ]
     parts += [(arc(0.92, 0.1, 0.07, n=8), PAINT["cream"]), (box(-0.3, 0.0, -0.14, 0.05), shade(c, 0.5))]
-    for x in (-0.55, 0.55): parts += [(arc(x, 0.36, r, n=16), (34, 34, 40)), (arc(x, 0.36, r * 0.5, n=10), PAINT["silver"])]
+    for x in (-0.55, 0.55):
+        parts += [(arc(x, 0.36, r, n=16), (34, 34, 40)), (arc(x, 0.36, r * 0.5, n=10), PAINT["silver"])]
     return parts
 
+
 def boat(shape, look):
-    hull, sail, tilt = colour(look, "red", "blue", "brown", "teal", "white"), colour(look, "white", "cream", "white", "red", "sky"), shape.uniform(0.1, 0.3)
+    hull, sail, tilt = (
+        colour(look, "red", "blue", "brown", "teal", "white"),
+        colour(look, "white", "cream", "white", "red", "sky"),
+        shape.uniform(0.1, 0.3),
+    )
     deep, tall = shape.uniform(0.3, 0.42), shape.uniform(-1.0, -0.85)
     parts = [(box(-0.06, tall, 0.04, 0.55), shade(PAINT["brown"], 0.8))]
-    parts += [([(0.08, tall + 0.1), (0.08, 0.4), (shape.uniform(0.65, 0.85), 0.4)], sail, "stripes", shade(sail, 0.86)), ([(-0.1, tall + 0.25), (-0.1, 0.4), (shape.uniform(-0.7, -0.5), 0.4)], shade(sail, 0.9))]
+    parts += [
+        ([(0.08, tall + 0.1), (0.08, 0.4), (shape.uniform(0.65, 0.85), 0.4)], sail, "stripes", shade(sail, 0.86)),
+        ([(-0.1, tall + 0.25), (-0.1, 0.4), (shape.uniform(-0.7, -0.5), 0.4)], shade(sail, 0.9)),
+    ]
     body = [(-0.95, 0.5), (0.95, 0.5), (0.95 - tilt - 0.1, 0.5 + deep), (-0.95 + tilt, 0.5 + deep)]
     return parts + [(body, hull), ([(-0.95, 0.5), (0.95, 0.5), (0.9, 0.6), (-0.9, 0.6)], shade(hull, 1.6))]
 
+
 def fish(shape, look):
-    c, fat, fin = colour(look, "orange", "blue", "silver", "teal", "gold"), shape.uniform(0.38, 0.55), shade(colour(look, "orange", "yellow", "red", "teal"), 0.9)
+    c, fat, fin = (
+        colour(look, "orange", "blue", "silver", "teal", "gold"),
+        shape.uniform(0.38, 0.55),
+        shade(colour(look, "orange", "yellow", "red", "teal"), 0.9),
+    )
     tail, marks = shape.uniform(0.35, 0.5), colour(look, "white", "dark", "yellow")
-    parts = [([(-0.5, 0), (-1.0, -tail), (-0.84, 0), (-1.0, tail)], fin), ([(-0.3, -fat * 0.7), (0.05, -fat - 0.3), (0.4, -fat * 0.6)], fin), ([(-0.1, fat * 0.7), (-0.05, fat + 0.22), (0.25, fat * 0.7)], fin)]
+    parts = [
+        ([(-0.5, 0), (-1.0, -tail), (-0.84, 0), (-1.0, tail)], fin),
+        ([(-0.3, -fat * 0.7), (0.05, -fat - 0.3), (0.4, -fat * 0.6)], fin),
+        ([(-0.1, fat * 0.7), (-0.05, fat + 0.22), (0.25, fat * 0.7)], fin),
+    ]
     parts += [(arc(0.15, 0, 0.82, fat, n=22), c, "scales", shade(c, 0.66))]
-    if shape.random() < 0.5: parts += [(arc(x, 0, 0.07, fat * k, n=10), marks) for x, k in ((-0.15, 0.9), (0.2, 0.95))]
-    return parts + [(arc(0.15, 0.02, 0.82, fat * 0.9, -0.1, 0.1, n=8), shade(c, 1.15)), (arc(0.62, -fat * 0.25, 0.12, n=10), PAINT["white"]), (arc(0.65, -fat * 0.25, 0.06, n=8), (24, 24, 30))]
+    if shape.random() < 0.5:
+        parts += [(arc(x, 0, 0.07, fat * k, n=10), marks) for x, k in ((-0.15, 0.9), (0.2, 0.95))]
+    return parts + [
+        (arc(0.15, 0.02, 0.82, fat * 0.9, -0.1, 0.1, n=8), shade(c, 1.15)),
+        (arc(0.62, -fat * 0.25, 0.12, n=10), PAINT["white"]),
+        (arc(0.65, -fat * 0.25, 0.06, n=8), (24, 24, 30)),
+    ]
 
 # %% ../../nbs/toybox/00_world.ipynb #4633654f
 def bird(shape, look):
-    c, plump, beak = colour(look, "blue", "brown", "red", "grey", "dark"), shape.uniform(0.38, 0.5), shade(PAINT["orange"], look.uniform(0.8, 1.2))
+    c, plump, beak = (
+        colour(look, "blue", "brown", "red", "grey", "dark"),
+        shape.uniform(0.38, 0.5),
+        shade(PAINT["orange"], look.uniform(0.8, 1.2)),
+    )
     belly, wing = shade(colour(look, "cream", "white", "orange"), 1.1), shade(c, 0.72)
     parts = [(stroke([(x, 0.3), (x + 0.03, 0.9), (x + 0.18, 0.92)], 0.08), shade(beak, 0.8)) for x in (-0.05, 0.18)]
-    parts += [([(-0.4, -0.05), (-1.0, shape.uniform(-0.35, 0.1)), (-0.95, 0.25), (-0.3, 0.3)], wing), (arc(0, 0.12, 0.62, plump, n=20), c), (arc(0.14, 0.25, 0.42, plump * 0.65, n=14), belly)]
+    parts += [
+        ([(-0.4, -0.05), (-1.0, shape.uniform(-0.35, 0.1)), (-0.95, 0.25), (-0.3, 0.3)], wing),
+        (arc(0, 0.12, 0.62, plump, n=20), c),
+        (arc(0.14, 0.25, 0.42, plump * 0.65, n=14), belly),
+    ]
     parts += [([(0.72, -0.48), (1.02, -0.34), (0.7, -0.26)], beak), (arc(0.5, -0.38, 0.33, n=16), c)]
-    if shape.random() < 0.4: parts += [([(0.35, -0.65), (0.2, -0.98), (0.62, -0.68)], wing)]
+    if shape.random() < 0.4:
+        parts += [([(0.35, -0.65), (0.2, -0.98), (0.62, -0.68)], wing)]
     up = shape.random() < 0.4
-    parts += [([(0.15, 0.0), (-0.25, -0.9), (-0.6, -0.75), (-0.4, 0.1)] if up else arc(-0.15, 0.1, 0.42, 0.24, n=14), wing, "feathers", shade(wing, 1.4))]
+    parts += [
+        (
+            [(0.15, 0.0), (-0.25, -0.9), (-0.6, -0.75), (-0.4, 0.1)] if up else arc(-0.15, 0.1, 0.42, 0.24, n=14),
+            wing,
+            "feathers",
+            shade(wing, 1.4),
+        )
+    ]
     return parts + [(arc(0.58, -0.44, 0.09, n=10), PAINT["white"]), (arc(0.6, -0.44, 0.055, n=8), (20, 20, 26))]
 
+
 def flower(shape, look):
-    c, n, heart = colour(look, "pink", "red", "violet", "yellow", "white"), shape.randint(5, 8), colour(look, "yellow", "gold", "brown")
-    green, size, long = shade(PAINT["green"], look.uniform(0.75, 1.1)), shape.uniform(0.2, 0.27), shape.uniform(0.3, 0.37)
+    c, n, heart = (
+        colour(look, "pink", "red", "violet", "yellow", "white"),
+        shape.randint(5, 8),
+        colour(look, "yellow", "gold", "brown"),
+    )
+    green, size, long = (
+        shade(PAINT["green"], look.uniform(0.75, 1.1)),
+        shape.uniform(0.2, 0.27),
+        shape.uniform(0.3, 0.37),
+    )
     sway = shape.uniform(-0.15, 0.15)
     parts = [(stroke([(0, -0.3), (sway, 0.4), (sway * 0.5, 1.0)], 0.12), green)]
-    parts += [([(sway * 0.8, 0.75), (sx * 0.3, 0.35), (sx * 0.62, 0.38), (sx * 0.4, 0.65)], shade(green, 1.2)) for sx in ((-1, 1) if shape.random() < 0.6 else (1,))]
+    parts += [
+        ([(sway * 0.8, 0.75), (sx * 0.3, 0.35), (sx * 0.62, 0.38), (sx * 0.4, 0.65)], shade(green, 1.2))
+        for sx in ((-1, 1) if shape.random() < 0.6 else (1,))
+    ]
     for i in range(n):
         s = i * TURN // n
         parts.append((arc(COS[s] * long, -0.42 + SIN[s] * long, size, n=12), shade(c, 0.85 if i % 2 else 1.0)))
     return parts + [(arc(0, -0.42, 0.2, n=14), heart, "dots", shade(heart, 0.7))]
 
+
 def mushroom(shape, look):
     c, w, thick = colour(look, "red", "brown", "orange", "red"), shape.uniform(0.78, 0.98), shape.uniform(0.2, 0.32)
     stem, tall = shade(PAINT["cream"], look.uniform(0.9, 1.3)), shape.uniform(0.75, 0.95)
-    parts = [(box(-thick, -0.1, thick, 0.95, -0.06 if shape.random() < 0.5 else 0.08), stem), (box(0.05, 0.0, thick, 0.93, 0.03), shade(stem, 0.82))]
+    parts = [
+        (box(-thick, -0.1, thick, 0.95, -0.06 if shape.random() < 0.5 else 0.08), stem),
+        (box(0.05, 0.0, thick, 0.93, 0.03), shade(stem, 0.82)),
+    ]
     parts += [(arc(0, 0.0, w * 0.9, 0.2, n=16), shade(stem, 0.75)), (arc(0, 0.02, w, tall, 0.5, 1.0, n=20), c)]
     spot = shade(PAINT["white"], look.uniform(0.92, 1.0))
-    for x, y, r in ((-0.45, -0.28, 0.15), (0.1, -0.55, 0.17), (0.5, -0.25, 0.13), (-0.12, -0.18, 0.11), (-0.3, -0.62, 0.1)):
+    for x, y, r in (
+        (-0.45, -0.28, 0.15),
+        (0.1, -0.55, 0.17),
+        (0.5, -0.25, 0.13),
+        (-0.12, -0.18, 0.11),
+        (-0.3, -0.62, 0.1),
+    ):
         parts.append((arc(x * w, y * tall, r * shape.uniform(0.8, 1.2), r * 0.85, n=10), spot))
     return parts
+
 
 def balloon(shape, look):
     c, wide, bend = colour(look, *BRIGHT), shape.uniform(0.55, 0.7), shape.uniform(-0.25, 0.25)
     string = shade(PAINT["grey"], look.uniform(0.6, 1.2))
     parts = [(stroke([(0, 0.4), (bend, 0.6), (-bend, 0.8), (bend * 0.5, 1.0)], 0.07), string)]
-    parts += [([(-0.1, 0.5), (0, 0.33), (0.1, 0.5)], shade(c, 0.7)), (arc(0, -0.3, wide, 0.7, n=24), c), (arc(0.06, -0.24, wide * 0.82, 0.58, n=18), shade(c, 1.12))]
-    return parts + [(arc(-wide * 0.42, -0.58, 0.13, 0.2, n=12), shade(c, 1.75)), (arc(-wide * 0.2, -0.82, 0.05, n=8), shade(c, 1.75))]
+    parts += [
+        ([(-0.1, 0.5), (0, 0.33), (0.1, 0.5)], shade(c, 0.7)),
+        (arc(0, -0.3, wide, 0.7, n=24), c),
+        (arc(0.06, -0.24, wide * 0.82, 0.58, n=18), shade(c, 1.12)),
+    ]
+    return parts + [
+        (arc(-wide * 0.42, -0.58, 0.13, 0.2, n=12), shade(c, 1.75)),
+        (arc(-wide * 0.2, -0.82, 0.05, n=8), shade(c, 1.75)),
+    ]
 
 # %% ../../nbs/toybox/00_world.ipynb #c0b4c7e5
 def umbrella(shape, look):
-    c, d, drop = colour(look, "red", "blue", "violet", "teal", "pink"), colour(look, "white", "yellow", "dark", "cream"), shape.uniform(0.95, 1.1)
+    c, d, drop = (
+        colour(look, "red", "blue", "violet", "teal", "pink"),
+        colour(look, "white", "yellow", "dark", "cream"),
+        shape.uniform(0.95, 1.1),
+    )
     panels, grip = shape.choice((5, 6, 7)), shade(PAINT["brown"], look.uniform(0.7, 1.2))
     hook = shape.choice((-1, 1))
-    parts = [(box(-0.05, -0.2, 0.05, 0.72), shade(PAINT["grey"], 0.6)), (stroke([(0, 0.6)] + [(hook * (0.17 - 0.17 * COS[s]), 0.76 + 0.18 * SIN[s]) for s in range(0, TURN // 2 + 1, 20)], 0.12), grip)]
+    parts = [
+        (box(-0.05, -0.2, 0.05, 0.72), shade(PAINT["grey"], 0.6)),
+        (
+            stroke(
+                [(0, 0.6)]
+                + [(hook * (0.17 - 0.17 * COS[s]), 0.76 + 0.18 * SIN[s]) for s in range(0, TURN // 2 + 1, 20)],
+                0.12,
+            ),
+            grip,
+        ),
+    ]
     parts += [(box(-0.035, -1.0, 0.035, -0.8), grip), (arc(0, 0.05, 1.0, drop, 0.5, 1.0, n=22), c)]
     edge = [-COS[round(i / panels * TURN / 2)] for i in range(panels + 1)]
     for i in range(panels):
         x0, x1 = edge[i], edge[i + 1]
-        wedge = [(0, 0.05 - drop)] + [(x * k, 0.05 - drop * (1 - (x * k) ** 2) ** 0.5) for x, k in ((x0, 0.8), (x0, 1.0))] + [(x0, 0.05), ((x0 + x1) / 2, -0.05), (x1, 0.05)]
+        wedge = (
+            [(0, 0.05 - drop)]
+            + [(x * k, 0.05 - drop * (1 - (x * k) ** 2) ** 0.5) for x, k in ((x0, 0.8), (x0, 1.0))]
+            + [(x0, 0.05), ((x0 + x1) / 2, -0.05), (x1, 0.05)]
+        )
         wedge += [(x * k, 0.05 - drop * (1 - (x * k) ** 2) ** 0.5) for x, k in ((x1, 1.0), (x1, 0.8))]
         parts.append((wedge, d if i % 2 else shade(c, 0.9)))
     return parts
 
+
 def cup(shape, look):
-    c, w, tall = colour(look, "white", "blue", "teal", "cream", "red"), shape.uniform(0.5, 0.62), shape.uniform(0.62, 0.8)
+    c, w, tall = (
+        colour(look, "white", "blue", "teal", "cream", "red"),
+        shape.uniform(0.5, 0.62),
+        shape.uniform(0.62, 0.8),
+    )
     narrow, drink = shape.uniform(0.04, 0.16), shade(PAINT["brown"], look.uniform(0.55, 0.9))
     parts = [(stroke(arc(w - 0.06, 0.02, 0.4, 0.36, -0.25, 0.25, n=12), 0.17), shade(c, 0.82))]
-    body = [(-w, -tall), (w, -tall), (w - narrow, tall)] + arc(0, tall, w - narrow, 0.12, 0.0, 0.5, n=8) + [(-w + narrow, tall)]
+    body = (
+        [(-w, -tall), (w, -tall), (w - narrow, tall)]
+        + arc(0, tall, w - narrow, 0.12, 0.0, 0.5, n=8)
+        + [(-w + narrow, tall)]
+    )
     parts += [(body, c)]
     kind = shape.choice(("band", "dots", "plain"))
-    if kind == "band": parts += [(box(-w + narrow * 0.4, -0.12, w - narrow * 0.4, 0.28, -narrow * 0.2), colour(look, "red", "blue", "gold", "teal"))]
-    if kind == "dots": parts[-1] += ("dots", colour(look, "red", "blue", "gold", "teal"))
-    return parts + [(box(w * 0.5, -tall, w * 0.8, tall, narrow * 0.3), shade(c, 1.3 if sum(c) < 600 else 0.9)), (arc(0, -tall, w, 0.17, n=20), shade(c, 1.25)), (arc(0, -tall, w * 0.84, 0.12, n=18), drink)]
+    if kind == "band":
+        parts += [
+            (
+                box(-w + narrow * 0.4, -0.12, w - narrow * 0.4, 0.28, -narrow * 0.2),
+                colour(look, "red", "blue", "gold", "teal"),
+            )
+        ]
+    if kind == "dots":
+        parts[-1] += ("dots", colour(look, "red", "blue", "gold", "teal"))
+    return parts + [
+        (box(w * 0.5, -tall, w * 0.8, tall, narrow * 0.3), shade(c, 1.3 if sum(c) < 600 else 0.9)),
+        (arc(0, -tall, w, 0.17, n=20), shade(c, 1.25)),
+        (arc(0, -tall, w * 0.84, 0.12, n=18), drink),
+    ]
+
 
 def apple(shape, look):
     c, wide, dip = colour(look, "red", "red", "green", "yellow"), shape.uniform(0.8, 0.95), shape.uniform(0.1, 0.18)
     leaf = shade(PAINT["green"], look.uniform(0.7, 1.1))
-    half = [(0.0, -0.5 + dip), (0.3, -0.62), (0.62, -0.6), (0.88, -0.4), (1.0, -0.05), (0.95, 0.35), (0.72, 0.75), (0.4, 0.97), (0.15, 0.95), (0.0, 0.9)]
+    half = [
+        (0.0, -0.5 + dip),
+        (0.3, -0.62),
+        (0.62, -0.6),
+        (0.88, -0.4),
+        (1.0, -0.05),
+        (0.95, 0.35),
+        (0.72, 0.75),
+        (0.4, 0.97),
+        (0.15, 0.95),
+        (0.0, 0.9),
+    ]
     parts = [(stroke([(0, -0.35), (0.05, -0.75), (shape.uniform(0.1, 0.25), -1.0)], 0.1), shade(PAINT["brown"], 0.75))]
-    parts += [([(x * wide, y) for x, y in half] + [(-x * wide, y) for x, y in half[::-1]], c, "dots" if shape.random() < 0.3 else None, shade(c, 0.9))]
-    parts += [(arc(0.32 * wide, 0.2, 0.5, 0.6, n=16), shade(c, 0.9)), (arc(0.22 * wide, 0.12, 0.52, 0.58, n=16), c), (arc(0, -0.42 + dip, 0.2, 0.07, n=10), shade(c, 0.6))]
-    parts += [(stroke([(0, -0.35), (0.05, -0.75)], 0.1), shade(PAINT["brown"], 0.75)), ([(0.06, -0.66), (0.22, -0.92), (0.6, -0.96), (0.45, -0.68)], leaf)]
+    parts += [
+        (
+            [(x * wide, y) for x, y in half] + [(-x * wide, y) for x, y in half[::-1]],
+            c,
+            "dots" if shape.random() < 0.3 else None,
+            shade(c, 0.9),
+        )
+    ]
+    parts += [
+        (arc(0.32 * wide, 0.2, 0.5, 0.6, n=16), shade(c, 0.9)),
+        (arc(0.22 * wide, 0.12, 0.52, 0.58, n=16), c),
+        (arc(0, -0.42 + dip, 0.2, 0.07, n=10), shade(c, 0.6)),
+    ]
+    parts += [
+        (stroke([(0, -0.35), (0.05, -0.75)], 0.1), shade(PAINT["brown"], 0.75)),
+        ([(0.06, -0.66), (0.22, -0.92), (0.6, -0.96), (0.45, -0.68)], leaf),
+    ]
     return parts + [(arc(-0.45 * wide, -0.22, 0.15, 0.2, n=10), shade(c, 1.65))]
 
+
 def butterfly(shape, look):
-    c, spot, dark = colour(look, "orange", "blue", "violet", "yellow"), colour(look, "yellow", "white", "red"), (40, 34, 40)
+    c, spot, dark = (
+        colour(look, "orange", "blue", "violet", "yellow"),
+        colour(look, "yellow", "white", "red"),
+        (40, 34, 40),
+    )
     big, low, tip = shape.uniform(0.42, 0.5), shape.uniform(0.32, 0.4), shape.uniform(0.85, 1.0)
     parts = []
     for s in (-1, 1):
-        upper = [(0, -0.05), (s * 0.25, -0.55), (s * tip * 0.85, -0.85), (s * tip, -0.6), (s * 0.85, -0.1), (s * 0.3, 0.1)]
+        upper = [
+            (0, -0.05),
+            (s * 0.25, -0.55),
+            (s * tip * 0.85, -0.85),
+            (s * tip, -0.6),
+            (s * 0.85, -0.1),
+            (s * 0.3, 0.1),
+        ]
         lower = [(0, 0.05), (s * 0.6, 0.0), (s * 0.8, 0.3), (s * 0.65, 0.3 + low), (s * 0.3, 0.75), (0, 0.35)]
-        parts += [(upper, dark), ([(x * 0.84 + s * 0.05, y * 0.84 - 0.04) for x, y in upper], c), (lower, dark), ([(x * 0.82 + s * 0.05, y * 0.84 + 0.04) for x, y in lower], shade(c, 0.85))]
-        parts += [(arc(s * 0.66, -0.5, 0.13, n=10), spot), (arc(s * 0.45, -0.22, big * 0.2, n=8), spot), (arc(s * 0.48, 0.35, 0.12, n=10), spot)]
+        parts += [
+            (upper, dark),
+            ([(x * 0.84 + s * 0.05, y * 0.84 - 0.04) for x, y in upper], c),
+            (lower, dark),
+            ([(x * 0.82 + s * 0.05, y * 0.84 + 0.04) for x, y in lower], shade(c, 0.85)),
+        ]
+        parts += [
+            (arc(s * 0.66, -0.5, 0.13, n=10), spot),
+            (arc(s * 0.45, -0.22, big * 0.2, n=8), spot),
+            (arc(s * 0.48, 0.35, 0.12, n=10), spot),
+        ]
     parts += [(stroke([(0, -0.4), (s * 0.12, -0.7), (s * 0.25, -0.86)], 0.05), dark) for s in (-1, 1)]
     return parts + [(arc(0, 0.08, 0.1, 0.52, n=14), dark)]
 
-THINGS = dict(sun=sun, moon=moon, star=star, tree=tree, house=house, car=car, boat=boat, fish=fish, bird=bird, flower=flower, mushroom=mushroom, balloon=balloon, umbrella=umbrella, cup=cup, apple=apple,
-              butterfly=butterfly)
+
+THINGS = dict(
+    sun=sun,
+    moon=moon,
+    star=star,
+    tree=tree,
+    house=house,
+    car=car,
+    boat=boat,
+    fish=fish,
+    bird=bird,
+    flower=flower,
+    mushroom=mushroom,
+    balloon=balloon,
+    umbrella=umbrella,
+    cup=cup,
+    apple=apple,
+    butterfly=butterfly,
+)
 
 # %% ../../nbs/toybox/00_world.ipynb #f786bc7e
-SPIN = dict(star=40, fish=14, bird=10, butterfly=36, moon=30, sun=40, apple=16, mushroom=10, umbrella=18, balloon=12, flower=12, cup=10, boat=6, car=6, house=4, tree=5)    # largest turn, degrees
+SPIN = dict(
+    star=40,
+    fish=14,
+    bird=10,
+    butterfly=36,
+    moon=30,
+    sun=40,
+    apple=16,
+    mushroom=10,
+    umbrella=18,
+    balloon=12,
+    flower=12,
+    cup=10,
+    boat=6,
+    car=6,
+    house=4,
+    tree=5,
+)  # largest turn, degrees
+
 
 def draw_thing(name, shape, look, size, calm=False):
     "Draw the thing `name` with its longer side `size` pixels -> premultiplied RGBA, uint8 [h, w, 4]."
@@ -277,32 +558,43 @@ def draw_thing(name, shape, look, size, calm=False):
     canvas = Image.new("RGBA", (width, height))
     pen, flat, at = ImageDraw.Draw(canvas), points.ravel().tolist(), 0
     for polygon, rgb, pattern, ink in parts:
-        xy, at = flat[at:at + 2 * len(polygon)], at + 2 * len(polygon)
+        xy, at = flat[at : at + 2 * len(polygon)], at + 2 * len(polygon)
         pen.polygon(xy, (*rgb, 255))
-        if pattern: _fill_pattern(canvas, xy, pattern, ink, look)
+        if pattern:
+            _fill_pattern(canvas, xy, pattern, ink, look)
     return _light(np.asarray(canvas.reduce(2)), look)
+
 
 def _fill_pattern(canvas, xy, pattern, ink, look):
     x0, y0, x1, y1 = min(xy[::2]), min(xy[1::2]), max(xy[::2]) + 1, max(xy[1::2]) + 1
     part, dx, dy = Image.new("L", (x1 - x0, y1 - y0)), look.randrange(100), look.randrange(100)
     ImageDraw.Draw(part).polygon([v - (x0, y0)[i % 2] for i, v in enumerate(xy)], 255)
-    canvas.paste((*ink, 255), (x0, y0), ImageChops.darker(part, stencil(pattern).crop((dx, dy, dx + x1 - x0, dy + y1 - y0))))
+    canvas.paste(
+        (*ink, 255), (x0, y0), ImageChops.darker(part, stencil(pattern).crop((dx, dy, dx + x1 - x0, dy + y1 - y0)))
+    )
+
 
 def _light(rgba, look):
     "Light from one side: up to a quarter brighter there, darker opposite."
     h, w = rgba.shape[:2]
     s, strength = look.randrange(TURN), look.uniform(0.05, 0.25)
-    ramp = np.linspace(-strength * COS[s], strength * COS[s], w, dtype=np.float32)[None] + np.linspace(-strength * SIN[s], strength * SIN[s], h, dtype=np.float32)[:, None] + np.float32(1)
+    ramp = (
+        np.linspace(-strength * COS[s], strength * COS[s], w, dtype=np.float32)[None]
+        + np.linspace(-strength * SIN[s], strength * SIN[s], h, dtype=np.float32)[:, None]
+        + np.float32(1)
+    )
     lit = np.minimum(rgba[..., :3] * ramp[..., None], rgba[..., 3:])
     return np.concatenate([lit.astype(np.uint8), rgba[..., 3:]], 2)
 
 # %% ../../nbs/toybox/00_world.ipynb #cdc77f12
 SHEET = 384
 
+
 def _noise(rng, cells_x, cells_y):
     "Smooth noise in [0, 1], float32 [SHEET, SHEET], from a random grid of the given size."
     grid = rng.integers(0, 256, (cells_y, cells_x), dtype=np.uint8)
     return np.asarray(Image.fromarray(grid).resize((SHEET, SHEET), Image.BICUBIC), np.float32) / np.float32(255)
+
 
 def _mix(low, high, t):
     "Blend two colours by `t` in [0, 1]."
@@ -315,25 +607,47 @@ def _sheet(place, rng):
     y = np.linspace(0, 1, SHEET, dtype=np.float32)[:, None].repeat(SHEET, 1)
     soft, fine, grain = _noise(rng, 7, 7), _noise(rng, 48, 48), _noise(rng, SHEET, SHEET)
     rows, columns = np.mgrid[:SHEET, :SHEET]
-    if place == "sky": return _mix(_mix((96, 158, 226), (186, 218, 246), y), (250, 251, 253), (0.7 * soft + 0.3 * fine - 0.5) * 3.2)
-    if place == "sunset": return _mix(_mix((116, 70, 130), (250, 160, 84), y), (255, 206, 150), (_noise(rng, 5, 30) - 0.5) * 1.5)
-    if place == "night": return _mix(_mix((14, 16, 44), (44, 42, 92), 0.5 * y + 0.5 * soft), (235, 235, 220), (grain > 0.996) * 0.8)
-    if place == "water": return _mix((24, 84, 146), (96, 172, 210), 0.25 + 0.55 * _noise(rng, 12, 70) * (0.5 + soft) + 0.1 * (fine - 0.5))
-    if place == "meadow": return _mix((48, 108, 34), (136, 188, 74), 0.2 + 0.6 * _noise(rng, 130, 20) * (0.6 + 0.8 * soft))
-    if place == "forest": return _mix((18, 44, 28), (58, 98, 52), 0.6 * _noise(rng, 24, 24) + 0.4 * fine * soft)
-    if place == "sand": return _mix((206, 172, 116), (238, 214, 164), 0.5 * _noise(rng, 6, 34) + 0.25 * grain + 0.25 * soft)
-    if place == "road": return _mix((78, 78, 84), (124, 122, 124), 0.45 * grain + 0.3 * fine + 0.25 * soft)
-    if place == "snow": return _mix((206, 218, 234), (248, 250, 253), 0.6 * soft + 0.25 * fine + 0.3 * y)
-    if place == "wood": return _mix(_mix((128, 82, 42), (190, 134, 78), 0.25 + 0.6 * _noise(rng, 8, 110)), (84, 50, 24), (rows % 48 < 2) * 0.8)
+    if place == "sky":
+        return _mix(_mix((96, 158, 226), (186, 218, 246), y), (250, 251, 253), (0.7 * soft + 0.3 * fine - 0.5) * 3.2)
+    if place == "sunset":
+        return _mix(_mix((116, 70, 130), (250, 160, 84), y), (255, 206, 150), (_noise(rng, 5, 30) - 0.5) * 1.5)
+    if place == "night":
+        return _mix(_mix((14, 16, 44), (44, 42, 92), 0.5 * y + 0.5 * soft), (235, 235, 220), (grain > 0.996) * 0.8)
+    if place == "water":
+        return _mix(
+            (24, 84, 146), (96, 172, 210), 0.25 + 0.55 * _noise(rng, 12, 70) * (0.5 + soft) + 0.1 * (fine - 0.5)
+        )
+    if place == "meadow":
+        return _mix((48, 108, 34), (136, 188, 74), 0.2 + 0.6 * _noise(rng, 130, 20) * (0.6 + 0.8 * soft))
+    if place == "forest":
+        return _mix((18, 44, 28), (58, 98, 52), 0.6 * _noise(rng, 24, 24) + 0.4 * fine * soft)
+    if place == "sand":
+        return _mix((206, 172, 116), (238, 214, 164), 0.5 * _noise(rng, 6, 34) + 0.25 * grain + 0.25 * soft)
+    if place == "road":
+        return _mix((78, 78, 84), (124, 122, 124), 0.45 * grain + 0.3 * fine + 0.25 * soft)
+    if place == "snow":
+        return _mix((206, 218, 234), (248, 250, 253), 0.6 * soft + 0.25 * fine + 0.3 * y)
+    if place == "wood":
+        return _mix(
+            _mix((128, 82, 42), (190, 134, 78), 0.25 + 0.6 * _noise(rng, 8, 110)), (84, 50, 24), (rows % 48 < 2) * 0.8
+        )
     if place == "brick":
         course = rows // 16
         mortar = (rows % 16 < 2) | ((columns + course % 2 * 16) % 32 < 2)
-        tint = rng.random((SHEET // 16 + 1, SHEET // 32 + 2)).astype(np.float32)[course, (columns + course % 2 * 16) // 32]
+        tint = rng.random((SHEET // 16 + 1, SHEET // 32 + 2)).astype(np.float32)[
+            course, (columns + course % 2 * 16) // 32
+        ]
         return _mix(_mix((146, 62, 48), (196, 98, 74), 0.7 * tint + 0.3 * fine), (206, 194, 180), mortar * 0.9)
     checks = (rows // 24 + columns // 24) % 2
-    return _mix(_mix((226, 226, 232), (174, 180, 200), checks * 1.0), (150, 152, 168), ((rows % 24 < 1) | (columns % 24 < 1)) * 0.7 + 0.1 * soft)
+    return _mix(
+        _mix((226, 226, 232), (174, 180, 200), checks * 1.0),
+        (150, 152, 168),
+        ((rows % 24 < 1) | (columns % 24 < 1)) * 0.7 + 0.1 * soft,
+    )
+
 
 PLACES = ("sky", "sunset", "night", "water", "meadow", "forest", "sand", "road", "snow", "wood", "brick", "tiles")
+
 
 @lru_cache(maxsize=None)
 def place_sheets(place):
@@ -341,22 +655,39 @@ def place_sheets(place):
     return np.stack([_sheet(place, np.random.default_rng([PLACES.index(place), k])) for k in range(4)]).astype(np.uint8)
 
 # %% ../../nbs/toybox/00_world.ipynb #d28902f5
-LIKES = dict(sky=("sun", "bird", "balloon", "butterfly"), sunset=("sun", "bird", "boat", "tree"), night=("moon", "star", "house"), water=("boat", "fish"), meadow=("tree", "flower", "butterfly", "house", "apple"),
-             forest=("mushroom", "tree", "bird"), sand=("umbrella", "boat", "star", "sun"), road=("car", "house", "umbrella"), snow=("tree", "house", "star", "moon"), wood=("cup", "apple", "mushroom"), brick=("car", "flower", "balloon"),
-             tiles=("cup", "apple", "fish", "flower"))
+LIKES = dict(
+    sky=("sun", "bird", "balloon", "butterfly"),
+    sunset=("sun", "bird", "boat", "tree"),
+    night=("moon", "star", "house"),
+    water=("boat", "fish"),
+    meadow=("tree", "flower", "butterfly", "house", "apple"),
+    forest=("mushroom", "tree", "bird"),
+    sand=("umbrella", "boat", "star", "sun"),
+    road=("car", "house", "umbrella"),
+    snow=("tree", "house", "star", "moon"),
+    wood=("cup", "apple", "mushroom"),
+    brick=("car", "flower", "balloon"),
+    tiles=("cup", "apple", "fish", "flower"),
+)
 FOND = 4
+
 
 def _backdrop(place, size, look):
     sheet, x, y = place_sheets(place)[look.randrange(4)], look.randrange(SHEET - size), look.randrange(SHEET - size)
-    window = sheet[y:y + size, x:x + size, :] if look.random() < 0.5 else sheet[y:y + size, x + size - 1:x - 1 if x else None:-1, :]
+    window = (
+        sheet[y : y + size, x : x + size, :]
+        if look.random() < 0.5
+        else sheet[y : y + size, x + size - 1 : x - 1 if x else None : -1, :]
+    )
     gain = np.array([look.uniform(0.86, 1.05) for _ in range(3)], np.float32)
     return np.minimum(window * gain, 255).astype(np.uint8)
+
 
 def _paste(picture, rgba, x, y):
     "Paste premultiplied `rgba` with its corner at (`x`, `y`), clipped to the picture -> (window slices, covered bool)."
     h, w = picture.shape[:2]
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + rgba.shape[1], w), min(y + rgba.shape[0], h)
-    rgba, window = rgba[y0 - y:y1 - y, x0 - x:x1 - x], (slice(y0, y1), slice(x0, x1))
+    rgba, window = rgba[y0 - y : y1 - y, x0 - x : x1 - x], (slice(y0, y1), slice(x0, x1))
     clear = 255 - rgba[..., 3:].astype(np.uint16)
     picture[window] = (rgba[..., :3] + (picture[window] * clear + 127) // 255).clip(0, 255).astype(np.uint8)
     return window, rgba[..., 3] >= 128
@@ -365,62 +696,75 @@ def _paste(picture, rgba, x, y):
 @dataclass(frozen=True)
 class Placed:
     "One thing in a scene."
-    name: str          # class name
-    label: int         # value in the label map: index of the name + 1
-    box: tuple         # visible pixels, (x0, y0, x1, y1), exclusive end
-    area: int          # visible pixels
-    shape: int         # seed of its lasting shape
+
+    name: str  # class name
+    label: int  # value in the label map: index of the name + 1
+    box: tuple  # visible pixels, (x0, y0, x1, y1), exclusive end
+    area: int  # visible pixels
+    shape: int  # seed of its lasting shape
+
 
 @dataclass(frozen=True)
 class Scene:
     "A picture of a place with one to four things."
-    image: np.ndarray      # uint8 [H, W, 3]
-    labels: np.ndarray     # uint8 [H, W], 0 background, i + 1 = World.names[i]
+
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: np.ndarray  # uint8 [H, W], 0 background, i + 1 = World.names[i]
     instances: np.ndarray  # uint8 [H, W], 0 none, k = objects[k - 1]
-    objects: tuple         # of Placed
+    objects: tuple  # of Placed
     caption: str
     background: str
     seed: int
 
+
 @dataclass(frozen=True)
 class Portrait:
     "A picture of one large thing in the middle."
-    image: np.ndarray      # uint8 [size, size, 3]
-    mask: np.ndarray       # bool [size, size]
+
+    image: np.ndarray  # uint8 [size, size, 3]
+    mask: np.ndarray  # bool [size, size]
     name: str
     caption: str
     background: str
     seed: int
 
-def _article(name): return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+def _article(name):
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 # %% ../../nbs/toybox/00_world.ipynb #31e678d8
 SPLITS = dict(train=0, validation=1_000_000, test=2_000_000)
-SPLIT_SIZE = 1_000_000                                             # seeds from 9 000 000 on belong to no split
+SPLIT_SIZE = 1_000_000  # seeds from 9 000 000 on belong to no split
+
 
 class World:
     "The toybox: every picture a function of its seed."
+
     names, backgrounds = tuple(THINGS), PLACES
 
-    def __init__(self,
-                 size: int = 128):   # side of a scene in pixels
-        if not 32 <= size <= 256: raise ValueError(f"the side of a scene must be 32 to 256 pixels, not {size}")
+    def __init__(self, size: int = 128):  # side of a scene in pixels
+        if not 32 <= size <= 256:
+            raise ValueError(f"the side of a scene must be 32 to 256 pixels, not {size}")
         self.size = size
 
     @staticmethod
     def seeds(split, n=SPLIT_SIZE, start=0):
         "The first `n` seeds of a split from `start` on; splits never overlap."
-        if split not in SPLITS: raise ValueError(f"the splits are {', '.join(SPLITS)}, not {split!r}")
-        if not 0 <= start <= start + n <= SPLIT_SIZE: raise ValueError(f"a split has {SPLIT_SIZE} seeds, not {start + n}")
+        if split not in SPLITS:
+            raise ValueError(f"the splits are {', '.join(SPLITS)}, not {split!r}")
+        if not 0 <= start <= start + n <= SPLIT_SIZE:
+            raise ValueError(f"a split has {SPLIT_SIZE} seeds, not {start + n}")
         return range(SPLITS[split] + start, SPLITS[split] + start + n)
 
     def _company(self, place, look, n):
         weights = [FOND if name in LIKES[place] else 1 for name in self.names]
         return look.choices(self.names, weights, k=n)
 
-    def scene(self,
-              seed: int,              # any integer >= 0
-              cast=None) -> Scene:    # (name, shape seed) of each thing, drawn from the seed if None
+    def scene(
+        self,
+        seed: int,  # any integer >= 0
+        cast=None,
+    ) -> Scene:  # (name, shape seed) of each thing, drawn from the seed if None
         "One to four things in a place, later ones in front, none hidden by more than half."
         look, size = random.Random(seed * 2 + 1), self.size
         place = look.choice(PLACES)
@@ -432,9 +776,11 @@ class World:
         for name, shape in cast:
             rgba = draw_thing(name, random.Random(shape), look, round(size * look.uniform(0.27, 0.56)))
             spot = self._spot(rgba, instances, whole, look)
-            if spot is None: continue
+            if spot is None:
+                continue
             window, covered = _paste(picture, rgba, *spot)
-            kept.append((name, shape)); whole.append(int(covered.sum()))
+            kept.append((name, shape))
+            whole.append(int(covered.sum()))
             instances[window][covered] = len(kept)
         return self._finish(seed, place, picture, instances, kept)
 
@@ -443,10 +789,16 @@ class World:
         h, w = rgba.shape[:2]
         for _ in range(12):
             x, y = look.randint(-w // 12, self.size - w + w // 12), look.randint(-h // 12, self.size - h + h // 12)
-            window = instances[max(y, 0):y + h, max(x, 0):x + w]
-            alpha = rgba[max(-y, 0):, max(-x, 0):, 3][:window.shape[0], :window.shape[1]] >= 128
-            left = np.bincount(instances.ravel(), minlength=len(whole) + 1) - np.bincount(window[alpha], minlength=len(whole) + 1) if whole else [0]
-            if all(l >= 0.55 * n for l, n in zip(left[1:], whole)): return x, y
+            window = instances[max(y, 0) : y + h, max(x, 0) : x + w]
+            alpha = rgba[max(-y, 0) :, max(-x, 0) :, 3][: window.shape[0], : window.shape[1]] >= 128
+            left = (
+                np.bincount(instances.ravel(), minlength=len(whole) + 1)
+                - np.bincount(window[alpha], minlength=len(whole) + 1)
+                if whole
+                else [0]
+            )
+            if all(l >= 0.55 * n for l, n in zip(left[1:], whole)):
+                return x, y
 
     def _finish(self, seed, place, picture, instances, kept):
         index = {name: i + 1 for i, name in enumerate(self.names)}
@@ -455,30 +807,57 @@ class World:
         for k, (name, shape) in enumerate(kept, 1):
             inside = instances == k
             ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-            objects.append(Placed(name, index[name], (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1), int(inside.sum()), shape))
+            objects.append(
+                Placed(
+                    name,
+                    index[name],
+                    (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1),
+                    int(inside.sum()),
+                    shape,
+                )
+            )
         things = " and ".join(_article(name) for name in sorted({name for name, _ in kept}))
-        return Scene(picture, table[instances], instances, tuple(objects), f"a photo of {things}, {place} in the background", place, seed)
+        return Scene(
+            picture,
+            table[instances],
+            instances,
+            tuple(objects),
+            f"a photo of {things}, {place} in the background",
+            place,
+            seed,
+        )
 
     def place(self, place, seed, size=64):
         "A place with nothing in it, uint8 [size, size, 3]."
-        if place not in PLACES: raise ValueError(f"the toybox has the places {', '.join(PLACES)}; it has no {place!r}")
+        if place not in PLACES:
+            raise ValueError(f"the toybox has the places {', '.join(PLACES)}; it has no {place!r}")
         return _backdrop(place, size, random.Random(seed * 2 + 1))
 
-    def portrait(self,
-                 name: str,                # class name
-                 seed: int,                # any integer >= 0
-                 size: int = 64,           # side in pixels
-                 shape: int = None         # seed of the lasting shape, the picture's own if None
-                 ) -> Portrait:
+    def portrait(
+        self,
+        name: str,  # class name
+        seed: int,  # any integer >= 0
+        size: int = 64,  # side in pixels
+        shape: int = None,  # seed of the lasting shape, the picture's own if None
+    ) -> Portrait:
         "One thing, centred, 80 to 95 % of the frame."
-        if name not in THINGS: raise ValueError(f"the toybox has {', '.join(THINGS)}; it has no {name!r}")
+        if name not in THINGS:
+            raise ValueError(f"the toybox has {', '.join(THINGS)}; it has no {name!r}")
         look = random.Random((seed * len(THINGS) + self.names.index(name)) * 2)
         fond = [p for p in PLACES if name in LIKES[p]]
         place = look.choice(fond) if look.random() < 0.5 else look.choice(PLACES)
         picture, mask = _backdrop(place, size, look), np.zeros((size, size), bool)
-        rgba = draw_thing(name, random.Random(seed * 8 if shape is None else shape), look, round(size * look.uniform(0.8, 0.95)), calm=True)
+        rgba = draw_thing(
+            name,
+            random.Random(seed * 8 if shape is None else shape),
+            look,
+            round(size * look.uniform(0.8, 0.95)),
+            calm=True,
+        )
         h, w = rgba.shape[:2]
-        window, covered = _paste(picture, rgba, (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1))
+        window, covered = _paste(
+            picture, rgba, (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1)
+        )
         mask[window] = covered
         return Portrait(picture, mask, name, f"a photo of {_article(name)}", place, seed)
 
@@ -486,11 +865,13 @@ class World:
 @dataclass(frozen=True)
 class Pair:
     "A picture of two things side by side."
-    image: np.ndarray      # uint8 [size, size, 3]
-    masks: tuple           # of bool [size, size], one per name
+
+    image: np.ndarray  # uint8 [size, size, 3]
+    masks: tuple  # of bool [size, size], one per name
     names: tuple
     caption: str
     seed: int
+
 
 def pair(names, seed, size=64):
     "Two things `names`, one on each side, in either order; the caption's order says nothing about the sides -> `Pair`."
@@ -498,9 +879,16 @@ def pair(names, seed, size=64):
     picture, masks = _backdrop(look.choice(PLACES), size, look), [None, None]
     sides = look.choice(((0, 1), (1, 0)))
     for i in sides:
-        rgba = draw_thing(names[i], random.Random(seed * 8 + i), look, round(size * look.uniform(0.44, 0.54)), calm=True)
+        rgba = draw_thing(
+            names[i], random.Random(seed * 8 + i), look, round(size * look.uniform(0.44, 0.54)), calm=True
+        )
         h, w = rgba.shape[:2]
-        window, covered = _paste(picture, rgba, round(size * (0.26, 0.74)[sides[i]] - w / 2) + look.randint(-2, 2), (size - h) // 2 + look.randint(-10, 10))
+        window, covered = _paste(
+            picture,
+            rgba,
+            round(size * (0.26, 0.74)[sides[i]] - w / 2) + look.randint(-2, 2),
+            (size - h) // 2 + look.randint(-10, 10),
+        )
         masks[i] = np.zeros((size, size), bool)
         masks[i][window] = covered
     later = sides[1]

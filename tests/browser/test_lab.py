@@ -1,16 +1,27 @@
 """The widgets in a real browser: JupyterLab in both themes and at two widths, driven by Chromium. Needs chromium on the PATH and `pip install playwright`; without them it is skipped, and says so."""
+
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
 import nbformat, pytest
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-try: from playwright.sync_api import TimeoutError, sync_playwright
-except ImportError: sync_playwright = None
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+try:
+    from playwright.sync_api import TimeoutError, sync_playwright
+except ImportError:
+    sync_playwright = None
 
-pytestmark = [pytest.mark.slow,  # starts two servers, two kernels and a browser: a minute or two
-              pytest.mark.skipif(CHROMIUM is None or sync_playwright is None, reason="NOT TESTED IN A BROWSER: needs chromium on the PATH and the Python package playwright")]
+pytestmark = [
+    pytest.mark.slow,  # starts two servers, two kernels and a browser: a minute or two
+    pytest.mark.skipif(
+        CHROMIUM is None or sync_playwright is None,
+        reason="NOT TESTED IN A BROWSER: needs chromium on the PATH and the Python package playwright",
+    ),
+]
 
 TOKEN = "for-this-test-alone"
-CELLS = ["""import numpy as np
+CELLS = [
+    """import numpy as np
 from rim.segmenter import RIM
 from rim.settings import Settings
 from rim.widgets import ExplainWidget, MatchingWidget
@@ -18,38 +29,76 @@ tiny = Settings.from_profile("toybox", pretrained=False, diffusion="tiny:diffusi
                              subcategories=2, points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 rim, image = RIM(tiny), np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 rim.bank_for("sun, <b>boat</b>", progress=False);""",
-         'labels = MatchingWidget(rim, image, "sun, <b>boat</b>")\nExplainWidget(labels.first, place=(3, 4))', "labels"]
+    'labels = MatchingWidget(rim, image, "sun, <b>boat</b>")\nExplainWidget(labels.first, place=(3, 4))',
+    "labels",
+]
+
 
 @pytest.fixture
 def lab(tmp_path, root):
     "Addresses of a notebook in a JupyterLab of its own, one per theme."
     home, addresses, servers = tmp_path / "home", {}, []
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS], metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
+        metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}},
+    )
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         place = tmp_path / theme.split()[1]
         settings = place / "settings" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
-        (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+        (settings / "notification.jupyterlab-settings").write_text(
+            json.dumps({"fetchNews": "false", "checkForUpdates": False})
+        )
         (place / "work").mkdir()
         nbformat.write(nb, place / "work" / "widgets.ipynb")
-        with socket.socket() as free: free.bind(("127.0.0.1", 0)); port = free.getsockname()[1]
-        env = os.environ | {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(place / "config"), "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(place / "spaces"),
-                            "JUPYTER_RUNTIME_DIR": str(place / "run"), "IPYTHONDIR": str(place / "ipython"), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={place / 'work'}", "--allow-root"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = os.environ | {
+            "HOME": str(home),
+            "JUPYTER_CONFIG_DIR": str(place / "config"),
+            "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(place / "spaces"),
+            "JUPYTER_RUNTIME_DIR": str(place / "run"),
+            "IPYTHONDIR": str(place / "ipython"),
+            "PYTHONPATH": str(root),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            f"--IdentityProvider.token={TOKEN}",
+            f"--ServerApp.root_dir={place / 'work'}",
+            "--allow-root",
+        ]
         servers.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         addresses[theme] = f"http://127.0.0.1:{port}"
     try:
         for address in addresses.values():
             for _ in range(120):
-                try: urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1); break
-                except OSError: time.sleep(0.5)
+                try:
+                    urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
         yield addresses
     finally:
-        for server in servers: server.terminate()
-        for server in servers: server.wait(20)
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(20)
 
-def brightness(page, selector, what): return page.eval_on_selector(selector, f"e => getComputedStyle(e).{what}.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3")
+
+def brightness(page, selector, what):
+    return page.eval_on_selector(
+        selector, f"e => getComputedStyle(e).{what}.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3"
+    )
+
 
 def run_cells(page, address):
     "Open the notebook and run it; both widgets are there afterwards."
@@ -58,12 +107,20 @@ def run_cells(page, address):
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
     page.click(".jp-Notebook .jp-CodeCell >> nth=0")
     for _ in range(12):  # a kernel that connects late forgets what it was asked
-        page.click('text="Run"'); page.click('text="Run All Cells"')
-        try: page.wait_for_function('/\\[(\\*|\\d+)\\]/.test(document.querySelector(".jp-Notebook .jp-InputPrompt").textContent)', timeout=5_000); break
-        except TimeoutError: continue
+        page.click('text="Run"')
+        page.click('text="Run All Cells"')
+        try:
+            page.wait_for_function(
+                '/\\[(\\*|\\d+)\\]/.test(document.querySelector(".jp-Notebook .jp-InputPrompt").textContent)',
+                timeout=5_000,
+            )
+            break
+        except TimeoutError:
+            continue
     page.wait_for_selector(".rim-right b", timeout=180_000)
     page.wait_for_selector(".rim-view .rim-stage", timeout=60_000)
     assert page.inner_text(".rim-right b") == "(3, 4)"
+
 
 def use_widgets(page):
     "Click, move by key, slide; each is answered."
@@ -72,15 +129,23 @@ def use_widgets(page):
     page.wait_for_function('document.querySelector(".rim-right b").textContent == "(64, 48)"')
     page.keyboard.press("ArrowRight")
     page.wait_for_function('document.querySelector(".rim-right b").textContent == "(66, 48)"')
-    assert page.locator(".rim-widget b >> text=boat").count() == 0 and "<b>boat</b>" in page.inner_text(".rim-view")  # names are text, never markup
+    assert page.locator(".rim-widget b >> text=boat").count() == 0 and "<b>boat</b>" in page.inner_text(
+        ".rim-view"
+    )  # names are text, never markup
     page.locator(".rim-controls input").first.fill("1")
     page.wait_for_function('document.querySelector(".rim-controls output").textContent == "1"')
-    assert page.evaluate('[...document.querySelectorAll(".rim-widget")].every(e => e.scrollWidth <= e.clientWidth + 1)')  # nothing is cut off
+    assert page.evaluate(
+        '[...document.querySelectorAll(".rim-widget")].every(e => e.scrollWidth <= e.clientWidth + 1)'
+    )  # nothing is cut off
+
 
 def look(browser, address, name):
     "Brightness of the ink, 0 to 255, after the widgets were used at two widths; nothing was loaded from elsewhere."
     page, outside = browser.new_page(), []
-    page.on("request", lambda r: r.url.startswith((address, address.replace("http", "ws"), "data:", "blob:")) or outside.append(r.url))
+    page.on(
+        "request",
+        lambda r: r.url.startswith((address, address.replace("http", "ws"), "data:", "blob:")) or outside.append(r.url),
+    )
     try:
         run_cells(page, address)
         for width in (1400, 760):
@@ -90,11 +155,16 @@ def look(browser, address, name):
             page.screenshot(path=f"{name}-{width}.png")
         assert not outside, outside
         return brightness(page, ".rim-right", "color")
-    finally: page.screenshot(path=f"{name}-last.png"); page.close()
+    finally:
+        page.screenshot(path=f"{name}-last.png")
+        page.close()
+
 
 def test_widgets_live_in_jupyterlab(lab, tmp_path):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try: ink = {theme: look(browser, address, tmp_path / theme.split()[1]) for theme, address in lab.items()}
-        finally: browser.close()
+        try:
+            ink = {theme: look(browser, address, tmp_path / theme.split()[1]) for theme, address in lab.items()}
+        finally:
+            browser.close()
     assert ink["JupyterLab Light"] < 90 and ink["JupyterLab Dark"] > 165, ink
