@@ -2,7 +2,7 @@
 
 import torch
 from diffusers import UNet2DConditionModel
-from rim.synthesis import AttentionCapture
+from rim.method.synthesis import AttentionCapture
 from bench.harness import Row, alternate
 
 TOKENS = [5, 6]

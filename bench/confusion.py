@@ -2,7 +2,7 @@
 
 import numpy as np, torch
 from sklearn.metrics import confusion_matrix
-from rim.metrics import confusion, iou
+from rim.measure.metrics import confusion, iou
 from bench.harness import Row, alternate
 
 

@@ -1,13 +1,13 @@
 """How cost grows: matching with classes, agents and proposals, label maps with the picture, painting with the pictures per class."""
 
 import numpy as np, torch
-from rim.metrics import confusion
-from rim.models import load_diffusion
-from rim.references import References
-from rim.regions import paint
-from rim.segmenter import match_features
-from rim.settings import Settings
-from rim.synthesis import synthesise
+from rim.measure.metrics import confusion
+from rim.models.loading import load_diffusion
+from rim.method.references import References
+from rim.method.regions import paint
+from rim.method.segmenter import match_features
+from rim.base.settings import Settings
+from rim.method.synthesis import synthesise
 from bench.harness import Row, alternate
 
 WIDTH, SUBCATEGORIES = 768, 8  # of DINOv2 ViT-B/14; T

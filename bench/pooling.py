@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from rim.features import pool
-from rim.proposals import Axis, full_masks
+from rim.method.features import pool
+from rim.method.proposals import Axis, full_masks
 from bench.harness import Row, alternate
 
 MASKS, CHANNELS = 70, 768

@@ -5,12 +5,12 @@ import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
-from rim.agreement import plain_pool
-from rim.models import build_sam
-from rim.proposals import MaskGenerator, PointDecoder, stock_proposals
-from rim.references import Tools
-from rim.regions import describe
-from rim.settings import Settings
+from rim.measure.agreement import plain_pool
+from rim.models.loading import build_sam
+from rim.method.proposals import MaskGenerator, PointDecoder, stock_proposals
+from rim.method.references import Tools
+from rim.method.regions import describe
+from rim.base.settings import Settings
 from bench.harness import Row, alternate, peak
 
 POINTS, PASS, SIZE, CHUNKS = 6, 0.2, (480, 640), (16,)  # points per side; share of masks that pass the predicted IoU
@@ -92,14 +92,14 @@ def stock():
 
 def chunked(chunk):
     "The batched generator, made to take so many points at once."
-    import rim.proposals
+    import rim.method.proposals
 
     def generate(image):
-        usual, rim.proposals.CHUNK = rim.proposals.CHUNK, 2**40
+        usual, rim.method.proposals.CHUNK = rim.method.proposals.CHUNK, 2**40
         try:
             return ours(chunk)(image)
         finally:
-            rim.proposals.CHUNK = usual
+            rim.method.proposals.CHUNK = usual
 
     return generate
 

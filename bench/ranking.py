@@ -1,7 +1,7 @@
 """Ranking similarity: recursion over 2^N subsets against enumeration of N! orders, each region against 81 references."""
 
 import math, torch
-from rim.ranking import pairwise_ranking_similarity, ranking_distribution
+from rim.method.ranking import pairwise_ranking_similarity, ranking_distribution
 from bench.harness import Row, alternate
 
 REFERENCES, MEMORY = 81, 2**25  # the enumeration goes over chunks of regions, as many as fit into so many numbers

@@ -1,7 +1,7 @@
 """`rim segment` on the toybox, per picture, references there already: the fast path against the plain one, the library's own generator and enumeration included."""
 
-from rim.agreement import Plain
-from rim.segmenter import RIM
+from rim.measure.agreement import Plain
+from rim.method.segmenter import RIM
 from rim.toybox.world import World
 from bench.harness import Row, alternate
 

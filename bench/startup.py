@@ -23,7 +23,7 @@ def run(runs=7):
     yield Row(
         "start-up",
         "rim --help",
-        fresh(["-m", "rim.cli", "--help"], runs),
+        fresh(["-m", "rim.apps.cli", "--help"], runs),
         "Python itself",
         nothing,
         target="at most 500 ms",

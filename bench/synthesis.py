@@ -1,9 +1,9 @@
 """Reference pictures with their attention: ours against the stock pipeline, one picture at a time, with an explicit softmax captured on the way."""
 
 import numpy as np, torch
-from rim.models import load_diffusion
-from rim.settings import Settings
-from rim.synthesis import class_tokens, first_noise, image_seed, prompt_length, synthesise
+from rim.models.loading import load_diffusion
+from rim.base.settings import Settings
+from rim.method.synthesis import class_tokens, first_noise, image_seed, prompt_length, synthesise
 from bench.capture import ExplicitCapture
 from bench.harness import Row, alternate
 

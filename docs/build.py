@@ -223,10 +223,21 @@ Below is what `make reproduce` makes. Each picture leads to the executed noteboo
 """
 
 
+ROOMS = (
+    ("method", "Method", "The paper, in order: from a vocabulary to a label map."),
+    ("models", "Models", "Foundation models: how they are found, checked and loaded."),
+    ("trident", "Trident", "The strongest open peer: splice, then segment."),
+    ("measure", "Measurements", "Benchmarks, metrics, evaluation, other methods and figures."),
+    ("reproduce", "Reproduction", "Targets of the paper, and the runner that makes them."),
+    ("apps", "Applications", "Command line, folders of images, widgets, demo, doctor, promises."),
+    ("base", "Base", "Settings, store, images and engines: what every room stands on."),
+)
+
+
 def contents(pages):
     "The landing page and one page per section, from all that the site has."
-    from rim.reproduce import INDEXED, TARGETS, world
-    from rim.settings import Settings
+    from rim.reproduce.running import INDEXED, TARGETS, world
+    from rim.base.settings import Settings
 
     components(pages)
     made, own, sources = results(pages), documents(pages), signatures.source_pages(pages)
@@ -247,12 +258,7 @@ def contents(pages):
             "Tutorials, in the order in which to read them. Each runs on a laptop in less than a minute.",
             ["README", *chapter("nbs/tutorials/*.ipynb")],
         ),
-        section(
-            "method",
-            "Method",
-            "One notebook per module: what it does, why, and what its functions take and give. Read in order, they are the paper in order.",
-            chapter("nbs/*.ipynb"),
-        ),
+        *(section(room, title, about, chapter(f"nbs/{room}/*.ipynb")) for room, title, about in ROOMS),
         section(
             "toybox",
             "Toybox",

@@ -1,14 +1,58 @@
-"Relation-aware intra-modal matching: open-vocabulary segmentation without training."
+"""Relation-aware intra-modal matching: open-vocabulary segmentation without training."""
+
+import sys
+from importlib import import_module, util
+from importlib.machinery import ModuleSpec
+
 __version__ = "0.1.0"
-__all__ = ["RIM", "ReferenceBank", "Settings", "Vocabulary", "World"]
-_HOMES = {"RIM": "segmenter", "ReferenceBank": "photographs", "Settings": "settings", "Vocabulary": "vocabulary", "World": "toybox.world"}
+__all__ = ["RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World"]
+_HOMES = {
+    "RIM": "method.segmenter",
+    "ReferenceBank": "method.photographs",
+    "Settings": "base.settings",
+    "Trident": "trident.trident",
+    "Vocabulary": "method.vocabulary",
+    "World": "toybox.world",
+}
+_ROOMS = {
+    "base": "settings store images ledger engine",
+    "method": "vocabulary synthesis proposals features references ranking regions segmentation segmenter photographs",
+    "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
+    "apps": "batch widgets demo doctor cli",
+}
+_FLAT = {f"rim.{module}": f"rim.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split()}
 
 
 def __getattr__(name):
     "The main classes are imported when first asked for: `import rim` stays light."
-    if name not in _HOMES: raise AttributeError(f"module 'rim' has no attribute {name!r}")
-    from importlib import import_module
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rim' has no attribute {name!r}")
     return getattr(import_module(f"rim.{_HOMES[name]}"), name)
 
 
-def __dir__(): return sorted([*globals(), *_HOMES])
+def __dir__():
+    return sorted([*globals(), *_HOMES])
+
+
+class _FlatPaths:
+    "Paths without their room, as of the first release: `rim.settings` is `rim.base.settings`, `python -m rim.cli` works."
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name in _FLAT:
+            return ModuleSpec(_FLAT[name], cls, origin=util.find_spec(_FLAT[name]).origin)
+
+    @staticmethod
+    def create_module(spec):
+        return import_module(spec.name)
+
+    @staticmethod
+    def exec_module(module):
+        "The module has run already."
+
+    @staticmethod
+    def get_code(name):
+        return util.find_spec(name).loader.get_code(name)
+
+
+sys.meta_path.append(_FlatPaths)

@@ -63,7 +63,7 @@ class Methods:
         self.deadly, self.times, self.log, self.fails = deadly, times, log, fails
 
     def __call__(self, benchmark):
-        from rim.segmentation import Method
+        from rim.method.segmentation import Method
 
         def predict(image, _):
             if image.tobytes() == benchmark[self.deadly % len(benchmark)][0].tobytes() and self.deadly >= 0:

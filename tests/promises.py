@@ -1,10 +1,10 @@
-"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/60_promises.ipynb from the marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
+"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/apps/06_promises.ipynb from the marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
 
 import ast, functools, json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, MEASURED = ROOT / "nbs/60_promises.ipynb", ROOT / "tests/measured.json"
+PAGE, MEASURED = ROOT / "nbs/apps/06_promises.ipynb", ROOT / "tests/measured.json"
 PROMISES = {
     1: "Killed at any moment of building a bank or evaluating, a restart loses at most the piece in flight, and the end result equals an uninterrupted run byte for byte.",
     2: "An exception between writing and renaming leaves the old file intact; temporary files lie beside their target.",

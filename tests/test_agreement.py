@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from rim import cli
-from rim.agreement import Row, compare, mean_fit, plain_pool, plain_similarity, summary
-from rim.features import pool
-from rim.ranking import pairwise_ranking_similarity
+from rim.apps import cli
+from rim.measure.agreement import Row, compare, mean_fit, plain_pool, plain_similarity, summary
+from rim.method.features import pool
+from rim.method.ranking import pairwise_ranking_similarity
 
 
 def test_plain_pieces_equal_the_fast_ones():
@@ -50,7 +50,7 @@ def test_the_command_refuses_no_images(capsys):
 
 @pytest.mark.slow  # a bank of two classes, and the stock generator: half a minute
 def test_fast_and_plain_agree_on_the_toybox():
-    from rim.segmenter import RIM
+    from rim.method.segmenter import RIM
     from rim.toybox.world import World
 
     rim = RIM.from_profile("toybox", images_per_class=4, subcategories=2)

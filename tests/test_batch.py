@@ -4,10 +4,10 @@ import os
 import numpy as np, pytest
 from PIL import Image
 from pycocotools.coco import COCO as Reader
-from rim.batch import COCO, enlarge, find_pictures, segment_pictures, shown, write_coco
-from rim.segmentation import Method, Region, Segmentation, mask_box
-from rim.settings import Settings
-from rim.vocabulary import Vocabulary
+from rim.apps.batch import COCO, enlarge, find_pictures, segment_pictures, shown, write_coco
+from rim.method.segmentation import Method, Region, Segmentation, mask_box
+from rim.base.settings import Settings
+from rim.method.vocabulary import Vocabulary
 
 
 class Left:

@@ -4,7 +4,7 @@ from diffusers import UNet2DConditionModel
 import bench.capture, bench.cost, bench.ranking, bench.startup, bench.synthesis
 from bench.__main__ import main
 from bench.harness import Row, alternate, table
-from rim.settings import Settings
+from rim.base.settings import Settings
 
 
 def test_the_table_is_printed_and_kept(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_starting_up_is_light():
     import subprocess, sys
 
     heavy = "('torch', 'numpy', 'diffusers', 'transformers', 'matplotlib')"
-    for words in ("import rim", "import rim.cli"):
+    for words in ("import rim", "import rim.apps.cli"):
         subprocess.run([sys.executable, "-c", f"{words}, sys; assert not set({heavy}) & set(sys.modules)"], check=True)
 
 

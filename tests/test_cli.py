@@ -4,7 +4,7 @@ import subprocess, sys, time
 import numpy as np
 import pytest
 from PIL import Image
-from rim import cli
+from rim.apps import cli
 
 
 def run(capsys, *words):
@@ -26,10 +26,10 @@ def photo(tmp_path, tiny_image):
 @pytest.fixture
 def fake_rim(monkeypatch):
     "A segmenter that finds the first class in the left half of every picture."
-    from rim import segmenter
-    from rim.images import read_image
-    from rim.segmentation import Method, Region, Segmentation
-    from rim.settings import Settings
+    from rim.method import segmenter
+    from rim.base.images import read_image
+    from rim.method.segmentation import Method, Region, Segmentation
+    from rim.base.settings import Settings
 
     class Fake:
         settings, bank = Settings.from_profile("toybox"), None
@@ -56,11 +56,11 @@ def fake_rim(monkeypatch):
 def test_help_is_immediate_and_loads_nothing_heavy():
     def once():
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "rim.cli", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "rim.apps.cli", "--help"], check=True, capture_output=True)
         return time.perf_counter() - start
 
     assert min(once() for _ in range(5)) < 0.5
-    code = "import sys, rim.cli; rim.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
+    code = "import sys, rim.apps.cli; rim.apps.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -236,11 +236,11 @@ def test_folders_are_mirrored_and_coco_is_written(capsys, tmp_path, photo, fake_
 
 
 def test_a_bank_is_announced(capsys, tmp_path, photo):
-    from rim.references import ReferenceBank, Tools
-    from rim.segmenter import RIM
-    from rim.settings import Settings
-    from rim.store import Store
-    from rim.vocabulary import Vocabulary
+    from rim.method.references import ReferenceBank, Tools
+    from rim.method.segmenter import RIM
+    from rim.base.settings import Settings
+    from rim.base.store import Store
+    from rim.method.vocabulary import Vocabulary
 
     tiny = Settings.from_profile(
         "toybox",
@@ -262,9 +262,9 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
 
 
 def test_segment_loads_no_painter_that_it_does_not_need(tmp_path, photo):
-    from rim.segmenter import RIM
-    from rim.settings import Settings
-    from rim.store import Store
+    from rim.method.segmenter import RIM
+    from rim.base.settings import Settings
+    from rim.base.store import Store
 
     tiny = dict(
         pretrained="no",
@@ -285,9 +285,9 @@ def test_segment_loads_no_painter_that_it_does_not_need(tmp_path, photo):
         "boat, tree",
         *(w for key, value in {**tiny, "store": tmp_path / "store"}.items() for w in ("--set", f"{key}={value}")),
     ]
-    code = f"""import sys, rim.cli
+    code = f"""import sys, rim.apps.cli
 for method in ("rim", "trident"):
-    assert rim.cli.main({words} + ["--method", method, "--out", {str(tmp_path)!r} + "/" + method]) == 0
+    assert rim.apps.cli.main({words} + ["--method", method, "--out", {str(tmp_path)!r} + "/" + method]) == 0
     assert "diffusers" not in sys.modules, method"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "bank " in done.stdout and "painting" not in done.stdout, done.stdout + done.stderr
@@ -383,8 +383,8 @@ def test_reproduce_lists(capsys):
 @pytest.fixture
 def bright(monkeypatch):
     "A method by name that needs no weights, and what it was called with."
-    from rim import examination
-    from rim.segmentation import Method
+    from rim.measure import examination
+    from rim.method.segmentation import Method
 
     calls = []
 
@@ -423,8 +423,8 @@ def test_shards_leave_their_results_in_the_store(capsys, tmp_path, bright):
 
 @pytest.mark.promise(15)
 def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path, bright, monkeypatch):
-    from rim import examination
-    from rim.segmentation import Method
+    from rim.measure import examination
+    from rim.method.segmentation import Method
 
     calls = []
 
@@ -452,8 +452,8 @@ def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path
 
 
 def test_an_interrupted_evaluation_says_how_far_it_came(capsys, tmp_path, monkeypatch):
-    from rim import examination
-    from rim.segmentation import Method
+    from rim.measure import examination
+    from rim.method.segmentation import Method
 
     calls = []
 
@@ -530,7 +530,7 @@ def test_evaluate_with_trident(capsys, tmp_path, monkeypatch):
 
 
 def test_the_store_is_listed_verified_and_pruned(capsys, tmp_path):
-    from rim.store import Store
+    from rim.base.store import Store
 
     store, there = Store(tmp_path / "store"), ("--set", f"store={tmp_path / 'store'}")
     for slot in range(3):

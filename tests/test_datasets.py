@@ -6,7 +6,7 @@ import numpy as np, pytest
 from PIL import Image
 from hypothesis import given, strategies as st
 from layouts import make, real, save
-from rim.datasets import (
+from rim.measure.datasets import (
     SOURCES,
     Benchmark,
     FolderBenchmark,
@@ -20,8 +20,8 @@ from rim.datasets import (
     read_names,
     translate,
 )
-from rim.evaluation import evaluate
-from rim.settings import Settings
+from rim.measure.evaluation import evaluate
+from rim.base.settings import Settings
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 import importlib.util, sys
 import numpy as np, pytest
 from PIL import Image
-from rim import cli, demo
-from rim.segmentation import Region, Segmentation
-from rim.vocabulary import Vocabulary
+from rim.apps import cli
+from rim.apps import demo
+from rim.method.segmentation import Region, Segmentation
+from rim.method.vocabulary import Vocabulary
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from rim import doctor
-from rim.cli import main
-from rim.datasets import SOURCES
-from rim.settings import Settings
+from rim.apps import doctor
+from rim.apps.cli import main
+from rim.measure.datasets import SOURCES
+from rim.base.settings import Settings
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import os, pickle, signal, subprocess, sys, time
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
-from rim.engine import ALONE, LOOPBACK, Engine, Ray, failure, ray_arguments, ray_variables, run, threads, variables
+from rim.base.engine import ALONE, LOOPBACK, Engine, Ray, failure, ray_arguments, ray_variables, run, threads, variables
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_threads_are_shared_out(work, monkeypatch):
     assert run(work, ["threads"], two("processes"))[0].value == os.environ["OMP_NUM_THREADS"]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("rim.engine.cores", lambda: 8)
+    monkeypatch.setattr("rim.base.engine.cores", lambda: 8)
     assert set(threads(3).values()) == {"2"} and set(threads(16).values()) == {"1"} and Engine("processes").crew == 4
 
 
@@ -151,7 +151,7 @@ def test_the_environment_is_put_back(monkeypatch):
 STOPPED = """
 import sys
 from engine_work import Work
-from rim.engine import Engine, run
+from rim.base.engine import Engine, run
 if __name__ == "__main__":
     try: run(Work(sys.argv[1]), [1, 2, 3, "slow", "slow"], Engine("processes", workers=2), things="images")
     except KeyboardInterrupt as stop: print(stop); sys.exit(130)
@@ -264,10 +264,10 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
 def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_path, request):
     if name == "ray":
         request.getfixturevalue("ray")
-    from rim.datasets import ToyboxBenchmark
-    from rim.evaluation import evaluate
-    from rim.settings import Settings
-    from rim.store import Store
+    from rim.measure.datasets import ToyboxBenchmark
+    from rim.measure.evaluation import evaluate
+    from rim.base.settings import Settings
+    from rim.base.store import Store
 
     benchmark, settings = ToyboxBenchmark(8, size=64), Settings.from_profile("toybox", bootstrap=50)
     whole = evaluate(Methods(), benchmark, settings, Store(tmp_path / "serial"), False)
@@ -289,10 +289,10 @@ def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_pa
 
 @pytest.mark.promise(15)
 def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
-    from rim.datasets import ToyboxBenchmark
-    from rim.evaluation import Unmeasured, evaluate
-    from rim.settings import Settings
-    from rim.store import Store
+    from rim.measure.datasets import ToyboxBenchmark
+    from rim.measure.evaluation import Unmeasured, evaluate
+    from rim.base.settings import Settings
+    from rim.base.store import Store
 
     benchmark, settings = ToyboxBenchmark(6, size=64), Settings.from_profile("toybox", bootstrap=50)
     report = evaluate(
@@ -320,9 +320,9 @@ def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
 
 
 def test_a_bank_is_the_serial_one(tmp_path):
-    from rim.references import ReferenceBank
-    from rim.settings import Settings
-    from rim.store import Store
+    from rim.method.references import ReferenceBank
+    from rim.base.settings import Settings
+    from rim.base.store import Store
 
     tiny = Settings.from_profile(
         "toybox",

@@ -2,7 +2,7 @@
 
 import shutil, signal, subprocess, sys, time
 import numpy as np, pytest
-from rim.evaluation import (
+from rim.measure.evaluation import (
     PATIENCE,
     Part,
     Report,
@@ -14,12 +14,12 @@ from rim.evaluation import (
     shard,
     unpack_confusion,
 )
-from rim.ledger import VARIABLE, read_ledger
-from rim.metrics import confusion, mean_iou
-from rim.segmentation import Method
-from rim.settings import Settings
-from rim.store import Store
-from rim.vocabulary import Vocabulary
+from rim.base.ledger import VARIABLE, read_ledger
+from rim.measure.metrics import confusion, mean_iou
+from rim.method.segmentation import Method
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.method.vocabulary import Vocabulary
 
 
 class Blocks:
@@ -221,11 +221,11 @@ def test_a_store_that_cannot_be_written_stops_the_run(settings, tmp_path, monkey
 SLOW = """
 import sys, time
 from pathlib import Path
-from rim.datasets import ToyboxBenchmark
-from rim.evaluation import evaluate
-from rim.segmentation import Method
-from rim.settings import Settings
-from rim.store import Store
+from rim.measure.datasets import ToyboxBenchmark
+from rim.measure.evaluation import evaluate
+from rim.method.segmentation import Method
+from rim.base.settings import Settings
+from rim.base.store import Store
 def slowly(image, _):
     with open(sys.argv[2], "a") as log: log.write("called\\n")
     time.sleep(0.05)
@@ -237,7 +237,7 @@ evaluate({"slow": Method(slowly, key={"m": "slow"})}, ToyboxBenchmark(60, size=6
 @pytest.mark.promise(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_most_one_image_is_lost(settings, tmp_path, how):
-    from rim.datasets import ToyboxBenchmark
+    from rim.measure.datasets import ToyboxBenchmark
 
     log, store = tmp_path / "log", Store(tmp_path / "store")
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(store.root), str(log)])
@@ -368,7 +368,7 @@ def test_the_next_image_is_read_meanwhile_and_never_more_than_one(settings):
 
 def test_a_run_from_the_store_reads_as_the_first_did(settings, tmp_path):
     "Records come back from the store with sorted names; a report shows no difference."
-    from rim.segmentation import Segmentation
+    from rim.method.segmentation import Segmentation
 
     counts = Method(
         lambda image, _: Segmentation(image, image[..., 0].astype(np.int32), Blocks.vocabulary, (), {"z": 1, "a": 2}),
@@ -410,7 +410,7 @@ def test_class_rows_hold_their_value_and_know_what_they_were_measured_on(setting
 def test_original_size_ignored_pixels_and_labels_out_of_range(settings, tmp_path, rng):
     "A folder benchmark of odd sizes, with 255 in its label maps; then one with a label too high."
     from PIL import Image
-    from rim.datasets import FolderBenchmark
+    from rim.measure.datasets import FolderBenchmark
 
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
@@ -513,8 +513,8 @@ def test_totals():
 
 
 def test_segmenters_take_part(settings, tmp_path):
-    from rim.rivals import ClipCrop
-    from rim.segmenter import RIM, VARIANTS
+    from rim.measure.rivals import ClipCrop
+    from rim.method.segmenter import RIM, VARIANTS
 
     tiny = settings.replace(
         pretrained=False,

@@ -4,13 +4,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from rim import examination as ex
-from rim.evaluation import evaluate
-from rim.proposals import Proposals
-from rim.segmentation import Method
-from rim.segmenter import Regions
-from rim.settings import Settings
-from rim.vocabulary import Vocabulary
+from rim.measure import examination as ex
+from rim.measure.evaluation import evaluate
+from rim.method.proposals import Proposals
+from rim.method.segmentation import Method
+from rim.method.segmenter import Regions
+from rim.base.settings import Settings
+from rim.method.vocabulary import Vocabulary
 
 
 class Two:
@@ -101,7 +101,7 @@ def test_oracle_is_perfect_with_perfect_proposals_and_a_ceiling_with_others():
         guess = rng.integers(0, 3, 2)
 
         def named(image, _):
-            from rim.segmenter import paint
+            from rim.method.segmenter import paint
 
             return paint(np.stack([WIDE, GROUND]), guess, np.ones(2), (10, 10)).clip(0)
 

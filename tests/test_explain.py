@@ -1,16 +1,16 @@
-"""Results that show themselves and say why: numbers against rim.ranking and the map, HTML against markup in names."""
+"""Results that show themselves and say why: numbers against rim.method.ranking and the map, HTML against markup in names."""
 
 import re
 import numpy as np, pytest
 from PIL import Image
-from rim.datasets import FolderBenchmark, ToyboxBenchmark
-from rim.evaluation import Part, Report
-from rim.ranking import ranking_distribution, ranking_permutations, ranking_similarity
-from rim.references import cosine_matrix
-from rim.segmentation import Region, Segmentation, reduced, run_paths
-from rim.segmenter import RIM
-from rim.settings import KINDS, Settings, ini_groups
-from rim.vocabulary import Vocabulary
+from rim.measure.datasets import FolderBenchmark, ToyboxBenchmark
+from rim.measure.evaluation import Part, Report
+from rim.method.ranking import ranking_distribution, ranking_permutations, ranking_similarity
+from rim.method.references import cosine_matrix
+from rim.method.segmentation import Region, Segmentation, reduced, run_paths
+from rim.method.segmenter import RIM
+from rim.base.settings import KINDS, Settings, ini_groups
+from rim.method.vocabulary import Vocabulary
 
 NAMES = 'boat, <b>tree</b>, "sun" & moon'
 

@@ -5,19 +5,21 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
-from rim import cli, models, references
-from rim.datasets import FolderBenchmark, PublishedBenchmark
-from rim.images import FORMATS, read_image
-from rim.models import halving
-from rim.proposals import NoProposals, Proposals, foreground_mask
-from rim.references import ReferenceBank, Tools
-from rim.rivals import ClipCrop
-from rim.segmentation import Segmentation, mask_box
-from rim.segmenter import RIM
-from rim.settings import Settings
-from rim.store import Store, unpack
-from rim.trident import Trident
-from rim.vocabulary import Vocabulary
+from rim.apps import cli
+from rim.models import loading as models
+from rim.method import references
+from rim.measure.datasets import FolderBenchmark, PublishedBenchmark
+from rim.base.images import FORMATS, read_image
+from rim.models.loading import halving
+from rim.method.proposals import NoProposals, Proposals, foreground_mask
+from rim.method.references import ReferenceBank, Tools
+from rim.measure.rivals import ClipCrop
+from rim.method.segmentation import Segmentation, mask_box
+from rim.method.segmenter import RIM
+from rim.base.settings import Settings
+from rim.base.store import Store, unpack
+from rim.trident.trident import Trident
+from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
     pretrained=False,
@@ -48,7 +50,7 @@ def never(monkeypatch):
 
     for name in ("diffusion", "sam", "dino", "clip", "mae", "maskformer", "vit"):
         monkeypatch.setattr(models, f"load_{name}", refuse)
-    for module in (references, sys.modules["rim.trident"], sys.modules["rim.rivals"]):
+    for module in (references, sys.modules["rim.trident.trident"], sys.modules["rim.measure.rivals"]):
         for name in dir(module):
             if name.startswith("load_"):
                 monkeypatch.setattr(module, name, refuse)
@@ -111,7 +113,7 @@ def test_grey_with_alpha_and_transparent_palettes_lie_on_white(tmp_path, alpha):
 
 BOMB = """
 import resource, sys
-from rim.images import read_image
+from rim.base.images import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try: read_image(sys.argv[1])
 except ValueError as e: print(e)
@@ -346,7 +348,7 @@ LOADERS = dict(
     diffusion=("diffusion", "unet/diffusion_pytorch_model.safetensors"),
 )
 LOAD = {role: getattr(models, f"load_{'vit' if role == 'trident_dino' else role}") for role in LOADERS}
-WEIGHTS = Path(models.__file__).parent / "toybox/weights"
+WEIGHTS = Path(models.__file__).parents[1] / "toybox/weights"
 
 
 @pytest.mark.promise(3, 11)
@@ -476,7 +478,7 @@ def test_pictures_are_painted_in_halves_where_the_device_is_full(tiny):
 
 @pytest.mark.promise(12)
 def test_points_are_asked_for_in_halves_where_the_device_is_full(tiny, tiny_image):
-    from rim.proposals import MaskGenerator, thresholds
+    from rim.method.proposals import MaskGenerator, thresholds
 
     generator = MaskGenerator(models.load_sam(tiny), tiny.points_per_side, 16, **thresholds(tiny))
     expected, refused, real = generator.generate(tiny_image), [], generator.candidates
@@ -493,7 +495,7 @@ def full():
 
 @pytest.mark.promise(12)
 def test_crops_are_embedded_in_halves_where_the_device_is_full(tiny):
-    from rim.features import ClipCrops
+    from rim.method.features import ClipCrops
 
     model, processor = models.load_clip(tiny)
     crops, refused = [np.full((9, 9, 3), 20 * i, np.uint8) for i in range(7)], []
@@ -588,7 +590,7 @@ def test_degenerate_references_are_drawn_again_dropped_or_cut_by_attention_and_c
     real = references.synthesise
 
     def spoiled(pipeline, items, settings):
-        from rim.synthesis import is_degenerate
+        from rim.method.synthesis import is_degenerate
 
         for reference in real(pipeline, items, settings):
             if reference.index == 1 and fault == "black":
@@ -639,7 +641,7 @@ def test_a_list_of_images_names_no_path(tmp_path, key):
 @pytest.mark.promise(17)
 @pytest.mark.parametrize("name", ["../../x.jpg", "/tmp/2008_000001.jpg", "a/2008_000001.jpg"])
 def test_annotations_name_no_path(tmp_path, name):
-    from rim.prepare import prepare
+    from rim.measure.prepare import prepare
 
     (tmp_path / "JPEGImages").mkdir()
     image = dict(file_name=name, image_id=1, phase="val", height=4, width=4)

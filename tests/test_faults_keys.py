@@ -3,14 +3,14 @@
 import functools, importlib
 from types import SimpleNamespace
 import pytest
-from rim.references import Tools, plan, reference_key
-from rim.regions import Analyser
-from rim.rivals import ClipCrop
-from rim.segmenter import RIM
-from rim.settings import KINDS, Settings
-from rim.store import address
-from rim.trident import Trident
-from rim.vocabulary import Vocabulary
+from rim.method.references import Tools, plan, reference_key
+from rim.method.regions import Analyser
+from rim.measure.rivals import ClipCrop
+from rim.method.segmenter import RIM
+from rim.base.settings import KINDS, Settings
+from rim.base.store import address
+from rim.trident.trident import Trident
+from rim.method.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.promise(6)
 WORDS = Vocabulary.of("boat, tree")
@@ -139,7 +139,7 @@ WHICH = {
 def digested_once():
     "The code stays as it is meanwhile; parsing it for every key would take a minute."
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("references", "regions", "rivals", "segmenter", "trident"):
+        for name in ("method.references", "method.regions", "measure.rivals", "method.segmenter", "trident.trident"):
             module = importlib.import_module(f"rim.{name}")
             patch.setattr(module, "code_digest", functools.cache(module.code_digest))
         yield

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
-from rim import cli, references
-from rim.evaluation import evaluate
-from rim.references import ReferenceBank, Tools
-from rim.segmenter import RIM
-from rim.settings import Settings
-from rim.store import Store, atomic_write
-from rim.vocabulary import Vocabulary
+from rim.apps import cli
+from rim.method import references
+from rim.measure.evaluation import evaluate
+from rim.method.references import ReferenceBank, Tools
+from rim.method.segmenter import RIM
+from rim.base.settings import Settings
+from rim.base.store import Store, atomic_write
+from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
     pretrained=False,
@@ -429,12 +430,12 @@ def clone(tmp_path):
 
 def reproduce(clone, *words, sleep=0):
     return subprocess.Popen(
-        [sys.executable, "-m", "rim.cli", "reproduce", "table2", "--profile", "rehearsal", *words],
+        [sys.executable, "-m", "rim.apps.cli", "reproduce", "table2", "--profile", "rehearsal", *words],
         cwd=clone,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | dict(SLEEP=str(sleep), PYTHONPATH=str(Path(cli.__file__).resolve().parents[1])),
+        env=os.environ | dict(SLEEP=str(sleep), PYTHONPATH=str(Path(cli.__file__).resolve().parents[2])),
     )
 
 

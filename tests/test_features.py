@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings as hyp, strategies as st
 
-from rim.features import (
+from rim.method.features import (
     ClipCrops,
     ClipPatches,
     DiffusionFeatures,
@@ -20,8 +20,8 @@ from rim.features import (
     resize_masks,
     to_input,
 )
-from rim.models import load_clip, load_diffusion, load_dino, load_mae
-from rim.settings import Settings
+from rim.models.loading import load_clip, load_diffusion, load_dino, load_mae
+from rim.base.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
-from rim import figures
-from rim.settings import Settings
+from rim.measure import figures
+from rim.base.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_a_flat_curve_looks_flat():
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 def test_one_region_named_twice(n):
-    from rim.ranking import ranking_distribution, ranking_permutations
+    from rim.method.ranking import ranking_distribution, ranking_permutations
 
     names, p = ["car", "boat", "moon", "tree", "sun"][:n], ranking_distribution(np.linspace(1, 0.5, n))
     fig = figures.individual_or_relational(
@@ -192,7 +192,7 @@ def last_lines(path):
 
 @pytest.mark.parametrize("classes", [3, 20])
 def test_the_stamp_lies_below_everything(tmp_path, classes):
-    from rim.vocabulary import Vocabulary
+    from rim.method.vocabulary import Vocabulary
 
     words = Vocabulary(tuple(f"class {i}" for i in range(classes)))
     fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(classes + 1))

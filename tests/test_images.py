@@ -3,7 +3,7 @@
 import io, struct, zlib
 import numpy as np, pytest
 from PIL import Image
-from rim.images import read_image
+from rim.base.images import read_image
 
 
 def saved(folder, image, name, **options):

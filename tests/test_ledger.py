@@ -2,7 +2,7 @@
 
 import os, subprocess, sys
 import numpy as np
-from rim.ledger import VARIABLE, note, peak_memory, read_ledger
+from rim.base.ledger import VARIABLE, note, peak_memory, read_ledger
 
 
 def test_without_the_variable_nothing_is_written(tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def test_what_is_counted_twice_alike_is_there_once(tmp_path, monkeypatch):
 
 
 def test_processes_share_a_ledger_and_say_their_memory(tmp_path):
-    code = "from rim.ledger import note; [note('bank', k=k, text='x' * 300) for k in range(200)]; ballast = bytearray(120 * 2**20)"
+    code = "from rim.base.ledger import note; [note('bank', k=k, text='x' * 300) for k in range(200)]; ballast = bytearray(120 * 2**20)"
     environment = {**os.environ, VARIABLE: str(tmp_path / "ledger")}
     for process in [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]:
         assert process.wait() == 0

@@ -4,15 +4,15 @@ import multiprocessing, time, tracemalloc
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from rim import cli
-from rim.datasets import FolderBenchmark, ToyboxBenchmark
-from rim.evaluation import evaluate
-from rim.ledger import peak_memory
-from rim.segmentation import Method
-from rim.segmenter import RIM, match_features
-from rim.settings import Settings
-from rim.store import Store
-from rim.vocabulary import Vocabulary
+from rim.apps import cli
+from rim.measure.datasets import FolderBenchmark, ToyboxBenchmark
+from rim.measure.evaluation import evaluate
+from rim.base.ledger import peak_memory
+from rim.method.segmentation import Method
+from rim.method.segmenter import RIM, match_features
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.method.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.promise(19)
 fork = multiprocessing.get_context("fork")

@@ -2,7 +2,7 @@ import numpy as np, pytest, warnings
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import confusion_matrix, jaccard_score
-from rim.metrics import bootstrap, confusion, iou, mean_iou, paired_bootstrap
+from rim.measure.metrics import bootstrap, confusion, iou, mean_iou, paired_bootstrap
 
 
 @st.composite
@@ -98,7 +98,7 @@ def test_the_interval_is_seeded_and_holds_the_estimate(confusions):
 
 
 def test_resampling_equals_a_naive_loop(confusions):
-    from rim.metrics import draw_weights, resampled_mious
+    from rim.measure.metrics import draw_weights, resampled_mious
 
     weights = draw_weights(len(confusions), 20, seed=3)
     assert (weights.sum(1) == 40).all()

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 
-from rim import models
-from rim.settings import Settings
+from rim.models import loading as models
+from rim.base.settings import Settings
 
 NAMES = dict(trident_dino="vit")  # roles whose loader has another name
 
@@ -235,9 +235,9 @@ def test_a_cpu_computes_in_float32(tiny):
 @pytest.mark.slow
 def test_rehearsal_runs_the_paper_architectures_end_to_end():
     "One class, one picture through models, synthesis, proposals and features at full size with random weights."
-    from rim.features import ClipCrops, DinoKeys, pool, pool_complement
-    from rim.proposals import Proposer, foreground_mask
-    from rim.synthesis import synthesise
+    from rim.method.features import ClipCrops, DinoKeys, pool, pool_complement
+    from rim.method.proposals import Proposer, foreground_mask
+    from rim.method.synthesis import synthesise
 
     settings = Settings.from_profile("rehearsal", device="cpu")
     pipeline = models.load_diffusion(settings)

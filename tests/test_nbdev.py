@@ -92,22 +92,40 @@ def imports(module):
             assert not any(a.name == "*" for a in node.names), f"{module} has a star import"
             where = ".".join(module.parent.parts[: len(module.parent.parts) - node.level + 1]) if node.level else ""
             name = ".".join(filter(None, [where, node.module]))
-            if name == "rim":
-                yield from (f"rim.{a.name}" for a in node.names if (ROOT / "rim" / f"{a.name}.py").exists())
-            elif name.startswith("rim."):
-                yield name
+            inside = [
+                f"{name}.{a.name}" for a in node.names if (ROOT / name.replace(".", "/") / f"{a.name}.py").exists()
+            ]
+            if name.split(".")[0] == "rim":
+                yield from inside or [name]
 
 
-def test_modules_import_from_lower_numbers_only():
-    number = {
-        f"rim.{exported_as(n)}": int(n.name.split("_")[0])
+ROOMS = "base", "models", "method", "toybox", "trident", "measure", "reproduce", "apps"  # low to high
+
+
+def test_modules_import_from_lower_rooms_and_numbers_only():
+    "No circle and no arrow upwards: a module imports from rooms below, and in its own room from lower numbers."
+    place = {
+        f"rim.{exported_as(n)}": (ROOMS.index(n.parts[1]), n.name)
         for n in NOTEBOOKS
-        if n.parent == Path("nbs") and exported_as(n)
+        if n.parts[1] in ROOMS and exported_as(n)
     }
-    for module in (m for m in MODULES if m.parent == Path("rim")):
-        own = number[f"rim.{module.stem}"]
-        upwards = [name for name in imports(module) if number.get(name, -1) >= own]
+    assert {name.split(".")[1] for name in place} == set(ROOMS)
+    for module in (m for m in MODULES if m.parts[1] != "toybox"):
+        own = place[module.with_suffix("").as_posix().replace("/", ".")]
+        upwards = [name for name in imports(module) if place.get(name, (-1, "")) >= own]
         assert not upwards, f"{module} imports from above: {upwards}"
+
+
+def test_the_toybox_imports_nothing_from_above():
+    for module in (m for m in MODULES if m.parts[1] == "toybox"):
+        above = [name for name in imports(module) if name.split(".")[1] in ROOMS[ROOMS.index("toybox") + 1 :]]
+        assert not above, f"{module} imports from above: {above}"
+
+
+def test_notebooks_of_a_room_are_numbered_in_order():
+    for room in ROOMS[:3] + ROOMS[4:]:
+        numbers = [int(n.name[:2]) for n in NOTEBOOKS if n.parts[1] == room]
+        assert numbers == list(range(1, len(numbers) + 1)), room
 
 
 @pytest.mark.promise(20)
@@ -118,6 +136,6 @@ def test_pins_name_a_version_and_nothing_else():
 
 def test_light_imports_stay_light():
     heavy = "torch", "diffusers", "transformers", "segment_anything", "sklearn", "matplotlib"
-    code = f"import sys, rim, rim.settings, rim.vocabulary, rim.store, rim.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, rim, rim.base.settings, rim.method.vocabulary, rim.base.store, rim.apps.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
 from layouts import make
-from rim.datasets import SOURCES
-from rim.reproduce import TARGETS, code_of, notebook_parameters, read_table
+from rim.measure.datasets import SOURCES
+from rim.reproduce.running import TARGETS, code_of, notebook_parameters, read_table
 
 TINY = dict(
     pretrained="no",

@@ -3,12 +3,12 @@
 import shutil
 import numpy as np, pytest
 from PIL import Image
-import rim.photographs as photographs
-from rim.photographs import MASK, find_mask, photographs_in
-from rim.references import ReferenceBank, Tools, bank_from_references, make_references
-from rim.settings import Settings
-from rim.store import Store
-from rim.vocabulary import Vocabulary
+import rim.method.photographs as photographs
+from rim.method.photographs import MASK, find_mask, photographs_in
+from rim.method.references import ReferenceBank, Tools, bank_from_references, make_references
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.method.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_merged_with_painted_ones(folder, tiny, tools):
 
 @pytest.mark.weights
 def test_portraits_segment_scenes(tmp_path):
-    from rim.segmenter import RIM
+    from rim.method.segmenter import RIM
     from rim.toybox.world import World
 
     world, settings = World(), Settings.from_profile("toybox")

@@ -8,8 +8,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from conftest import ROOT
 from layouts import make, real, save
-from rim import cli
-from rim.datasets import (
+from rim.apps import cli
+from rim.measure.datasets import (
     CITYSCAPES,
     CITYSCAPES_NAMES,
     SOURCES,
@@ -19,8 +19,16 @@ from rim.datasets import (
     read_labels,
     read_names,
 )
-from rim.prepare import CONTEXT_IDS, PREPARATIONS, check_benchmark, detail_labels, polygon_labels, prepare, run_mask
-from rim.settings import Settings
+from rim.measure.prepare import (
+    CONTEXT_IDS,
+    PREPARATIONS,
+    check_benchmark,
+    detail_labels,
+    polygon_labels,
+    prepare,
+    run_mask,
+)
+from rim.base.settings import Settings
 
 
 def files(folder):
@@ -335,8 +343,8 @@ def test_what_is_done_but_damaged_is_made_again(tmp_path, damage):
 
 KILLED = """
 import os, signal, sys
-from rim import store
-from rim.prepare import prepare
+from rim.base import store
+from rim.measure.prepare import prepare
 replace, done = os.replace, []
 def replace_or_die(a, b):
     if len(done) == 4: os.kill(os.getpid(), signal.SIGKILL)

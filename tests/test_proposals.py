@@ -7,8 +7,8 @@ from hypothesis import given, settings as budget, strategies as st
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
-from rim.models import build_sam, load_maskformer, load_sam
-from rim.proposals import (
+from rim.models.loading import build_sam, load_maskformer, load_sam
+from rim.method.proposals import (
     Axis,
     MaskGenerator,
     NoProposals,
@@ -25,7 +25,7 @@ from rim.proposals import (
     query_masks,
     thresholds,
 )
-from rim.settings import Settings
+from rim.base.settings import Settings
 from rim.toybox.world import World
 
 

@@ -1,7 +1,7 @@
 import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rim.ranking import (
+from rim.method.ranking import (
     clamp_scores,
     overlap,
     pairwise_ranking_similarity,

@@ -1,11 +1,19 @@
 """The bank: what it holds doesn't depend on batches, order, other classes or interruptions, and what went wrong is counted."""
 
 import numpy as np, pytest, torch
-import rim.references as references
-from rim.references import ReferenceBank, Tools, bank_from_references, cosine_matrix, k_means, make_references, plan
-from rim.settings import Settings
-from rim.store import Store
-from rim.vocabulary import Vocabulary
+import rim.method.references as references
+from rim.method.references import (
+    ReferenceBank,
+    Tools,
+    bank_from_references,
+    cosine_matrix,
+    k_means,
+    make_references,
+    plan,
+)
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.method.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

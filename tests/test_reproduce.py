@@ -5,9 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from rim import reproduce as rp
-from rim.ledger import VARIABLE
-from rim.settings import Settings
+from rim.reproduce.running import running as rp
+from rim.base.ledger import VARIABLE
+from rim.base.settings import Settings
 
 PARAMETERS = """profile: str = "toybox"  # whose settings
 factor: int = 2  # times what
@@ -223,7 +223,7 @@ def test_found_from_a_folder_below(project):
 def test_interrupted_says_what_is_done_and_exits_130(project):
     write(project, "broken", "import time\ntime.sleep(60)")
     code = (
-        "import sys; from rim.reproduce import *\n"
+        "import sys; from rim.reproduce.running import *\n"
         "registry = {n: Target(n, n, f'paper/{n}.ipynb', 1) for n in ('tiny', 'broken')}\n"
         f"sys.exit(reproduce(['tiny', 'broken'], root={str(project)!r}, registry=registry))"
     )
@@ -268,7 +268,7 @@ def test_a_failed_run_leaves_the_result_before_it_as_it_was(project):
 
 RUNS = """
 import sys
-from rim.reproduce import Target, reproduce
+from rim.reproduce.running import Target, reproduce
 sys.exit(reproduce(["tiny"], root=sys.argv[1], registry={"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}, say=lambda line: print(line, flush=True)))
 """
 
@@ -357,7 +357,7 @@ def test_provenance_holds_what_the_kernel_counted(project):
         project,
         "tiny",
         WORKS,
-        "from rim.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', method='rim', clamped=17, set_aside=0)",
+        "from rim.base.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', method='rim', clamped=17, set_aside=0)",
     )
     os.environ.pop("RIM_LEDGER", None)
     assert run(project)[0] == 0 and "RIM_LEDGER" not in os.environ
@@ -516,7 +516,7 @@ def test_kernels_keep_to_the_same_instructions(project, monkeypatch):
 
 def test_of_several_benchmarks_those_that_are_there_do_and_the_others_are_named(project, tmp_path):
     from layouts import make
-    from rim.datasets import SOURCES
+    from rim.measure.datasets import SOURCES
 
     make("voc21", tmp_path / "data" / SOURCES["voc21"].homes[0], 1)
     target = rp.Target(

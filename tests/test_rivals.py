@@ -1,12 +1,12 @@
 """The rival sees masked crops, and nothing else."""
 
 import numpy as np, pytest, torch
-from rim.rivals import ClipCrop, masked_crop
-from rim.segmentation import mask_box
-from rim.settings import Settings
-from rim.vocabulary import Vocabulary
-from rim.proposals import Proposals
-from rim.regions import Regions
+from rim.measure.rivals import ClipCrop, masked_crop
+from rim.method.segmentation import mask_box
+from rim.base.settings import Settings
+from rim.method.vocabulary import Vocabulary
+from rim.method.proposals import Proposals
+from rim.method.regions import Regions
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,22 @@
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st
-from rim.proposals import Proposals
-from rim.ranking import ranking_distribution
-from rim.references import References, Tools, cosine_matrix
-from rim.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
-from rim.segmenter import RIM, VARIANTS, choose_agents, fill_uncovered, match_features, matching_key, region_scores
-from rim.settings import Settings
-from rim.store import Store
-from rim.vocabulary import Vocabulary
+from rim.method.proposals import Proposals
+from rim.method.ranking import ranking_distribution
+from rim.method.references import References, Tools, cosine_matrix
+from rim.method.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
+from rim.method.segmenter import (
+    RIM,
+    VARIANTS,
+    choose_agents,
+    fill_uncovered,
+    match_features,
+    matching_key,
+    region_scores,
+)
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.method.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 import pytest
-from rim.settings import KINDS, Settings, own_file, read_ini, settings_for, shipped_file
+from rim.base.settings import KINDS, Settings, own_file, read_ini, settings_for, shipped_file
 
 
 @pytest.mark.parametrize("profile", ["toybox", "paper", "rehearsal"])
@@ -91,7 +91,7 @@ def test_a_section_with_a_dot_is_no_profile():
 
 
 def test_tridents_sections_are_the_eight_benchmarks_and_hold_known_keys():
-    from rim.datasets import SOURCES
+    from rim.measure.datasets import SOURCES
 
     assert sorted(sections()) == sorted(f"trident.{name}" for name in SOURCES)
     paper, ini = Settings.from_profile("paper"), read_ini(shipped_file())

@@ -2,7 +2,7 @@ import errno, os, signal, subprocess, sys, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from rim.store import META, Store, address, atomic_write, canonical, code_digest, file_digest, pack, unpack
+from rim.base.store import META, Store, address, atomic_write, canonical, code_digest, file_digest, pack, unpack
 
 KEY = dict(name="boat", seed=3, settings=dict(guidance=3.0, layers=[8, 16], pretrained=True, note=None))
 ARRAYS = dict(
@@ -180,7 +180,7 @@ def test_the_mode_is_the_users(tmp_path):
 
 WRITER = """
 import sys, itertools, numpy as np
-from rim.store import Store
+from rim.base.store import Store
 store = Store(sys.argv[1])
 for n in itertools.count(): store.put("a", dict(slot=n % 3), dict(x=np.full(200_000, n % 3)), dict(n=0)); print(n, flush=True)
 """

@@ -4,15 +4,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rim import references
-from rim.datasets import ToyboxBenchmark
-from rim.evaluation import evaluate
-from rim.segmentation import Method
-from rim.segmenter import RIM, VARIANTS
-from rim.settings import Settings
-from rim.store import Store
-from rim.sweeps import background_words, behind_words, contrast, patchwise, rebank, relabel, thinned, wider
-from rim.vocabulary import Vocabulary
+from rim.method import references
+from rim.measure.datasets import ToyboxBenchmark
+from rim.measure.evaluation import evaluate
+from rim.method.segmentation import Method
+from rim.method.segmenter import RIM, VARIANTS
+from rim.base.settings import Settings
+from rim.base.store import Store
+from rim.measure.sweeps import background_words, behind_words, contrast, patchwise, rebank, relabel, thinned, wider
+from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
     pretrained="no",

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
-from rim import synthesis
-from rim.models import load_diffusion
-from rim.settings import Settings
-from rim.synthesis import AttentionCapture, class_tokens, encoded_prompt, fusible, image_seed, synthesise
+from rim.method import synthesis
+from rim.models.loading import load_diffusion
+from rim.base.settings import Settings
+from rim.method.synthesis import AttentionCapture, class_tokens, encoded_prompt, fusible, image_seed, synthesise
 
 
 @pytest.fixture(scope="module")

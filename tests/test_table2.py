@@ -2,7 +2,7 @@
 
 import csv, json, shutil
 import pytest
-from rim.reproduce import TARGETS, reproduce
+from rim.reproduce.running import TARGETS, reproduce
 
 TINY = dict(
     pretrained="no",

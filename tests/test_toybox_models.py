@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rim.settings import Settings
+from rim.base.settings import Settings
 from rim.toybox.world import World
 
 pytestmark = pytest.mark.weights
@@ -11,15 +11,15 @@ settings, world = Settings.from_profile("toybox"), World()
 
 
 def test_keys_name_regions_of_scenes():
-    from rim.models import load_dino
+    from rim.models.loading import load_dino
     from rim.toybox.dino import scene_accuracy
 
     assert scene_accuracy(load_dino(settings), world, n=80)["scenes"] >= 0.8
 
 
 def test_clip_names_portraits():
-    from rim.features import ClipCrops
-    from rim.models import load_clip
+    from rim.method.features import ClipCrops
+    from rim.models.loading import load_clip
 
     crops = ClipCrops(*load_clip(settings), settings.clip_side)
     words = crops.texts([world.portrait(n, 0, 32).caption for n in world.names])
@@ -32,7 +32,7 @@ def test_clip_names_portraits():
 
 
 def test_a_point_asks_for_the_thing_under_it():
-    from rim.models import load_sam
+    from rim.models.loading import load_sam
     from rim.toybox.masks import automatic_recall, mask_metrics
 
     sam, own = load_sam(settings), settings.subset("pred_iou_thresh", "stability_score_thresh")
@@ -47,7 +47,7 @@ def test_a_point_asks_for_the_thing_under_it():
 
 
 def test_prompts_on_several_pictures_are_decoded_as_the_library_decodes_them_one_by_one():
-    from rim.models import load_sam
+    from rim.models.loading import load_sam
     from rim.toybox.masks import pixels, predict
 
     sam, images = load_sam(settings), np.stack([world.scene(s).image for s in world.seeds("validation", 3)])
@@ -64,14 +64,14 @@ def test_prompts_on_several_pictures_are_decoded_as_the_library_decodes_them_one
 
 
 def test_attention_finds_the_thing():
-    from rim.models import load_diffusion
+    from rim.models.loading import load_diffusion
     from rim.toybox.diffusion import attention_metrics
 
     assert attention_metrics(load_diffusion(settings), world, 16)["attention_iou"] >= 0.45
 
 
 def test_words_of_the_toybox_are_single_tokens():
-    from rim.models import load_diffusion
+    from rim.models.loading import load_diffusion
 
     tokenizer = load_diffusion(settings).tokenizer
     assert all(len(tokenizer.tokenize(name)) == 1 for name in world.names)
@@ -86,7 +86,7 @@ def test_the_masked_autoencoder_paints_what_is_hidden():
 
 
 def test_queries_find_things_and_places():
-    from rim.models import load_maskformer
+    from rim.models.loading import load_maskformer
     from rim.toybox.maskformer import segment_metrics
 
     measured = segment_metrics(load_maskformer(settings), world, n=30)

@@ -4,12 +4,12 @@ import json
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
-from rim import models
-from rim import trident as T
-from rim.evaluation import as_method
-from rim.settings import Settings
-from rim.trident import SamTokens, Trident
-from rim.vocabulary import Vocabulary
+from rim.models import loading as models
+from rim.trident import trident as T
+from rim.measure.evaluation import as_method
+from rim.base.settings import Settings
+from rim.trident.trident import SamTokens, Trident
+from rim.method.vocabulary import Vocabulary
 
 TINY = Settings.from_profile(
     "toybox",
@@ -349,7 +349,7 @@ def test_names_and_background_words():
 
 def test_a_name_is_the_mean_of_its_sentences(towers):
     clip, processor = towers[0]
-    from rim.features import ClipCrops
+    from rim.method.features import ClipCrops
 
     both = ClipCrops(clip, processor, 32).texts(["a boat.", "the boat."])
     assert torch.allclose(

@@ -1,6 +1,6 @@
 import numpy as np, pytest
 from hypothesis import given, strategies as st
-from rim.vocabulary import IGNORE_COLOUR, Vocabulary
+from rim.method.vocabulary import IGNORE_COLOUR, Vocabulary
 
 
 def test_numbers_follow_the_names():

@@ -5,11 +5,11 @@ import numpy as np, pytest
 from PIL import Image
 
 pytest.importorskip("anywidget", reason="NOT TESTED: needs the extra rim[widgets]")
-from rim.proposals import foreground_mask
-from rim.segmentation import Segmentation
-from rim.segmenter import RIM
-from rim.settings import Settings
-from rim.widgets import ExplainWidget, ForegroundWidget, MatchingWidget, telling_pixel
+from rim.method.proposals import foreground_mask
+from rim.method.segmentation import Segmentation
+from rim.method.segmenter import RIM
+from rim.base.settings import Settings
+from rim.apps.widgets import ExplainWidget, ForegroundWidget, MatchingWidget, telling_pixel
 
 
 @pytest.fixture(scope="module")

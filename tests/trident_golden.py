@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from transformers import CLIPModel, ViTModel
 from conftest import ROOT
-from rim import trident as T
-from rim.settings import Settings
+from rim.trident import trident as T
+from rim.base.settings import Settings
 
 FOLDER = Path(os.environ.get("RIM_GOLDEN") or ROOT.parent / "shared/golden/trident")
 LONGEST = 2048  # long side at most, in all cases
@@ -666,7 +666,7 @@ def settings_of(case):
 
 def check_end_to_end(case):
     "From the picture to the labels with nothing given but the names' vectors."
-    from rim.vocabulary import Vocabulary
+    from rim.method.vocabulary import Vocabulary
 
     segmenter = T.Trident(settings_of(case), (case.clip, None), case.dino, case.sam)
     background = [f"b{i}" for i in range(int((case.owner == 0).sum()))] if (case.owner == 0).sum() > 1 else []

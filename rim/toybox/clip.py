@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
 from .dino import query_key
-from ..features import blocks
+from ..method.features import blocks
 from .mae import value_output
 from .training import Task, save_pretrained_half
 from .vit import load_vit_weights, mlp_of

@@ -17,7 +17,7 @@ from torch import nn
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from ..synthesis import AttentionCapture, class_tokens, encode_prompt
+from ..method.synthesis import AttentionCapture, class_tokens, encode_prompt
 from .dino import CONFIG, Teacher, soften, to_input
 from .training import Task, mixed_precision, save_pretrained_half
 from .world import PLACES, World, pair

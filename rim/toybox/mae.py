@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
-from ..features import blocks
+from ..method.features import blocks
 from .dino import MEAN, STD, class_mean_accuracy, half, query_key, soften, to_input
 from .training import Task, fair_start, save_pretrained_half, waves
 from .world import World

@@ -145,7 +145,7 @@ class MaskFormerTask(Task):
 @torch.no_grad()
 def segment_metrics(model, world, n=60, **thresholds):
     "Recall of things at IoU 0.5, mean best IoU of things and of places, and proposals per scene, on `n` validation scenes."
-    from rim.proposals import query_masks
+    from rim.method.proposals import query_masks
 
     model, device = model.eval(), next(model.parameters()).device
     scenes, things, places, count = [world.scene(s) for s in world.seeds("validation", n)], [], [], 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
-from ..store import file_digest
+from ..base.store import file_digest
 from .world import SPLIT_SIZE, SPLITS
 
 # %% ../../nbs/toybox/01_training.ipynb #5146232d

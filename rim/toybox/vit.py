@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import Dinov2Model, ViTConfig, ViTModel
-from ..features import blocks
+from ..method.features import blocks
 from .dino import box_weights, class_mean_accuracy, half, pooled_regions, query_key, soften, to_input, views
 from .mae import value_output
 from .training import Task, save_pretrained_half

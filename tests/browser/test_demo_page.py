@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"NOT TESTED IN A BROWSER:
 SERVER = """
 import sys
 import numpy as np
-from rim.demo import serve
-from rim.segmentation import Region, Segmentation
+from rim.apps.demo import serve
+from rim.method.segmentation import Region, Segmentation
 class Evidence:
     def __init__(self, names): self.names = names
     def explain(self, i):

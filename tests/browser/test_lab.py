@@ -22,9 +22,9 @@ pytestmark = [
 TOKEN = "for-this-test-alone"
 CELLS = [
     """import numpy as np
-from rim.segmenter import RIM
-from rim.settings import Settings
-from rim.widgets import ExplainWidget, MatchingWidget
+from rim.method.segmenter import RIM
+from rim.base.settings import Settings
+from rim.apps.widgets import ExplainWidget, MatchingWidget
 tiny = Settings.from_profile("toybox", pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", images_per_class=4, denoising_steps=2,
                              subcategories=2, points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 rim, image = RIM(tiny), np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
