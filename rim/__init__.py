@@ -52,7 +52,8 @@ class _FlatPaths:
 
     @staticmethod
     def get_code(name):
-        return util.find_spec(name).loader.get_code(name)
+        home = _FLAT.get(name, name)
+        return util.find_spec(home).loader.get_code(home)
 
 
 sys.meta_path.append(_FlatPaths)

@@ -53,6 +53,12 @@ def fake_rim(monkeypatch):
     return Fake
 
 
+def test_the_command_runs_as_a_module_by_its_path_with_and_without_the_room():
+    for module in ("rim.cli", "rim.apps.cli"):
+        done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.startswith("rim "), done.stderr[-300:]
+
+
 def test_help_is_immediate_and_loads_nothing_heavy():
     def once():
         start = time.perf_counter()
