@@ -6,13 +6,14 @@
 __all__ = ['HERE', 'BOOLEANS', 'CHOICES', 'POSITIVE', 'SHARES', 'KINDS', 'ENVIRONMENT', 'shipped_file', 'read_ini', 'own_file',
            'RunSettings', 'ModelSettings', 'SynthesisSettings', 'ForegroundSettings', 'RegionSettings',
            'MatchingSettings', 'TridentSettings', 'EvaluationSettings', 'parse_value', 'broken_rule', 'Settings',
-           'nearest', 'check_keys', 'typed', 'from_profile', 'settings_for', 'ini_groups', 'settings_page']
+           'nearest', 'check_keys', 'typed', 'settings_for', 'ini_groups']
 
 # %% ../../nbs/base/01_settings.ipynb #2de8a4aa
 import configparser, difflib, os
 from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
+from fastcore.basics import patch
 
 # %% ../../nbs/base/01_settings.ipynb #96c39e34
 HERE = Path(globals().get("__file__", "../../rim/base/settings.py")).resolve().parents[1]
@@ -363,8 +364,9 @@ def typed(
 ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_dir")
 
 
+@patch(cls_method=True)
 def from_profile(
-    cls,
+    cls: Settings,
     name="toybox",  # section of settings.ini: toybox, paper or rehearsal
     file=None,  # a settings.ini of your own; by default the nearest above the working directory
     **overrides,  # values that win, by field name; text or typed
@@ -384,9 +386,6 @@ def from_profile(
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
     return cls(**typed(values))
-
-
-Settings.from_profile = classmethod(from_profile)
 
 # %% ../../nbs/base/01_settings.ipynb #1b281d9b
 def settings_for(
@@ -416,8 +415,9 @@ def ini_groups():
     }
 
 # %% ../../nbs/base/01_settings.ipynb #2dc415cf
-def settings_page(
-    self,
+@patch
+def _repr_html_(
+    self: Settings,
 ):
     "The settings as HTML."
     ini = read_ini(shipped_file(), *([f] if (f := own_file()) else []))
@@ -443,6 +443,3 @@ def settings_page(
             f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"
         )
     return f'<div style="color:var(--jp-ui-font-color1,inherit)">profile {escape(self.profile)}{"".join(parts)}</div>'
-
-
-Settings._repr_html_ = settings_page

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UMASK', 'META', 'KIND', 'ENTRY', 'TEMPORARY', 'LEFT_BEHIND', 'sync_folder', 'atomic_write', 'canonical', 'address',
-           'checksum', 'pack', 'read_meta', 'read_entry', 'unpack', 'Store', 'list_entries', 'Stored', 'folders_in',
-           'scan', 'totals', 'flaw', 'verify', 'doomed', 'prune', 'file_digest', 'code_digest', 'library_versions']
+           'checksum', 'pack', 'read_meta', 'read_entry', 'unpack', 'Store', 'Stored', 'folders_in', 'totals', 'flaw',
+           'doomed', 'file_digest', 'code_digest', 'library_versions']
 
 # %% ../../nbs/base/02_store.ipynb #8622529a
 import ast, hashlib, importlib.util, io, json, os, re, tempfile, time, warnings
@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import load as load_arrays, save as save_arrays
+from fastcore.basics import patch
 
 # %% ../../nbs/base/02_store.ipynb #652dafd2
 UMASK = os.umask(0o022)  # reading it means setting it
@@ -210,8 +211,9 @@ class Store:
         return (self.entry(kind, key) or (None,))[0]
 
 # %% ../../nbs/base/02_store.ipynb #fc7dff0b
-def list_entries(
-    self,
+@patch
+def list(
+    self: Store,
     kind,  # folder of the store
 ):
     "(path, key, record) of every readable entry of a kind, by path."
@@ -224,9 +226,6 @@ def list_entries(
         except (FileNotFoundError, ValueError, KeyError):
             continue  # removed meanwhile, or left to `get` to report
     return rows
-
-
-Store.list = list_entries
 
 # %% ../../nbs/base/02_store.ipynb #013f3989
 @dataclass(frozen=True)
@@ -251,6 +250,7 @@ def folders_in(folder):
         return []
 
 # %% ../../nbs/base/02_store.ipynb #7dc9ea46
+@patch
 def scan(
     self: Store,
     kinds=(),  # names; none: all
@@ -269,9 +269,6 @@ def scan(
                 except FileNotFoundError:
                     continue  # removed or renamed meanwhile
                 yield Stored(Path(file.path), kind.name, facts.st_size, facts.st_mtime, bool(half))
-
-
-Store.scan = scan
 
 # %% ../../nbs/base/02_store.ipynb #c5bd9de7
 def totals(
@@ -301,6 +298,7 @@ def flaw(
         return "its name is not the address of its key"
 
 
+@patch
 def verify(
     self: Store,
     kinds=(),  # names; none: all
@@ -319,9 +317,6 @@ def verify(
         except OSError as e:
             wrong = f"it cannot be read: {e.strerror}"
         yield file, wrong
-
-
-Store.verify = verify
 
 # %% ../../nbs/base/02_store.ipynb #a006bde5
 LEFT_BEHIND = 3600  # seconds after which a temporary file has no writer any more
@@ -347,6 +342,7 @@ def doomed(
     return left + old
 
 # %% ../../nbs/base/02_store.ipynb #8038c800
+@patch
 def prune(
     self: Store,
     older_than=None,  # seconds; None: age is no reason
@@ -359,9 +355,6 @@ def prune(
     for file in () if dry_run else gone:
         file.path.unlink(missing_ok=True)
     return gone
-
-
-Store.prune = prune
 
 # %% ../../nbs/base/02_store.ipynb #cbf1351b
 def file_digest(

@@ -6,8 +6,8 @@
 __all__ = ['THINGS', 'COCO_VALUES', 'COCO_STUFF', 'COCO_OBJECT', 'CITYSCAPES_NAMES', 'SCORED', 'CITYSCAPES', 'VOC', 'CONTEXT',
            'COCO_MAPS', 'COCO', 'SOURCES', 'Benchmark', 'ToyboxBenchmark', 'by_stem', 'check_labels', 'check_size',
            'some', 'FolderBenchmark', 'read_names', 'names_file', 'relabel', 'numbered', 'spans', 'translate', 'Source',
-           'background_words', 'find_home', 'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'files', 'truth',
-           'getitem', 'problem', 'missing', 'check', 'is_toybox', 'get_benchmark', 'first_pictures', 'benchmark_page']
+           'background_words', 'find_home', 'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'is_toybox',
+           'get_benchmark', 'first_pictures', 'benchmark_page']
 
 # %% ../../nbs/measure/02_datasets.ipynb #e334fce1
 import re
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
+from fastcore.basics import patch
 from ..base.images import data_uri, framed, image_size, read_image, read_labels, swatch
 from ..base.settings import HERE, Settings
 from ..method.vocabulary import BACKGROUND, IGNORE, IGNORE_COLOUR, Vocabulary
@@ -503,6 +504,7 @@ class PublishedBenchmark:
         return len(self.keys)
 
 # %% ../../nbs/measure/02_datasets.ipynb #b74bb0eb
+@patch
 def files(
     self: PublishedBenchmark,
     key: str,
@@ -511,6 +513,7 @@ def files(
     return file_of(self.home, self.source.pictures, key), file_of(self.home, self.label_patterns, key)
 
 
+@patch
 def truth(
     self: PublishedBenchmark,
     path: Path,  # of a label map
@@ -521,16 +524,15 @@ def truth(
     return translate(read_labels(path), self.source.values if ready else self.source.raw_values, path)
 
 
-def getitem(self, i):
+@patch
+def __getitem__(self: PublishedBenchmark, i):
     image_path, label_path = self.files(self.keys[i])
     image, labels = read_image(image_path), self.truth(label_path, self.keys[i])
     check_size(image.shape[:2], labels.shape, image_path, label_path)
     return image, labels, self.keys[i].rpartition("/")[2]
 
-
-PublishedBenchmark.files, PublishedBenchmark.truth, PublishedBenchmark.__getitem__ = files, truth, getitem
-
 # %% ../../nbs/measure/02_datasets.ipynb #0c0905f3
+@patch
 def problem(
     self: PublishedBenchmark,
     key: str,
@@ -546,6 +548,7 @@ def problem(
     return ""
 
 
+@patch
 def missing(
     self: PublishedBenchmark,
 ) -> list:  # of Path
@@ -553,6 +556,7 @@ def missing(
     return [path for key in self.keys for path in self.files(key) if not path.is_file()]
 
 
+@patch
 def check(
     self: PublishedBenchmark,
 ):
@@ -561,9 +565,6 @@ def check(
         raise FileNotFoundError(f"{self.name} lacks {len(missing)} files: {some(missing)}")
     if problems := [found for key in self.keys if (found := self.problem(key))]:
         raise ValueError(some(problems))
-
-
-PublishedBenchmark.problem, PublishedBenchmark.missing, PublishedBenchmark.check = problem, missing, check
 
 # %% ../../nbs/measure/02_datasets.ipynb #0ea63f31
 def is_toybox(

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'as_method', 'as_methods', 'item_key', 'pack_confusion', 'unpack_confusion', 'BadPrediction', 'measure',
-           'Unmeasured', 'measure_image', 'SetAside', 'Report', 'per_class', 'worst', 'total', 'table_name', 'markdown',
-           'to_csv', 'class_rows', 'ahead', 'measure_item', 'set_aside', 'told', 'report_of', 'Patience',
-           'measure_here', 'Measuring', 'measure_elsewhere', 'evaluate', 'Part', 'number_of', 'own_shard', 'shard',
-           'summary', 'as_csv', 'write']
+           'Unmeasured', 'measure_image', 'SetAside', 'Report', 'table_name', 'ahead', 'measure_item', 'set_aside',
+           'told', 'report_of', 'Patience', 'measure_here', 'Measuring', 'measure_elsewhere', 'evaluate', 'Part',
+           'number_of', 'own_shard', 'shard', 'as_csv']
 
 # %% ../../nbs/measure/04_evaluation.ipynb #e21f675a
 import csv
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
+from fastcore.basics import patch
 from ..base.engine import Engine, run
 from ..base.ledger import note
 from rim.measure.metrics import (
@@ -202,6 +202,7 @@ class Report:
         ]
 
 # %% ../../nbs/measure/04_evaluation.ipynb #6259250e
+@patch
 def per_class(
     self: Report,
     method: str,
@@ -210,6 +211,7 @@ def per_class(
     return dict(zip(self.labels, iou(self.confusions[method].sum(0)).tolist()))
 
 
+@patch
 def worst(
     self: Report,
     method: str,
@@ -223,6 +225,7 @@ def worst(
     return [(int(where[i]), self.items[i], float(values[i])) for i in np.argsort(values, kind="stable")[:k]]
 
 
+@patch
 def total(
     self: Report,
     method: str,
@@ -234,9 +237,6 @@ def total(
             if isinstance(value, int):
                 sums[name] = sums.get(name, 0) + value
     return dict(sorted(sums.items()))  # the store gives them back in this order
-
-
-Report.per_class, Report.worst, Report.total = per_class, worst, total
 
 # %% ../../nbs/measure/04_evaluation.ipynb #9ca69e16
 from html import escape
@@ -250,6 +250,7 @@ def table_name(
     return escape(name, quote=False).replace("|", "&#124;")
 
 # %% ../../nbs/measure/04_evaluation.ipynb #84a1039c
+@patch
 def markdown(
     self: Report,
 ) -> str:
@@ -261,6 +262,7 @@ def markdown(
     )
 
 
+@patch
 def to_csv(
     self: Report,
 ) -> str:
@@ -271,10 +273,10 @@ def to_csv(
     return text.getvalue()
 
 
-Report.markdown = Report._repr_markdown_ = markdown
-Report.to_csv = to_csv
+Report._repr_markdown_ = Report.markdown
 
 # %% ../../nbs/measure/04_evaluation.ipynb #4b57e409
+@patch
 def class_rows(
     self: Report,
     method: str,
@@ -300,9 +302,6 @@ def class_rows(
             )
         )
     return rows
-
-
-Report.class_rows = class_rows
 
 # %% ../../nbs/measure/04_evaluation.ipynb #4ca6e82b
 def ahead(benchmark, indices):
@@ -568,6 +567,7 @@ def shard(
     return Part(benchmark, range(i - 1, len(benchmark), n), name=f"{benchmark.name}, shard {i} of {n}")
 
 # %% ../../nbs/measure/04_evaluation.ipynb #e695112e
+@patch
 def summary(
     self: Report,
     line="",  # on profile and extent, as a figure's foot
@@ -607,6 +607,7 @@ def as_csv(
     return text.getvalue()
 
 
+@patch
 def write(
     self: Report,
     folder,  # is made if missing
@@ -630,6 +631,3 @@ def write(
     else:
         (Path(folder) / "set_aside.txt").unlink(missing_ok=True)
     return [atomic_write(Path(folder) / name, text) for name, text in files.items()]
-
-
-Report.summary, Report.write = summary, write

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLICKS', 'MASK', 'Photograph', 'read_clicks', 'class_of', 'fault_of', 'photographs_of', 'photographs_in', 'bumps',
-           'find_mask', 'photograph_key', 'describe_photograph', 'from_photographs']
+           'find_mask', 'photograph_key', 'describe_photograph']
 
 # %% ../../nbs/method/10_photographs.ipynb #9f05756b
 import csv
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from tqdm import tqdm
+from fastcore.basics import patch
 from ..base.images import image_size, read_image, read_labels
 from .proposals import attention_mask, foreground_mask
 from .references import ReferenceBank, Tools, bank_from_references, describe_reference
@@ -204,8 +205,9 @@ def describe_photograph(
     return entry
 
 # %% ../../nbs/method/10_photographs.ipynb #2ab8aad9
+@patch(cls_method=True)
 def from_photographs(
-    cls,
+    cls: ReferenceBank,
     folder,  # one sub-folder per class, pictures in it
     settings: Settings,
     store=None,  # where references are kept; None: nowhere
@@ -236,6 +238,3 @@ def from_photographs(
         "settings": settings.as_dict(),
     }
     return bank_from_references(tuple(classes), made, facts)
-
-
-ReferenceBank.from_photographs = classmethod(from_photographs)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'MEAN', 'STD', 'Proposals', 'by_area', 'stock_proposals', 'split', 'folded', 'read', 'written', 'in_dtype',
-           'PointDecoder', 'first_layer', 'scores', 'ask', 'later_layer', 'tokens', 'ious', 'logits', 'Axis', 'blocks',
-           'measure', 'full_masks', 'MaskGenerator', 'candidates', 'decode', 'generate', 'thresholds', 'Proposer',
+           'PointDecoder', 'Axis', 'blocks', 'measure', 'full_masks', 'MaskGenerator', 'thresholds', 'Proposer',
            'query_masks', 'QueryProposer', 'NoProposals', 'proposal_key', 'attention_mask', 'attention_points',
            'foreground_mask']
 
@@ -23,6 +22,7 @@ from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, ca
 from segment_anything.utils.transforms import ResizeLongestSide
 from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
+from fastcore.basics import patch
 from ..models.loading import dtype_of, halving, weights_key
 
 # %% ../../nbs/method/03_proposals.ipynb #a8fc183a
@@ -156,6 +156,7 @@ class PointDecoder:
         self.places, self.where, self.grid = places.to(self.dtype), where.to(self.dtype), tuple(features.shape[2:])
 
 # %% ../../nbs/method/03_proposals.ipynb #2073b4cd
+@patch
 def first_layer(
     self: PointDecoder,
     points: torch.Tensor,  # [B, t, C] float32
@@ -176,16 +177,15 @@ def first_layer(
     )  # [B, heads, t, places]
     return tokens, self.norms[0](written(back, scores.softmax(2).flatten(1, 2), tokens).add_(self.places))
 
-
-PointDecoder.first_layer = first_layer
-
 # %% ../../nbs/method/03_proposals.ipynb #e38e7b3a
-def scores(self, own, other, tokens, heads, placed):
+@patch
+def _scores(self: PointDecoder, own, other, tokens, heads, placed):
     direction, offset = (x.to(self.dtype) for x in folded(own, other, tokens, heads))
     return torch.baddbmm(offset, direction, placed.transpose(1, 2))  # [B, heads t, places]
 
 
-def ask(self, attention, tokens, placed, places):
+@patch
+def _ask(self: PointDecoder, attention, tokens, placed, places):
     return read(
         attention,
         self._scores(attention.q_proj, attention.k_proj, tokens, attention.num_heads, placed).softmax(2),
@@ -193,6 +193,7 @@ def ask(self, attention, tokens, placed, places):
     )
 
 
+@patch
 def later_layer(
     self: PointDecoder,
     number: int,  # from 1 on
@@ -213,10 +214,8 @@ def later_layer(
     )
     return tokens, self.norms[number](written(back, weights.flatten(1, 2), tokens).add_(places))
 
-
-PointDecoder._scores, PointDecoder._ask, PointDecoder.later_layer = scores, ask, later_layer
-
 # %% ../../nbs/method/03_proposals.ipynb #d4f1f59d
+@patch
 def tokens(
     self: PointDecoder,
     xy: torch.Tensor,  # [B, 2] x y, in pixels of SAM's input
@@ -231,10 +230,8 @@ def tokens(
     found = self._ask(last.final_attn_token_to_image, tokens + points, places + self.where, places)
     return last.norm_final_attn(tokens + found), places
 
-
-PointDecoder.tokens = tokens
-
 # %% ../../nbs/method/03_proposals.ipynb #7fa2fecd
+@patch
 def ious(
     self: PointDecoder,
     tokens: torch.Tensor,  # [B, t, C] float32
@@ -243,6 +240,7 @@ def ious(
     return self.net.iou_prediction_head(tokens[:, 0])[:, 1:]
 
 
+@patch
 def logits(
     self: PointDecoder,
     tokens: torch.Tensor,  # [B, t, C] float32
@@ -252,9 +250,6 @@ def logits(
     up = self.upscaling(places.transpose(1, 2).unflatten(2, self.grid))
     hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 1)
     return (hyper.to(self.dtype) @ up.flatten(2)).unflatten(2, up.shape[2:]).float()
-
-
-PointDecoder.ious, PointDecoder.logits = ious, logits
 
 # %% ../../nbs/method/03_proposals.ipynb #e36cc0d9
 class Axis:
@@ -371,6 +366,7 @@ class MaskGenerator:
         return self.encoder(self.sam.preprocess(pixels).to(self.dtype)), tuple(pixels.shape[2:])
 
 # %% ../../nbs/method/03_proposals.ipynb #f70a73b0
+@patch
 def candidates(
     self: MaskGenerator,
     xy: torch.Tensor,  # [B, 2] x y, in pixels of SAM's input
@@ -387,13 +383,11 @@ def candidates(
     )
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
 
-
-MaskGenerator.candidates = candidates
-
 # %% ../../nbs/method/03_proposals.ipynb #78111b69
 CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
 
 
+@patch
 @torch.no_grad()
 def decode(
     self: MaskGenerator,
@@ -420,10 +414,8 @@ def decode(
         full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability))
     )
 
-
-MaskGenerator.decode = decode
-
 # %% ../../nbs/method/03_proposals.ipynb #e36a20d3
+@patch
 @torch.no_grad()
 def generate(
     self: MaskGenerator,
@@ -431,9 +423,6 @@ def generate(
 ) -> Proposals:
     "The masks of a picture."
     return self.decode(*self.embed(image), image.shape[:2])
-
-
-MaskGenerator.generate = generate
 
 # %% ../../nbs/method/03_proposals.ipynb #0edd2003
 def thresholds(

@@ -6,8 +6,7 @@
 __all__ = ['PAINTING', 'MASKING', 'ENCODERS', 'PROPOSERS', 'THUMB', 'ARRAYS', 'Tools', 'painting_key', 'cutting_key',
            'masking_key', 'thumbnail', 'describe_reference', 'plan', 'paint_pictures', 'reference_key', 'kept_mask',
            'describe_pictures', 'check_words', 'Describing', 'make_elsewhere', 'make_references', 'k_means',
-           'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'build', 'vectors_of', 'references',
-           'subset', 'merge', 'save', 'load', 'tile', 'contact_sheet', 'strip', 'bank_page']
+           'cosine_matrix', 'References', 'ReferenceBank', 'bank_from_references', 'vectors_of', 'tile']
 
 # %% ../../nbs/method/05_references.ipynb #bea2df94
 import hashlib
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack_arrays
 from sklearn.cluster import KMeans
 from tqdm import tqdm
+from fastcore.basics import patch
 from ..base.engine import Engine, Undone, run
 from .features import ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, pool
 from ..base.images import data_uri, framed
@@ -463,8 +463,9 @@ def bank_from_references(
     return bank
 
 # %% ../../nbs/method/05_references.ipynb #36186e59
+@patch(cls_method=True)
 def build(
-    cls,
+    cls: ReferenceBank,
     vocabulary,  # anything that Vocabulary.of takes
     settings: Settings,
     store=None,  # where references are kept; None: nowhere
@@ -483,9 +484,6 @@ def build(
         "settings": settings.as_dict(),
     }
     return bank_from_references(vocabulary.names, made, facts)
-
-
-ReferenceBank.build = classmethod(build)
 
 # %% ../../nbs/method/05_references.ipynb #3d54992a
 def vectors_of(
@@ -511,6 +509,7 @@ def vectors_of(
     return [complements, *groups]
 
 # %% ../../nbs/method/05_references.ipynb #07679b6d
+@patch
 def references(
     self: ReferenceBank,
     settings: Settings,  # subcategories, background_subcategories, seed, centring
@@ -534,10 +533,8 @@ def references(
     )
     return self.memory.setdefault(key, References(classes, prototypes, owner, clusters, centre))
 
-
-ReferenceBank.references = references
-
 # %% ../../nbs/method/05_references.ipynb #343f9dd3
+@patch
 def subset(
     self: ReferenceBank,
     names,  # some of the bank's names, in any order
@@ -565,10 +562,8 @@ def subset(
         record,
     )
 
-
-ReferenceBank.subset = subset
-
 # %% ../../nbs/method/05_references.ipynb #00bc442d
+@patch
 def merge(
     self: ReferenceBank,
     other: ReferenceBank,  # of the same encoder; classes of the same name are joined
@@ -608,13 +603,11 @@ def merge(
     }
     return ReferenceBank(names, owner[order], *vectors, {"owner": shown[order_shown], **thumbnails}, record)
 
-
-ReferenceBank.merge = merge
-
 # %% ../../nbs/method/05_references.ipynb #16a23c9c
 ARRAYS = ("owner", "foreground", "background", "whole")
 
 
+@patch
 def save(
     self: ReferenceBank,
     path,  # of the file to write
@@ -634,8 +627,9 @@ def save(
     )
 
 
+@patch(cls_method=True)
 def load(
-    cls,
+    cls: ReferenceBank,
     path,  # of a file that `save` wrote
 ) -> ReferenceBank:
     "Read a bank, and check that it is what was written."
@@ -655,9 +649,6 @@ def load(
             f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({type(e).__name__}: {e})"
         ) from None
 
-
-ReferenceBank.save, ReferenceBank.load = save, classmethod(load)
-
 # %% ../../nbs/method/05_references.ipynb #437f9084
 def tile(
     bank: ReferenceBank,
@@ -675,6 +666,7 @@ def tile(
     return np.where((mask > 127)[..., None], image, image * 0.3).astype(np.uint8)
 
 # %% ../../nbs/method/05_references.ipynb #5e88aee8
+@patch
 def contact_sheet(
     self: ReferenceBank,
     what="mask",  # mask: outside it dimmed; image; attention
@@ -695,10 +687,8 @@ def contact_sheet(
             sheet.paste(Image.fromarray(tile(self, i, what)), (left + column * (THUMB + 2), row * (THUMB + 2)))
     return sheet
 
-
-ReferenceBank.contact_sheet = contact_sheet
-
 # %% ../../nbs/method/05_references.ipynb #d4bf85f7
+@patch
 def strip(
     self: ReferenceBank,
     name: str,  # a class, or background
@@ -719,7 +709,8 @@ def strip(
     return np.concatenate(rows)
 
 
-def bank_page(
+@patch
+def _repr_html_(
     self: ReferenceBank,
 ) -> str:
     "The contact sheet as HTML."
@@ -732,6 +723,3 @@ def bank_page(
     return framed(
         f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>"
     )
-
-
-ReferenceBank.strip, ReferenceBank._repr_html_ = strip, bank_page

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGE', 'WINNER', 'SECOND', 'CELL', 'Region', 'mask_box', 'to_rle', 'from_rle', 'label_edges', 'draw_overlay',
-           'write_names', 'add_legend', 'Segmentation', 'reduced', 'run_paths', 'stage', 'page', 'Explanation',
-           'surroundings', 'explain', 'meter', 'ranking_bars', 'agent_rows', 'explanation_page', 'label_image',
-           'describe', 'png_bytes', 'save', 'Method']
+           'write_names', 'add_legend', 'Segmentation', 'reduced', 'run_paths', 'Explanation', 'surroundings', 'meter',
+           'ranking_bars', 'agent_rows', 'label_image', 'describe', 'png_bytes', 'Method']
 
 # %% ../../nbs/method/08_segmentation.ipynb #d7dd7be9
 import json
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 from scipy.ndimage import distance_transform_edt
+from fastcore.basics import patch
 from ..base.images import data_uri, framed, swatch
 from ..base.store import atomic_write
 from .vocabulary import Vocabulary
@@ -226,6 +226,7 @@ STAGE = (
 )
 
 
+@patch
 def stage(
     self: Segmentation,
 ) -> str:
@@ -247,16 +248,14 @@ def stage(
     )
 
 
-def page(
+@patch
+def _repr_html_(
     self: Segmentation,
 ) -> str:
     "Overlay and legend as HTML."
     palette = self.vocabulary.palette()
     rows = "".join(f"<div>{swatch(palette[i])}{escape(name)} {share:.1%}</div>" for i, name, share in self.legend)
     return framed(self.stage(), f"<div>{rows}</div>")
-
-
-Segmentation.stage, Segmentation._repr_html_ = stage, page
 
 # %% ../../nbs/method/08_segmentation.ipynb #5ded6aa3
 @dataclass(frozen=True, eq=False)
@@ -296,6 +295,7 @@ def surroundings(
     return np.where(mask[..., None], image, image * 0.35).astype(np.uint8)[window]
 
 
+@patch
 def explain(
     self: Segmentation,
     x: int,  # pixel, from the left
@@ -328,9 +328,6 @@ def explain(
         cut=surroundings(self.image, region.mask),
         **(self.evidence.explain(i) if self.evidence else plain),
     )
-
-
-Segmentation.explain = explain
 
 # %% ../../nbs/method/08_segmentation.ipynb #d44c2820
 WINNER, SECOND = "#0072B2", "#E69F00"
@@ -391,7 +388,8 @@ def agent_rows(e: Explanation) -> str:
     return "".join(rows)
 
 
-def explanation_page(self: Explanation) -> str:
+@patch
+def _repr_html_(self: Explanation) -> str:
     "The explanation as HTML."
     parts = []
     if self.region:
@@ -403,9 +401,6 @@ def explanation_page(self: Explanation) -> str:
     if self.distributions is not None:
         parts.append(ranking_bars(self.rankings, self.distributions, ["the region", self.region.name, self.runner_up]))
     return framed(f'<div style="width:100%"><b>({self.x}, {self.y})</b> {escape(self.text)}</div>', *parts)
-
-
-Explanation._repr_html_ = explanation_page
 
 # %% ../../nbs/method/08_segmentation.ipynb #4fc7ea6b
 def label_image(
@@ -444,6 +439,7 @@ def png_bytes(
     return buffer.getvalue()
 
 # %% ../../nbs/method/08_segmentation.ipynb #f20b9f70
+@patch
 def save(
     self: Segmentation,
     folder,  # is made if missing
@@ -471,9 +467,6 @@ def save(
     atomic_write(paths["overlay"], png_bytes(self.overlay()))
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False).encode())
     return paths
-
-
-Segmentation.save = save
 
 # %% ../../nbs/method/08_segmentation.ipynb #794c5ed8
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDER', 'ENCODED', 'token_attention', 'with_marks', 'marked_attention', 'CapturingProcessor', 'fusible',
-           'prompt_length', 'class_tokens', 'AttentionCapture', 'maps', 'image_seed', 'encode_prompt', 'encoded_prompt',
+           'prompt_length', 'class_tokens', 'AttentionCapture', 'image_seed', 'encode_prompt', 'encoded_prompt',
            'first_noise', 'denoise', 'decode', 'Reference', 'is_degenerate', 'generate', 'generate_within',
            'synthesise']
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
+from fastcore.basics import patch
 from ..models.loading import halving
 
 # %% ../../nbs/method/02_synthesis.ipynb #ab7d70bf
@@ -160,7 +161,8 @@ class AttentionCapture:
             layer.processor = processor
 
 # %% ../../nbs/method/02_synthesis.ipynb #184ddf89
-def _begin(self, unet, args, kwargs):
+@patch
+def _begin(self: AttentionCapture, unet, args, kwargs):
     sample, context = args[0] if args else kwargs["sample"], kwargs["encoder_hidden_states"]
     if len(sample) not in (len(self.tokens), 2 * len(self.tokens)):
         raise ValueError(
@@ -173,36 +175,35 @@ def _begin(self, unet, args, kwargs):
     self.size, self.heard = tuple(sample.shape[-2:]), []
 
 
-def _marks(self, context):
+@patch
+def _marks(self: AttentionCapture, context):
     marks = np.zeros(context.shape[:2], np.float32)
     for row, tokens in zip(marks[-len(self.tokens) :], self.tokens):
         row[tokens] = 1
     return torch.from_numpy(marks).to(context.device)
 
-
-AttentionCapture._begin, AttentionCapture._marks = _begin, _marks
-
 # %% ../../nbs/method/02_synthesis.ipynb #3195f108
-def _hear(self, layer, marked):
+@patch
+def _hear(self: AttentionCapture, layer, marked):
     self.heard.append((layer, marked.detach()[-len(self.tokens) :]))
 
 
+@patch
 @torch.no_grad()
-def _attend(self, layer, args, kwargs, output):
+def _attend(self: AttentionCapture, layer, args, kwargs, output):
     hidden, context = (x[-len(self.tokens) :] for x in (args[0], kwargs["encoder_hidden_states"]))
     self._hear(layer, (token_attention(layer, hidden, context) * self._marks(context)[:, None]).sum(-1))
 
 
-def _grid(self, n: int) -> tuple[int, int]:
+@patch
+def _grid(self: AttentionCapture, n: int) -> tuple[int, int]:
     sizes = [tuple(ceil(side / 2**level) for side in self.size) for level in range(8)]
     return next(s for s in sizes if s[0] * s[1] == n)
 
-
-AttentionCapture._hear, AttentionCapture._attend, AttentionCapture._grid = _hear, _attend, _grid
-
 # %% ../../nbs/method/02_synthesis.ipynb #96665fba
+@patch
 @torch.no_grad()
-def _end(self, unet, args, output):
+def _end(self: AttentionCapture, unet, args, output):
     heard, self.heard = self.heard, []
     if sorted(id(layer) for layer, _ in heard) != sorted(map(id, self.layers.values())):
         raise RuntimeError(
@@ -218,19 +219,14 @@ def _end(self, unet, args, output):
         total = (maps / maps.amax(2, keepdim=True).clamp_min(1e-12)).sum(0).unflatten(1, grid)
         self.sums[grid], self.count = self.sums.get(grid, 0) + total, self.count + len(maps)
 
-
-AttentionCapture._end = _end
-
 # %% ../../nbs/method/02_synthesis.ipynb #b2997d73
-def maps(self) -> torch.Tensor:  # [B, H, W] float32, [0, 1], latents' size
+@patch
+def maps(self: AttentionCapture) -> torch.Tensor:  # [B, H, W] float32, [0, 1], latents' size
     "The averaged attention of each picture, its maximum rescaled to 1."
     if not self.count:
         raise ValueError(f"Some attn2 layer must have a side of {self.resolutions}; none was heard.")
     total = sum(F.interpolate(s[:, None], self.size, mode="bilinear") for s in self.sums.values())[:, 0] / self.count
     return total / total.amax((1, 2), keepdim=True).clamp_min(1e-12)
-
-
-AttentionCapture.maps = maps
 
 # %% ../../nbs/method/02_synthesis.ipynb #e1cb85ad
 def image_seed(

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BACKGROUND', 'OKABE_ITO', 'IGNORE', 'IGNORE_COLOUR', 'clean_name', 'split_synonyms', 'check_names', 'Vocabulary',
-           'parse', 'from_file', 'of', 'prompts', 'hue_colour', 'palette']
+           'parse', 'from_file', 'of', 'hue_colour']
 
 # %% ../../nbs/method/01_vocabulary.ipynb #63a32cfc
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../../nbs/method/01_vocabulary.ipynb #3d99c8cc
 BACKGROUND = "background"
@@ -143,8 +144,9 @@ for maker in (parse, from_file, of):
     setattr(Vocabulary, maker.__name__, classmethod(maker))
 
 # %% ../../nbs/method/01_vocabulary.ipynb #c51dc02e
+@patch
 def prompts(
-    self,
+    self: Vocabulary,
     template="a photo of {}",  # {} is the word
 ):
     "(class number, prompt, word) of every name and synonym; the background has none."
@@ -154,9 +156,6 @@ def prompts(
         for word in (name, *self.synonyms.get(name, ()))
     ]
     return [(number, template.replace("{}", word), word) for number, word in pairs]
-
-
-Vocabulary.prompts = prompts
 
 # %% ../../nbs/method/01_vocabulary.ipynb #8e13ebe5
 OKABE_ITO = (
@@ -182,13 +181,11 @@ def hue_colour(
     return tuple(round(255 * channel) for channel in colorsys.hls_to_rgb(index * 0.381966 % 1, lightness, saturation))
 
 
+@patch
 def palette(
-    self,
+    self: Vocabulary,
 ):
     "uint8 [n, 3], the RGB colour of each class number."
     wanted = len(self.names)
     colours = [*OKABE_ITO[:wanted], *(hue_colour(i) for i in range(wanted - len(OKABE_ITO)))]
     return np.array([(0, 0, 0)] * self.background + colours, np.uint8)
-
-
-Vocabulary.palette = palette

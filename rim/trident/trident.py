@@ -9,8 +9,8 @@ __all__ = ['CLIP_MEAN', 'CLIP_STD', 'CLIP_MEAN_255', 'CLIP_STD_255', 'CAP', 'INS
            'SamTokens', 'sam_tokens', 'row_thresholds', 'correlation', 'aggregate', 'read_templates', 'name_vector',
            'name_vectors', 'query_names', 'project', 'name_logits', 'name_chances', 'merge_names', 'coarse_labels',
            'nearest', 'half_size', 'Components', 'find_components', 'prompt_scale', 'mask_prompt', 'decode_masks',
-           'upscale_masks', 'class_score', 'merge_masks', 'Refinement', 'refine', 'Trident', 'check_window', 'canvas',
-           'sam_parts', 'logits', 'label_regions', 'predict', 'usual_background', 'roles_of', 'segment', 'method']
+           'upscale_masks', 'class_score', 'merge_masks', 'Refinement', 'refine', 'Trident', 'check_window',
+           'label_regions', 'usual_background', 'roles_of']
 
 # %% ../../nbs/trident/01_trident.ipynb #f0858ced
 import math
@@ -24,6 +24,7 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import get_rel_pos
 from transformers import CLIPModel, ViTModel
+from fastcore.basics import patch
 from ..method.features import IMAGENET_MEAN, IMAGENET_STD, blocks, tokenise
 from ..base.images import read_image
 from ..models.loading import dtype_of, halving, load_clip, load_sam, load_vit, resolve, weights_key
@@ -724,6 +725,7 @@ def check_window(
         )
 
 
+@patch
 @torch.no_grad()
 def canvas(
     self: Trident,
@@ -744,10 +746,8 @@ def canvas(
     maps = guided_values(clip, tokens, guiding_attention(cosine_maps(alike), s.trident_beta, s.trident_gamma))
     return splice(maps if text is None else name_logits(project(clip, maps), text), boxes, size)
 
-
-Trident.canvas = canvas
-
 # %% ../../nbs/trident/01_trident.ipynb #4afcc54f
+@patch
 def sam_parts(
     self: Trident,
     image,  # uint8 [H, W, 3]
@@ -761,6 +761,7 @@ def sam_parts(
     ]
 
 
+@patch
 @torch.no_grad()
 def logits(
     self: Trident,
@@ -781,9 +782,6 @@ def logits(
         ]
         spliced = torch.cat(pieces, 2)
     return spliced if named else name_logits(project(self.clip[0], spliced), text)
-
-
-Trident.sam_parts, Trident.logits = sam_parts, logits
 
 # %% ../../nbs/trident/01_trident.ipynb #4cc85570
 def label_regions(
@@ -806,6 +804,7 @@ def label_regions(
     return tuple(sorted(regions, key=lambda r: -r.area))
 
 # %% ../../nbs/trident/01_trident.ipynb #abd5ea97
+@patch
 @torch.no_grad()
 def predict(
     self: Trident,
@@ -846,9 +845,6 @@ def predict(
     regions = label_regions(labels, prob.cpu(), names, vocabulary.background, 4 * s.trident_min_area)
     return Segmentation(image, labels, vocabulary, regions, record)
 
-
-Trident.predict = predict
-
 # %% ../../nbs/trident/01_trident.ipynb #c9d927b4
 def usual_background(
     settings: Settings,
@@ -871,6 +867,7 @@ def roles_of(
     ]
 
 
+@patch
 def segment(
     self: Trident,
     image,  # path, PIL image or uint8 [H, W, 3]
@@ -885,9 +882,6 @@ def segment(
         read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background
     )
 
-
-Trident.segment = segment
-
 # %% ../../nbs/trident/01_trident.ipynb #542f1e0e
 UNUSED = {
     "refine": ("trident_coarse_thresh", "trident_min_area", "trident_iou_thresh", "trident_mask_weight"),
@@ -896,6 +890,7 @@ UNUSED = {
 }  # what -> settings that don't matter without it
 
 
+@patch
 def method(
     self: Trident,
     vocabulary,  # anything that Vocabulary.of takes
@@ -926,6 +921,3 @@ def method(
         "code": code_digest("rim.method.features", "rim.trident.trident"),
     }
     return Method(lambda image, analysis: self.predict(image, vocabulary, background), None, key)
-
-
-Trident.method = method
