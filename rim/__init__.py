@@ -5,7 +5,7 @@ from importlib import import_module, util
 from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
-__all__ = ["RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World"]
+__all__ = ["RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
 _HOMES = {
     "RIM": "method.segmenter",
     "ReferenceBank": "method.photographs",
@@ -13,6 +13,7 @@ _HOMES = {
     "Trident": "trident.trident",
     "Vocabulary": "method.vocabulary",
     "World": "toybox.world",
+    "segment": "method.segmenter",
 }
 _ROOMS = {
     "base": "settings store images ledger engine",

@@ -453,3 +453,16 @@ def test_without_a_segmenter_patches_are_regions(tiny, rim, tiny_image):
         RIM(tiny.replace(proposer="none", uncovered="background"), encoder=rim.tools.encoder, bank=bank).segment(
             tiny_image
         )
+
+
+def test_one_call_is_the_segmenter_of_its_profile(rim, tiny, monkeypatch):
+    from rim import World, segment
+
+    image = World().scene(2_000_008).image
+    overrides = {k: v for k, v in tiny.as_dict().items() if k not in ("profile", "store")}
+    result = segment(image, "boat, tree", profile="toybox", **overrides)
+    assert (result.labels == rim.segment(image, "boat, tree").labels).all()
+    monkeypatch.setattr(Tools, "painting_key", property(lambda self: pytest.fail("the models were loaded again")))
+    assert (segment(image, "boat, tree", **overrides).labels == result.labels).all()
+    with pytest.raises(ValueError, match="unknown setting 'agent'"):
+        segment(image, "boat, tree", agent=3)

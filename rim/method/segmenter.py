@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'choose_agents', 'region_scores', 'positive_scores', 'match_features', 'fill_uncovered', 'RIM', 'Evidence',
-           'words', 'matching_key']
+           'words', 'matching_key', 'segment']
 
 # %% ../../nbs/method/09_segmenter.ipynb #adf5299b
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -379,3 +379,18 @@ def method(
         "matching": matching_key(self.settings, **variant),
     }
     return Method(lambda image, regions: self.predict(image, regions, vocabulary, bank, **variant), self.analyse, key)
+
+# %% ../../nbs/method/09_segmenter.ipynb #1202a198
+@lru_cache(maxsize=2)
+def _segmenter(settings: Settings) -> RIM:
+    return RIM(settings, store=Store(settings.store))
+
+
+def segment(
+    image,  # path, PIL image or uint8 [H, W, 3]
+    vocabulary,  # names, text, Vocabulary
+    profile="toybox",  # section of settings.ini
+    **overrides,  # settings of other values than the profile's
+) -> Segmentation:
+    "Label every pixel of an image with the names of a vocabulary."
+    return _segmenter(Settings.from_profile(profile, **overrides)).segment(image, vocabulary)
