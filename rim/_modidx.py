@@ -214,6 +214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rim.base.settings.own_file': ('base/settings.html#own_file', 'rim/base/settings.py'),
                                    'rim.base.settings.parse_value': ('base/settings.html#parse_value', 'rim/base/settings.py'),
                                    'rim.base.settings.read_ini': ('base/settings.html#read_ini', 'rim/base/settings.py'),
+                                   'rim.base.settings.read_text': ('base/settings.html#read_text', 'rim/base/settings.py'),
                                    'rim.base.settings.settings_for': ('base/settings.html#settings_for', 'rim/base/settings.py'),
                                    'rim.base.settings.shipped_file': ('base/settings.html#shipped_file', 'rim/base/settings.py'),
                                    'rim.base.settings.typed': ('base/settings.html#typed', 'rim/base/settings.py')},

@@ -26,6 +26,8 @@ PROMISES = {
     18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
     19: "Large inputs take time, not ever more memory.",
     20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository.",
+    50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
+    51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
 }
 
 
