@@ -11,16 +11,18 @@ from rim.method.features import (
     ClipPatches,
     DiffusionFeatures,
     DinoKeys,
+    EfficientNetFeatures,
     MaeKeys,
+    blocks,
     encoder_key,
-    key_projection,
+    projection,
     patch_grid,
     pool,
     pool_complement,
     resize_masks,
     to_input,
 )
-from rim.models.loading import load_clip, load_diffusion, load_dino, load_mae
+from rim.models.loading import load_clip, load_diffusion, load_dino, load_efficientnet, load_mae
 from rim.base.settings import Settings
 
 
@@ -47,7 +49,7 @@ def image(rng):
 @pytest.mark.parametrize("side", [64, 96, 128])
 def test_keys_equal_the_library_last_layer(dino, image, side):
     kept, encoder = [], DinoKeys(dino, side)
-    hook = key_projection(dino).register_forward_hook(lambda m, i, o: kept.append(o))
+    hook = projection(blocks(dino)[-1]).register_forward_hook(lambda m, i, o: kept.append(o))
     h, w = patch_grid(image.shape[:2], side, 8)
     with torch.no_grad():
         dino(to_input(image, (h * 8, w * 8))[None])
@@ -166,7 +168,7 @@ def table3():
         "toybox",
         pretrained=False,
         device="cpu",
-        **{role: f"tiny:{role}" for role in ("dino", "clip", "mae", "diffusion", "sam")},
+        **{role: f"tiny:{role}" for role in ("dino", "clip", "mae", "diffusion", "sam", "efficientnet")},
     )
 
 
@@ -177,7 +179,7 @@ def test_mae_keys_equal_the_library_with_nothing_hidden(table3, image, side):
     image = image[:, :48] if side == 64 else image
     pixels = encoder._input(image)[None]
     model.embeddings.config.mask_ratio = 0.0
-    hook = key_projection(model).register_forward_hook(lambda m, i, o: kept.append(o))
+    hook = projection(blocks(model)[-1]).register_forward_hook(lambda m, i, o: kept.append(o))
     order = torch.arange(pixels.shape[-2] * pixels.shape[-1] // 64)[None]
     with torch.no_grad():
         model(pixels, noise=order, interpolate_pos_encoding=side != 64)
@@ -190,7 +192,7 @@ def test_mae_keys_equal_the_library_with_nothing_hidden(table3, image, side):
 @pytest.mark.parametrize("what", ["keys", "values", "tokens"])
 def test_clip_patches_equal_the_library(table3, image, what):
     model, processor = load_clip(table3)
-    encoder, kept, last = ClipPatches(model, processor, 64, what), {}, model.vision_model.encoder.layers[-1]
+    encoder, kept, last = ClipPatches(model, processor, 64, kind=what), {}, model.vision_model.encoder.layers[-1]
     hooks = [
         m.register_forward_hook(lambda m, i, o, k=k: kept.__setitem__(k, o))
         for k, m in (("keys", last.self_attn.k_proj), ("v", last.self_attn.v_proj))
@@ -255,8 +257,11 @@ def test_noise_belongs_to_the_picture(table3, image):
         ("sd", dict(sd_timestep=1)),
         ("sd", dict(sd_block=1)),
         ("sd", dict(sd_scale=1)),
-        ("clip", dict(clip_feature="tokens")),
+        ("clip", dict(feature_kind="tokens")),
         ("mae", dict(seed=1)),
+        ("mae", dict(feature_layer="2")),
+        ("dino", dict(feature_kind="values")),
+        ("efficientnet", dict(feature_layer="head")),
     ],
 )
 def test_a_key_names_what_the_encoder_reads(table3, feature, change):
@@ -264,4 +269,39 @@ def test_a_key_names_what_the_encoder_reads(table3, feature, change):
     assert encoder_key(own) == encoder_key(own.replace(agents=2)) and encoder_key(own) != encoder_key(
         own.replace(**change)
     )
-    assert encoder_key(table3) == encoder_key(table3.replace(sd_timestep=1, clip_feature="tokens"))
+    assert encoder_key(table3) == encoder_key(table3.replace(sd_timestep=1))
+    convolutional = table3.replace(feature="efficientnet")
+    assert encoder_key(convolutional) == encoder_key(convolutional.replace(feature_kind="tokens"))
+
+
+@pytest.mark.parametrize("kind", ["keys", "values", "tokens"])
+@pytest.mark.parametrize("layer", [1, 3])
+def test_any_layer_of_dino_is_the_library_s(dino, image, layer, kind):
+    encoder, kept, block = DinoKeys(dino, 64, str(layer), kind), [], blocks(dino)[layer - 1]
+    part = block if kind == "tokens" else projection(block, kind)
+    hook = part.register_forward_hook(lambda m, i, o: kept.append(o))
+    with torch.no_grad():
+        dino(encoder._input(image)[None])
+        hook.remove()
+        expected = dino.layernorm(kept[0]) if kind == "tokens" else kept[0]
+    assert torch.allclose(encoder.features(image).flatten(1).T, expected[0, 1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["0", "4", "head", "first"])
+def test_a_layer_that_is_not_there_is_refused(dino, layer):
+    with pytest.raises(ValueError, match=f"last or 1 to 3, .* got '{layer}'"):
+        DinoKeys(dino, 64, layer)
+
+
+def test_the_head_of_the_efficientnet_is_what_the_classifier_reads(table3, image):
+    network = load_efficientnet(table3)
+    encoders = {layer: EfficientNetFeatures(network, 64, layer) for layer in ("1", "5", "last", "head", "logits")}
+    assert [e.patch for e in encoders.values()] == [2, 16, 32, 32, 32]
+    with torch.no_grad():
+        scores = network(encoders["last"]._input(image)[None])[0]
+    grids = {layer: encoder.features(image) for layer, encoder in encoders.items()}
+    assert all(grids[layer].shape[0] == encoder.dim for layer, encoder in encoders.items())
+    assert torch.allclose(grids["logits"].mean((1, 2)), scores, atol=1e-5)
+    assert torch.allclose(network.classifier(grids["head"].mean((1, 2))), scores, atol=1e-5)
+    with pytest.raises(ValueError, match="last, head, logits or 1 to 7"):
+        EfficientNetFeatures(network, 64, "8")

@@ -35,6 +35,13 @@ def folder(tmp_path, tiny):
     models.load_mae(tiny).half().save_pretrained(tmp_path / "mae")
     models.load_maskformer(tiny).half().save_pretrained(tmp_path / "maskformer")
     models.load_vit(tiny).half().save_pretrained(tmp_path / "trident_dino")
+    (tmp_path / "efficientnet").mkdir()
+    network = {
+        k: v.half() if v.is_floating_point() else v for k, v in models.load_efficientnet(tiny).state_dict().items()
+    }
+    save_file(network, tmp_path / "efficientnet/model.safetensors")
+    config = dict(architecture="tf_efficientnet_lite0", num_classes=10)
+    (tmp_path / "efficientnet/config.json").write_text(json.dumps(config))
     return tmp_path
 
 
@@ -80,6 +87,7 @@ def test_every_loader_reads_its_folder_as_float32(saved, tiny):
             models.load_mae(s),
             models.load_maskformer(s),
             models.load_vit(s),
+            models.load_efficientnet(s),
         ]
 
     loaded, fresh = all_of(saved), all_of(tiny)

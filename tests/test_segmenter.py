@@ -420,7 +420,7 @@ def test_only_agents_may_win_where_the_setting_says_so(tiny):
     "change",
     [
         dict(feature="clip"),
-        dict(feature="clip", clip_feature="tokens"),
+        dict(feature="clip", feature_kind="tokens"),
         dict(feature="mae"),
         dict(feature="sd", reference_side=64, region_side=64),
         dict(proposer="maskformer", maskformer_score=0),

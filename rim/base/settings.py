@@ -92,6 +92,7 @@ class ModelSettings:
     diffusion: str
     diffusion_revision: str
     sam: str
+    sam_side: int  # its input, pixels, where the encoder allows another than its own; 0: its own
     dino: str
     dino_revision: str
     clip: str
@@ -102,6 +103,8 @@ class ModelSettings:
     maskformer_revision: str
     trident_dino: str
     trident_dino_revision: str
+    efficientnet: str
+    needs: str  # roles whose weights the profile's targets need, separated by commas; the feature's is always one
 
 # %% ../../nbs/base/01_settings.ipynb #b3dbf144
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +150,9 @@ class RegionSettings:
     maskformer_side: int  # short side of MaskFormer's input, pixels, open
     maskformer_score: float  # a query of a smaller chance of being anything proposes nothing, open
     maskformer_thresh: float  # chance from which a pixel belongs to a query's mask, open
-    feature: str  # encoder of references and regions: dino, clip, mae or sd
-    clip_feature: str  # keys, values or tokens of CLIP's last layer, open
+    feature: str  # encoder of references and regions: dino, clip, mae, sd or efficientnet
+    feature_layer: str  # last, a number from 1 on, or of the efficientnet head or logits, open
+    feature_kind: str  # keys, values or tokens of a transformer's layer, open
     sd_timestep: int  # noise that the diffusion UNet sees the image in, 0 to 999, open
     sd_block: int  # block of its decoder that is read, 0 the coarsest, open
     sd_scale: float  # its input, in multiples of the two sides that follow, open
@@ -235,8 +239,8 @@ CHOICES = dict(
     proposer=("sam", "maskformer", "none"),
     proposals=("stock", "dense"),
     mask_generator=("batched", "stock"),
-    feature=("dino", "clip", "mae", "sd"),
-    clip_feature=("keys", "values", "tokens"),
+    feature=("dino", "clip", "mae", "sd", "efficientnet"),
+    feature_kind=("keys", "values", "tokens"),
     agent_choice=("nearest", "random"),
     candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"),
@@ -327,6 +331,10 @@ def broken_rule(
         return "0 or more"
     if key == "sd_timestep" and not 0 <= value < 1000:
         return "0 to 999"
+    if key == "sam_side" and (value < 0 or value % 16):
+        return "0 or a multiple of 16"
+    if key == "feature_layer" and value not in ("last", "head", "logits") and not value.isdecimal():
+        return "last, head, logits or a number"
     if key == "prompt" and "{}" not in value:
         return "a text with {} where the class name goes"
     if isinstance(value, float) and not math.isfinite(value):
@@ -401,7 +409,7 @@ ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_di
 @patch(cls_method=True)
 def from_profile(
     cls: Settings,
-    name="toybox",  # section of settings.ini: toybox, paper or rehearsal
+    name="toybox",  # section of settings.ini: toybox, photo, paper or rehearsal
     file=None,  # a settings.ini of your own; by default the nearest above the working directory
     **overrides,  # values that win, by field name; text or typed
 ):

@@ -26,7 +26,15 @@ from sklearn.cluster import KMeans
 from tqdm import tqdm
 from fastcore.basics import patch
 from ..base.engine import Engine, Undone, run
-from .features import ClipPatches, DiffusionFeatures, DinoKeys, MaeKeys, encoder_key, pool
+from rim.method.features import (
+    ClipPatches,
+    DiffusionFeatures,
+    DinoKeys,
+    EfficientNetFeatures,
+    MaeKeys,
+    encoder_key,
+    pool,
+)
 from ..base.images import data_uri, framed
 from ..base.ledger import note
 from rim.models.loading import (
@@ -34,6 +42,7 @@ from rim.models.loading import (
     load_clip,
     load_diffusion,
     load_dino,
+    load_efficientnet,
     load_mae,
     load_maskformer,
     load_sam,
@@ -51,9 +60,13 @@ MASKING = ("seed", "attention_threshold", "attention_points", "attention_top", "
 
 # %% ../../nbs/method/05_references.ipynb #bcfcbc6b
 ENCODERS = {  # feature -> (settings -> network, (network, side in pixels, settings) -> Encoder)
-    "dino": (load_dino, lambda network, side, settings: DinoKeys(network, side)),
-    "clip": (load_clip, lambda network, side, settings: ClipPatches(*network, side, settings.clip_feature)),
-    "mae": (load_mae, lambda network, side, settings: MaeKeys(network, side)),
+    "dino": (load_dino, lambda network, side, s: DinoKeys(network, side, s.feature_layer, s.feature_kind)),
+    "clip": (load_clip, lambda network, side, s: ClipPatches(*network, side, s.feature_layer, s.feature_kind)),
+    "mae": (load_mae, lambda network, side, s: MaeKeys(network, side, s.feature_layer, s.feature_kind)),
+    "efficientnet": (
+        load_efficientnet,
+        lambda network, side, s: EfficientNetFeatures(network, side, s.feature_layer),
+    ),
     "sd": (
         load_diffusion,
         lambda network, side, settings: DiffusionFeatures(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import get_rel_pos
+from segment_anything.modeling.image_encoder import ImageEncoderViT, get_rel_pos
 from transformers import CLIPModel, ViTModel
 from fastcore.basics import patch
 from ..method.features import IMAGENET_MEAN, IMAGENET_STD, blocks, tokenise
@@ -287,6 +287,11 @@ def sam_tokens(
 ) -> SamTokens:
     "Run SAM's encoder, looking into its last block."
     encoder = sam.image_encoder
+    if not isinstance(encoder, ImageEncoderViT):
+        raise ValueError(
+            "Trident's correlation reads the attention of SAM's own ViT, and the encoder is a "
+            f"{type(encoder).__name__}: set trident_sam_correlation=no, or another sam"
+        )
     *others, last = encoder.blocks
     if last.window_size:
         raise ValueError(
