@@ -26,6 +26,8 @@ PROMISES = {
     18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
     19: "Large inputs take time, not ever more memory.",
     20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository.",
+    30: "An image is read upright whatever else its metadata say: no damaged field, odd type or large profile makes a sound image unreadable or turns it wrongly.",
+    31: "Values are those of the file: white is white at every depth of grey, a label of 2 or 4 bit is the number that was written, and a label map that may hold other values is refused.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
 }

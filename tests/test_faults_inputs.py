@@ -207,6 +207,11 @@ TRUTHS = {
     "missing file": (lambda f: (f / "labels/1.png").unlink(), "1.png", "partner"),
     "extra file": (lambda f: Image.fromarray(NOISE[..., 0]).save(f / "labels/9.png"), "9.png", "partner"),
     "colours": (lambda f: Image.fromarray(NOISE).save(f / "labels/1.png"), "1.png", "palette or grey"),
+    "lossy": (
+        lambda f: (Image.fromarray(NOISE[..., 0] % 2).save(f / "labels/1.jpg"), (f / "labels/1.png").unlink()),
+        "1.jpg",
+        "keep every value",
+    ),
     "torn": (lambda f: (f / "labels/1.png").write_bytes((f / "labels/1.png").read_bytes()[:60]), "1.png", "decode"),
 }
 
