@@ -30,6 +30,9 @@ PROMISES = {
     31: "Values are those of the file: white is white at every depth of grey, a label of 2 or 4 bit is the number that was written, and a label map that may hold other values is refused.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
+    52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",
+    53: "Results hold no path of the machine or of its user, however it is spelled.",
+    54: "Notebooks run in the environment of the command, without the user's kernels, start-up files and styles.",
 }
 
 

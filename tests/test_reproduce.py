@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from rim.reproduce.running import running as rp
+from rim.reproduce import running as rp
 from rim.base.ledger import VARIABLE
 from rim.base.settings import Settings
 

@@ -7,23 +7,26 @@ __all__ = ['TABLE2', 'TABLE1', 'TABLE3', 'TABLE4', 'TABLE5', 'FIG1', 'FIG3', 'FI
            'EIGHT_LARGE', 'CALLED', 'TRIDENT', 'TARGETS', 'BOOLEANS', 'LIBRARIES', 'PLACES', 'ABSENT', 'STEADY',
            'ASIDE', 'INDEXED', 'Target', 'notebooks_root', 'notebook_parameters', 'typed', 'bind', 'versions',
            'package_digest', 'code_of', 'Job', 'files_in', 'digest_of_weights', 'digest_of_benchmark', 'inputs_of',
-           'kernel_missing', 'plan', 'outputs_of', 'stamp', 'up_to_date', 'incomplete', 'anonymous', 'world', 'tidy',
-           'told_changes', 'steady', 'aside_of', 'surroundings', 'execute', 'settle', 'install', 'alone', 'revision',
-           'machine', 'measured', 'write_provenance', 'read_table', 'committed', 'difference', 'compared', 'judged',
-           'outside', 'summary', 'shown_table', 'entry', 'index', 'write_index', 'reproduce', 'make', 'listing']
+           'own_kernel', 'foreign_kernel', 'kernel_missing', 'plan', 'outputs_of', 'stamp', 'up_to_date', 'incomplete',
+           'spellings', 'places', 'anonymous', 'world', 'tidy', 'told_changes', 'steady', 'aside_of', 'surroundings',
+           'execute', 'settle', 'install', 'alone', 'revision', 'machine', 'measured', 'write_provenance', 'read_table',
+           'committed', 'difference', 'compared', 'judged', 'outside', 'summary', 'shown_table', 'entry', 'index',
+           'write_index', 'reproduce', 'make', 'listing']
 
 # %% ../../nbs/reproduce/01_running.ipynb #684dfd49
-import ast, csv, hashlib, json, os, platform, shlex, shutil, subprocess, sys, tempfile, time
+import ast, csv, hashlib, importlib.util, json, os, platform, re, shlex, shutil, subprocess, sys, tempfile, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import quote
 import numpy as np
 import rim
 from ..base.ledger import VARIABLE, read_ledger
-from ..base.settings import Settings
+from ..base.settings import ENVIRONMENT, Settings
 from ..base.store import Store, atomic_write, file_digest
 
 # %% ../../nbs/reproduce/01_running.ipynb #3e871337
@@ -424,14 +427,40 @@ def inputs_of(target, settings, store):
     return found, [*missing, *absent.values()]
 
 # %% ../../nbs/reproduce/01_running.ipynb #bd6ac159
-def kernel_missing():
-    "A sentence if Jupyter has no kernel named python3, else None."
+def own_kernel():
+    "A manager whose kernels run in this very environment, whatever Jupyter calls python3."
+    from ipykernel.kernelspec import make_ipkernel_cmd
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self):
+            return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
+
+    return OwnKernel
+
+
+def foreign_kernel():
+    "A sentence if what Jupyter calls python3 is of another environment, else None."
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
-        KernelSpecManager().get_kernel_spec("python3")
+        python = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except NoSuchKernel:
-        return "Jupyter has no kernel named python3: `pip install ipykernel` in this environment adds it."
+        return
+    if os.path.isabs(python) and Path(python).absolute().parent != Path(sys.executable).absolute().parent:
+        return (
+            f"Jupyter's kernel python3 is of another environment ({python}). The notebooks ran in the environment of this"
+            f" command ({sys.executable}), whose versions stand in provenance.json; to use the other one, install rim"
+            " there and run its own `rim reproduce`."
+        )
+
+
+def kernel_missing():
+    "A sentence if this environment cannot run notebooks, else None."
+    if not importlib.util.find_spec("ipykernel"):
+        return "this environment has no Jupyter kernel: `pip install ipykernel` in it adds one."
 
 # %% ../../nbs/reproduce/01_running.ipynb #1c68ebe9
 def plan(names, profile, overrides, root, registry=TARGETS):
@@ -484,10 +513,33 @@ def incomplete(notebook):
     return [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip() and not done(c)]
 
 # %% ../../nbs/reproduce/01_running.ipynb #cee7877d
-def anonymous(text, root):
+def spellings(path):
+    "The path as it stands in text, in Python's literals, in JSON, in URLs and in HTML; the longest first."
+    plain = {str(path), repr(str(path))[1:-1], ascii(str(path))[1:-1]}
+    within = {json.dumps(p, ensure_ascii=narrow)[1:-1] for p in plain for narrow in (True, False)}
+    return sorted(plain | within | {quote(str(path)), escape(str(path))}, key=len, reverse=True)
+
+
+def places(root, settings=None):
+    "(path, what stands for it) of all that is this machine's, the root before the folders that it lies in."
+    home = os.path.expanduser("~")  # stays as it is where there is none
+    found = [(root, "."), (Path(root).resolve(), "."), (sys.prefix, "$PREFIX")]
+    named = {key: f"${variable}" for variable, key in ENVIRONMENT.items()}
+    given = [(v, k) for k, v in (settings.as_dict() if settings else {}).items() if isinstance(v, str)]
+    for value, key in sorted(given, key=lambda pair: -len(pair[0])):
+        if os.path.isabs(value):
+            found.append((value.rstrip("/"), named.get(key, f".../{Path(value).name}")))
+    found += [(home, "~"), (os.path.realpath(home), "~")]
+    return [(path, name) for path, name in found if len(Path(path).parts) > 1 and Path(path).is_absolute()]
+
+
+def anonymous(text, root, settings=None):
     "`text` without the paths of this machine."
-    for path, name in ((f"{root}/", ""), (str(root), "."), (sys.prefix, "$PREFIX"), (f"{Path.home()}/", "~/")):
-        text = text.replace(path, name)
+    for path, name in places(root, settings):
+        for written in spellings(path):
+            inside = "" if name == "." else f"{name}/"
+            text = re.sub(re.escape(written) + r"[/\\\\]+", lambda _: inside, text)
+            text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: name, text)
     return text
 
 
@@ -513,7 +565,8 @@ def tidy(notebook, root, job):
             f"> **{world(job.settings)}**{told_changes(job)}. Made by `{job.command}`.", id="label"
         )
         notebook.cells.insert(1, label)
-    return anonymous(nbformat.writes(notebook).replace(f"{ASIDE}/{job.folder.name}", job.folder.name), root)
+    text = nbformat.writes(notebook).replace(f"{ASIDE}/{job.folder.name}", job.folder.name)
+    return anonymous(text, root, job.settings)
 
 
 def told_changes(job):
@@ -548,9 +601,18 @@ def aside_of(folder, ending=""):
 
 @contextmanager
 def surroundings(path):
-    "The environment in which a kernel counts into the file `path`, and computes as others do."
+    "The environment in which a kernel counts into the file `path`, and computes and draws as others do."
+    import matplotlib
+
     before = dict(os.environ)
-    os.environ.update({VARIABLE: str(path), **steady()})
+    os.environ.pop("PYTHONSTARTUP", None)
+    os.environ.update(
+        {VARIABLE: str(path), **steady()},
+        MATPLOTLIBRC=f"{matplotlib.get_data_path()}/matplotlibrc",
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        IPYTHONDIR=f"{path}.ipython",  # without the user's start-up files
+        JUPYTER_RUNTIME_DIR=f"{path}.runtime",  # the user's home may be closed
+    )
     try:
         yield
     finally:
@@ -575,6 +637,7 @@ def execute(job, root):
                 partial,
                 parameters,
                 kernel_name="python3",
+                kernel_manager_class=own_kernel(),
                 cwd=root,
                 progress_bar=sys.stderr.isatty(),
                 extra_arguments=["--log-level=40"],
@@ -614,7 +677,7 @@ def install(folder):
         for name in outputs_of(folder):
             if name not in made and not (aside / name).exists():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / name, aside / name)
+                shutil.copyfile(folder / name, aside / name)
         os.rename(folder, before)
     os.rename(aside, folder)
     shutil.rmtree(before, ignore_errors=True)
@@ -633,6 +696,10 @@ def alone(folder, waiting):
     except Timeout:
         waiting()
         lock.acquire()
+    except OSError as e:  # a file system that knows no locks
+        warnings.warn(
+            f"{path.parent} cannot be locked ({e.strerror}): start no second run of {folder.name}", stacklevel=3
+        )
     try:
         yield
     finally:
@@ -705,9 +772,8 @@ def write_provenance(job, root, folder, seconds, counted):
         **measured(counted),
         outputs=outputs_of(folder),
     )
-    atomic_write(
-        folder / "provenance.json", (anonymous(json.dumps(record, indent=1, default=str), root) + "\n").encode()
-    )
+    text = anonymous(json.dumps(record, indent=1, default=str), root, job.settings)
+    atomic_write(folder / "provenance.json", text + "\n")
 
 # %% ../../nbs/reproduce/01_running.ipynb #c71fdc63
 def read_table(text):
@@ -922,6 +988,8 @@ def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None
         say("Outside the tolerance: " + "; ".join(f"{name}: {', '.join(rows)}" for name, rows in off.items()) + ".")
     if failed:
         say(f"Failed: {', '.join(job.target.name for job in failed)}.")
+    if (done or failed) and (other := foreign_kernel()):
+        say(other)
     if interrupted:
         say(
             f"Interrupted: {len(done)} of {len(jobs)} targets are done, what is finished is kept, and the same command goes on from there."
@@ -951,7 +1019,9 @@ def make(job, root, force=False, say=print):
             install(job.folder)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            say(f"{name}: failed: {anonymous(reason, root).rstrip('.')}. See {where / (name + '.partial.ipynb')}.")
+            say(
+                f"{name}: failed: {anonymous(reason, root, job.settings).rstrip('.')}. See {where / (name + '.partial.ipynb')}."
+            )
             return False
         store.put("reproduce", stamp(job), {"done": np.ones(1, np.uint8)})
         say(f"{name}: done in {time.monotonic() - start:.0f} s: {where}.")
