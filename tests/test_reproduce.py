@@ -442,7 +442,7 @@ def test_weights_are_hashed_once_and_again_when_they_change(project, monkeypatch
     (job,), problems = plan()
     assert not problems and set(job.inputs) == {"sam_vit_b_01ec64.pth", "benchmark toybox"}
     code = (
-        "import sys; from pathlib import Path; from rim import reproduce as rp; t = rp.Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',)); "
+        "import sys; from pathlib import Path; from rim.reproduce import running as rp; t = rp.Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',)); "
         f"print(rp.plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
