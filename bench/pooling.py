@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from rim.method.features import pool
-from rim.method.proposals import Axis, full_masks
+from rim.models.fast_sam import Axis, full_masks
 from bench.harness import Row, alternate
 
 MASKS, CHANNELS = 70, 768

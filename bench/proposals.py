@@ -7,7 +7,8 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from rim.measure.agreement import plain_pool
 from rim.models.loading import build_sam
-from rim.method.proposals import MaskGenerator, PointDecoder, stock_proposals
+from rim.method.proposals import MaskGenerator, stock_proposals
+from rim.models.fast_sam import PointDecoder
 from rim.method.references import Tools
 from rim.method.regions import describe
 from rim.base.settings import Settings

@@ -9,22 +9,18 @@ from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_
 
 from rim.models.loading import build_sam, load_maskformer, load_sam
 from rim.method.proposals import (
-    Axis,
     MaskGenerator,
     NoProposals,
-    PointDecoder,
     Proposer,
     QueryProposer,
     attention_mask,
     attention_points,
-    blocks,
     foreground_mask,
-    full_masks,
-    measure,
     proposal_key,
     query_masks,
     thresholds,
 )
+from rim.models.fast_sam import Axis, PointDecoder, blocks, full_masks, measure
 from rim.base.settings import Settings
 from rim.toybox.world import World
 

@@ -142,7 +142,7 @@ def cutting_key(self):
         "settings": s.subset(*MASKING),
         "dtype": str(dtype_of(s)),
         "sam": weights_key("sam", s),
-        "code": code_digest("rim.method.proposals", "rim.method.references"),
+        "code": code_digest("rim.models.fast_sam", "rim.method.proposals", "rim.method.references"),
         "libraries": library_versions(),
     }
 
@@ -155,7 +155,9 @@ def masking_key(self):
         "dtype": str(dtype_of(s)),
         "sam": weights_key("sam", s),
         "encoder": encoder_key(s),
-        "code": code_digest("rim.method.proposals", "rim.method.features", "rim.method.references"),
+        "code": code_digest(
+            "rim.models.fast_sam", "rim.method.proposals", "rim.method.features", "rim.method.references"
+        ),
         "libraries": library_versions(),
     }
 

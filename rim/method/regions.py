@@ -95,7 +95,7 @@ class Analyser:
         return {
             "proposals": proposal_key(self.settings),
             "dtype": str(dtype_of(self.settings)),
-            "code": code_digest("rim.method.proposals", "rim.method.regions"),
+            "code": code_digest("rim.models.fast_sam", "rim.method.proposals", "rim.method.regions"),
             "libraries": library_versions(),
         }
 
@@ -107,7 +107,9 @@ class Analyser:
             "settings": s.subset("feature", "region_side"),
             "dtype": str(dtype_of(s)),
             "encoder": encoder_key(s),
-            "code": code_digest("rim.method.proposals", "rim.method.features", "rim.method.regions"),
+            "code": code_digest(
+                "rim.models.fast_sam", "rim.method.proposals", "rim.method.features", "rim.method.regions"
+            ),
             "libraries": library_versions(),
         }
 
