@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from rim.trident.trident import SamTokens, aggregate
+from rim.trident.aggregation import SamTokens, aggregate
 from bench.harness import Row, alternate, peak
 
 HEADS, SIDE, WIDTH, CHANNELS, COS_FAC = 12, 64, 64, 768, 1.2  # of SAM's last block; channels of CLIP's canvas

@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 __all__ = ["RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
 _HOMES = {
     "RIM": "method.segmenter",
-    "ReferenceBank": "method.photographs",
+    "ReferenceBank": "method.bank",
     "Settings": "base.settings",
     "Trident": "trident.trident",
     "Vocabulary": "method.vocabulary",
@@ -17,7 +17,7 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
-    "method": "vocabulary synthesis proposals features references ranking regions segmentation segmenter photographs",
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation segmenter",
     "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }

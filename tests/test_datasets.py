@@ -6,20 +6,8 @@ import numpy as np, pytest
 from PIL import Image
 from hypothesis import given, strategies as st
 from layouts import make, real, save
-from rim.measure.datasets import (
-    SOURCES,
-    Benchmark,
-    FolderBenchmark,
-    PublishedBenchmark,
-    ToyboxBenchmark,
-    background_words,
-    get_benchmark,
-    image_size,
-    names_file,
-    numbered,
-    read_names,
-    translate,
-)
+from rim.base.images import image_size
+from rim.measure.datasets import Benchmark, FolderBenchmark, PublishedBenchmark, SOURCES, ToyboxBenchmark, background_words, get_benchmark, names_file, numbered, read_names, translate
 from rim.measure.evaluation import evaluate
 from rim.base.settings import Settings
 

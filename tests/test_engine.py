@@ -320,7 +320,7 @@ def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
 
 
 def test_a_bank_is_the_serial_one(tmp_path):
-    from rim.method.references import ReferenceBank
+    from rim.method.bank import ReferenceBank
     from rim.base.settings import Settings
     from rim.base.store import Store
 

@@ -8,7 +8,7 @@ from rim.measure import examination as ex
 from rim.measure.evaluation import evaluate
 from rim.method.proposals import Proposals
 from rim.method.segmentation import Method
-from rim.method.segmenter import Regions
+from rim.method.regions import Regions
 from rim.base.settings import Settings
 from rim.method.vocabulary import Vocabulary
 
@@ -101,7 +101,7 @@ def test_oracle_is_perfect_with_perfect_proposals_and_a_ceiling_with_others():
         guess = rng.integers(0, 3, 2)
 
         def named(image, _):
-            from rim.method.segmenter import paint
+            from rim.method.regions import paint
 
             return paint(np.stack([WIDE, GROUND]), guess, np.ones(2), (10, 10)).clip(0)
 

@@ -12,7 +12,8 @@ from rim.measure.datasets import FolderBenchmark, PublishedBenchmark
 from rim.base.images import FORMATS, read_image
 from rim.models.loading import halving
 from rim.method.proposals import NoProposals, Proposals, foreground_mask
-from rim.method.references import ReferenceBank, Tools
+from rim.method.bank import ReferenceBank
+from rim.method.references import Tools
 from rim.measure.rivals import ClipCrop
 from rim.method.segmentation import Segmentation, mask_box
 from rim.method.segmenter import RIM

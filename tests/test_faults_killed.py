@@ -8,7 +8,8 @@ from PIL import Image
 from rim.apps import cli
 from rim.method import references
 from rim.measure.evaluation import evaluate
-from rim.method.references import ReferenceBank, Tools
+from rim.method.bank import ReferenceBank
+from rim.method.references import Tools
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
 from rim.base.store import Store, atomic_write

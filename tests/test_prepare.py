@@ -9,16 +9,8 @@ from pycocotools import mask as rle
 from conftest import ROOT
 from layouts import make, real, save
 from rim.apps import cli
-from rim.measure.datasets import (
-    CITYSCAPES,
-    CITYSCAPES_NAMES,
-    SOURCES,
-    FolderBenchmark,
-    PublishedBenchmark,
-    names_file,
-    read_labels,
-    read_names,
-)
+from rim.base.images import read_labels
+from rim.measure.datasets import CITYSCAPES, CITYSCAPES_NAMES, FolderBenchmark, PublishedBenchmark, SOURCES, names_file, read_names
 from rim.measure.prepare import (
     CONTEXT_IDS,
     PREPARATIONS,

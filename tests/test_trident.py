@@ -5,10 +5,11 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
 from rim.models import loading as models
-from rim.trident import trident as T
+from trident_steps import T
 from rim.measure.evaluation import as_method
 from rim.base.settings import Settings
-from rim.trident.trident import SamTokens, Trident
+from rim.trident.aggregation import SamTokens
+from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
 
 TINY = Settings.from_profile(

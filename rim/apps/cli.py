@@ -87,7 +87,7 @@ def segmenter_of(args):
         if args.bank:
             raise ValueError("--bank goes with --method rim: trident has no references.")
         return Trident.from_profile(args.profile, **overrides)
-    from rim.method.references import ReferenceBank
+    from rim.method.bank import ReferenceBank
     from rim.method.segmenter import RIM
 
     bank = ReferenceBank.load(args.bank) if args.bank else None
@@ -111,7 +111,8 @@ def announced_bank(
     engine=None,  # whose workers paint; None: this process
 ):
     "The bank for a vocabulary; says which it is, and how much there is to paint before."
-    from rim.method.references import ReferenceBank, plan, reference_key
+    from rim.method.bank import ReferenceBank
+    from rim.method.references import plan, reference_key
 
     if rim.bank is None:
         items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
@@ -240,7 +241,7 @@ def build_references(args):
 def photographed_bank(folder, rim, vocabulary=None):
     "The bank of a folder of photographs; what is left out is named."
     import warnings
-    from rim.method.photographs import ReferenceBank
+    from rim.method.bank import ReferenceBank
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
@@ -256,7 +257,7 @@ def photographed_bank(folder, rim, vocabulary=None):
 # %% ../../nbs/apps/05_cli.ipynb #12df4677
 def show_references(args):
     "rim references show: the contact sheet of a bank."
-    from rim.method.references import ReferenceBank
+    from rim.method.bank import ReferenceBank
     from rim.method.segmentation import png_bytes
     from rim.base.store import atomic_write
 
@@ -323,7 +324,7 @@ def build_beforehand(names, settings, benchmark, store, engine):
     "Let an engine paint the references that the methods will ask for; without one, they are painted when asked for."
     if engine.name == "serial":
         return
-    from rim.method.references import ReferenceBank
+    from rim.method.bank import ReferenceBank
     from rim.method.segmenter import VARIANTS
 
     if {"rim", *VARIANTS} & set(names):

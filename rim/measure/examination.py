@@ -17,7 +17,8 @@ from scipy import ndimage
 from . import figures
 from .rivals import ClipCrop
 from ..method.segmentation import Method, draw_overlay, write_names
-from ..method.segmenter import RIM, VARIANTS, paint
+from ..method.regions import paint
+from ..method.segmenter import RIM, VARIANTS
 from ..base.settings import settings_for
 from ..base.store import Store, code_digest
 from ..trident.trident import Trident

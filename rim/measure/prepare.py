@@ -18,22 +18,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
+from ..base.images import image_size
+from ..base.images import read_labels
 from rim.measure.datasets import (
     CITYSCAPES,
     CITYSCAPES_NAMES,
-    IGNORE,
-    SOURCES,
     FolderBenchmark,
     PublishedBenchmark,
+    SOURCES,
     check_size,
     file_of,
     find_home,
     get_benchmark,
-    image_size,
     keys_in,
-    read_labels,
     translate,
 )
+from ..method.vocabulary import IGNORE
 from ..base.settings import Settings
 from ..base.store import atomic_write
 

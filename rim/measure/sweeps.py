@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 import numpy as np
 from .evaluation import Report
 from .metrics import draw_weights, interval, resampled_mious
-from ..method.references import ReferenceBank
+from ..method.bank import ReferenceBank
 from ..method.regions import paint
 from ..method.segmentation import Method
 from ..method.segmenter import RIM, VARIANTS, fill_uncovered, match_features
