@@ -410,7 +410,7 @@ def test_evaluate_writes_its_report_and_is_resumed(capsys, tmp_path, bright):
     files = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     assert (
         set(files) == {"report.md", "methods.csv", "classes.csv", "images.csv", "worst-bright.png", "worst-bright.pdf"}
-        and b"a small world of our own" in files["report.md"]
+        and b"a synthetic benchmark" in files["report.md"]
     )
     assert run(capsys, *words)[0] == 0 and len(bright) == 9
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == files, (

@@ -27,7 +27,7 @@ def texts(fig):
 
 @pytest.mark.parametrize(
     "profile, words",
-    [("toybox", "a small world of our own"), ("rehearsal", "random weights"), ("paper", "paper profile")],
+    [("toybox", "a synthetic benchmark"), ("rehearsal", "random weights"), ("paper", "paper profile")],
 )
 def test_stamp_says_which_profile_on_what(profile, words):
     fig = figures.label_profile(example(), Settings.from_profile(profile), 240)
@@ -221,7 +221,7 @@ def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
         "| Rand | 53.1 | 50.0 – 55.2 | 43.8 |" in text
         and "| none | – | – | – |" in text
         and "seeds 1, 2" in text
-        and "a small world of our own" in text
+        and "a synthetic benchmark" in text
     )
     assert "reported" not in figures.table_text(rows, settings, 5)
     path = figures.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})

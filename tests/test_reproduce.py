@@ -98,7 +98,7 @@ def test_executed_notebook_and_provenance_hold_no_machine_path(project):
         and record["rim"]
     )
     book = nbformat.read(project / "figures/toybox/tiny/tiny.ipynb", 4)
-    assert "a small world of our own" in book.cells[1].source, "an executed notebook says what it is"
+    assert "a synthetic benchmark" in book.cells[1].source, "an executed notebook says what it is"
     assert (
         set(record["outputs"]) == {"tiny.csv", "tiny.ipynb"}
         and record["seconds"] > 0
@@ -385,7 +385,7 @@ def test_the_index_shows_every_target_and_a_second_run_changes_nothing(project):
         "| product | 40.0 | 42 |",
         "`rim reproduce tiny`",
         "[provenance.json](toybox/tiny/provenance.json)",
-        "a small world of our own",
+        "a synthetic benchmark",
         "Not made yet: `rim reproduce broken`",
         "`rim reproduce --profile paper`",
     ):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from .batch import shrink
 from ..base.images import read_image, swatch
+from ..method.segmentation import overlay_colours
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/03_demo.ipynb #a8d8b4e2
@@ -51,9 +52,12 @@ def legend(
     result,  # Segmentation
 ) -> str:
     "Colours, names and shares, as HTML."
-    palette = result.vocabulary.palette()
+    palette = overlay_colours(result.vocabulary.palette())
     return "".join(
-        f'<span style="margin-right:1.2em;white-space:nowrap">{swatch(palette[label])}{escape(name)} {share:.1%}</span> '
+        (
+            f'<span style="margin-right:1.2em;white-space:nowrap">{swatch(palette[label])}{escape(name)} '
+            f"{share:.1%}</span> "
+        )
         for label, name, share in result.legend
     )
 
@@ -76,7 +80,8 @@ def load_gradio():
         import gradio
     except ImportError:
         raise ImportError(
-            "the demo needs gradio: pip install -e '.[demo]' in the clone, in an environment of its own, because it needs an older Pillow than this project is pinned to"
+            "the demo needs gradio: pip install -e '.[demo]' in the clone, in an environment of its own, "
+            "because it needs an older Pillow than this project is pinned to"
         ) from None
     return gradio
 
@@ -110,7 +115,8 @@ def page(
 
     with gr.Blocks(title="rim", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(
-            "# rim\nSegment what you can name. The first question with new words paints reference pictures for them, which takes a while."
+            "# rim\nSegment what you can name. The first question with new words paints reference pictures "
+            "for them, which takes a while."
         )
         kept = gr.State(time_to_live=3600)
         with gr.Row():
@@ -146,8 +152,14 @@ def page(
     return blocks.queue(max_size=8)
 
 # %% ../../nbs/apps/03_demo.ipynb #5348bc14
-STYLE = "#why {overflow-x: auto} #why table {word-break: normal; overflow-wrap: normal} #why svg {max-width: none !important; height: 12em}"  # the sanitiser takes the SVG's viewBox away, so that it doesn't scale: it scrolls
-POLICY = "default-src 'self' 'unsafe-inline' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+STYLE = (
+    "#why {overflow-x: auto} #why table {word-break: normal; overflow-wrap: normal} #why svg {max-width: none "
+    "!important; height: 12em}"
+)  # the sanitiser takes the SVG's viewBox away, so that it doesn't scale: it scrolls
+POLICY = (
+    "default-src 'self' 'unsafe-inline' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 
 
 class Guard:

@@ -6,7 +6,8 @@
 __all__ = ['HERE', 'MARKS', 'OURS', 'BOOLEANS', 'CHOICES', 'POSITIVE', 'PATTERNS', 'SHARES', 'KINDS', 'ENVIRONMENT',
            'shipped_file', 'read_text', 'read_ini', 'own_file', 'RunSettings', 'ModelSettings', 'SynthesisSettings',
            'ForegroundSettings', 'RegionSettings', 'MatchingSettings', 'TridentSettings', 'EvaluationSettings',
-           'parse_value', 'broken_rule', 'Settings', 'nearest', 'check_keys', 'typed', 'settings_for', 'ini_groups']
+           'parse_value', 'broken_rule', 'Settings', 'nearest', 'check_keys', 'typed', 'settings_for', 'ini_groups',
+           'departures']
 
 # %% ../../nbs/base/01_settings.ipynb #2de8a4aa
 import configparser, difflib, math, os, re, warnings
@@ -478,10 +479,20 @@ def _repr_html_(
             )
             shown = f"<b>{escape(str(value))}</b>" if own else escape(str(value))
             rows.append(
-                f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td style="text-align:left;opacity:.7">{escape(beside)}</td></tr>'
+                f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td '
+                f'style="text-align:left;opacity:.7">{escape(beside)}</td></tr>'
             )
             changed += own
         parts.append(
             f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"
         )
     return f'<div style="color:var(--jp-ui-font-color1,inherit)">profile {escape(self.profile)}{"".join(parts)}</div>'
+
+# %% ../../nbs/base/01_settings.ipynb #133f37ab
+def departures(
+    settings: Settings,
+    names=None,  # fields to compare; None: all
+):
+    "Settings whose value is not that of `[DEFAULT]` in the shipped file: name -> value."
+    default = typed(read_ini(shipped_file()).defaults())
+    return {name: getattr(settings, name) for name in names or default if getattr(settings, name) != default[name]}

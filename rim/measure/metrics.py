@@ -115,9 +115,9 @@ def interval(
     values,  # float [draws]
     estimate,  # of the sample itself
 ):
-    "(low, estimate, high): the middle 95 % of the draws around the sample's own value."
+    "(low, estimate, high): the middle 95 % of the draws, widened where needed so that the estimate lies inside."
     low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(estimate), float(high)
+    return float(np.fmin(low, estimate)), float(estimate), float(np.fmax(high, estimate))
 
 # %% ../../nbs/measure/01_metrics.ipynb #f98db21d
 def bootstrap(
