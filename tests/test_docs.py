@@ -137,3 +137,8 @@ def test_the_site_builds_without_a_warning():
 @pytest.mark.slow
 def test_tables_that_notebooks_give_are_tables_on_the_page():
     assert (site() / "figures/toybox/trident_vs_rim/trident_vs_rim.html").read_text().count("<table") >= 2
+
+
+def test_the_readme_has_at_most_900_words(root):
+    words = [word for word in (root / "README.md").read_text(encoding="utf-8").split() if any(map(str.isalnum, word))]
+    assert len(words) <= 900
