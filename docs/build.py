@@ -236,7 +236,9 @@ ROOMS = (
 
 def contents(pages):
     "The landing page and one page per section, from all that the site has."
-    from rim.reproduce.running import INDEXED, TARGETS, world
+    from rim.reproduce.index import INDEXED
+    from rim.reproduce.registry import TARGETS
+    from rim.reproduce.running import world
     from rim.base.settings import Settings
 
     components(pages)

@@ -79,7 +79,7 @@ def figure(request):
     def keep(text):
         import json, time
         from promises import MEASURED, measured
-        from rim.reproduce.running import machine
+        from rim.reproduce.provenance import machine
 
         here, test = machine(), f"{request.path.name}::{request.node.originalname}"
         kept = measured() | {

@@ -7,7 +7,19 @@ from PIL import Image
 from hypothesis import given, strategies as st
 from layouts import make, real, save
 from rim.base.images import image_size
-from rim.measure.datasets import Benchmark, FolderBenchmark, PublishedBenchmark, SOURCES, ToyboxBenchmark, background_words, get_benchmark, names_file, numbered, read_names, translate
+from rim.measure.datasets import (
+    Benchmark,
+    FolderBenchmark,
+    PublishedBenchmark,
+    SOURCES,
+    ToyboxBenchmark,
+    background_words,
+    get_benchmark,
+    names_file,
+    numbered,
+    read_names,
+    translate,
+)
 from rim.measure.evaluation import evaluate
 from rim.base.settings import Settings
 

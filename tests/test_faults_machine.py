@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rim.base.settings import Settings
 from rim.base.store import atomic_write
-from rim.reproduce import running as rp
+from rooms import reproduce as rp
 
 REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS]
 

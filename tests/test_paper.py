@@ -9,7 +9,9 @@ import pytest
 from conftest import ROOT
 from layouts import make
 from rim.measure.datasets import SOURCES
-from rim.reproduce.running import TARGETS, code_of, notebook_parameters, read_table
+from rim.reproduce.jobs import code_of, notebook_parameters
+from rim.reproduce.provenance import read_table
+from rim.reproduce.registry import TARGETS
 
 TINY = dict(
     pretrained="no",

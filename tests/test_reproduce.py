@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from rim.reproduce import running as rp
+from rooms import reproduce as rp
 from rim.base.ledger import VARIABLE
 from rim.base.settings import Settings
 
@@ -223,7 +223,7 @@ def test_found_from_a_folder_below(project):
 def test_interrupted_says_what_is_done_and_exits_130(project):
     write(project, "broken", "import time\ntime.sleep(60)")
     code = (
-        "import sys; from rim.reproduce.running import *\n"
+        "import sys; from rim.reproduce.command import reproduce; from rim.reproduce.registry import Target\n"
         "registry = {n: Target(n, n, f'paper/{n}.ipynb', 1) for n in ('tiny', 'broken')}\n"
         f"sys.exit(reproduce(['tiny', 'broken'], root={str(project)!r}, registry=registry))"
     )
@@ -268,7 +268,8 @@ def test_a_failed_run_leaves_the_result_before_it_as_it_was(project):
 
 RUNS = """
 import sys
-from rim.reproduce.running import Target, reproduce
+from rim.reproduce.command import reproduce
+from rim.reproduce.registry import Target
 sys.exit(reproduce(["tiny"], root=sys.argv[1], registry={"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}, say=lambda line: print(line, flush=True)))
 """
 
@@ -442,8 +443,9 @@ def test_weights_are_hashed_once_and_again_when_they_change(project, monkeypatch
     (job,), problems = plan()
     assert not problems and set(job.inputs) == {"sam_vit_b_01ec64.pth", "benchmark toybox"}
     code = (
-        "import sys; from pathlib import Path; from rim.reproduce import running as rp; t = rp.Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',)); "
-        f"print(rp.plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
+        "import sys; from pathlib import Path; from rim.reproduce.jobs import plan; from rim.reproduce.registry import Target\n"
+        "t = Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',))\n"
+        f"print(plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
         job.inputs["sam_vit_b_01ec64.pth"],

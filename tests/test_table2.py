@@ -2,7 +2,8 @@
 
 import csv, json, shutil
 import pytest
-from rim.reproduce.running import TARGETS, reproduce
+from rim.reproduce.command import reproduce
+from rim.reproduce.registry import TARGETS
 
 TINY = dict(
     pretrained="no",

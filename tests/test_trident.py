@@ -5,7 +5,7 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
 from rim.models import loading as models
-from trident_steps import T
+from rooms import trident as T
 from rim.measure.evaluation import as_method
 from rim.base.settings import Settings
 from rim.trident.aggregation import SamTokens

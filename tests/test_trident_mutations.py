@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np, pytest, torch, torch.nn.functional as F
 from PIL import Image
 import trident_golden as golden
-from trident_steps import T
+from rooms import trident as T
 
 HERE = golden.FOLDER.is_dir()
 if not HERE:

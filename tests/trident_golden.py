@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from transformers import CLIPModel, ViTModel
 from conftest import ROOT
-from trident_steps import T
+from rooms import trident as T
 from rim.base.settings import Settings
 
 FOLDER = Path(os.environ.get("RIM_GOLDEN") or ROOT.parent / "shared/golden/trident")

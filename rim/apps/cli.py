@@ -484,7 +484,7 @@ def store_prune(args):
 # %% ../../nbs/apps/05_cli.ipynb #35d93333
 def reproduce(args):
     "rim reproduce: the tables and figures of the paper."
-    from rim.reproduce.running import listing, reproduce
+    from rim.reproduce.command import listing, reproduce
 
     if args.list:
         print("\n".join(listing()))

@@ -1,3 +1,4 @@
 """Targets of the paper, and the runner that makes them."""
 
-from .running import TARGETS, Target, reproduce
+from .command import reproduce
+from .registry import TARGETS, Target
