@@ -17,7 +17,7 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
-    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation segmenter",
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation words shipped segmenter",
     "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }

@@ -133,6 +133,7 @@ WHICH = {
         benchmark_images=3,
         names="engineered",
         bootstrap=5,
+        shipped="toybox",
         trident_background="sky",
         **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")},
     ),

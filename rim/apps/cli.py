@@ -87,10 +87,10 @@ def segmenter_of(args):
         if args.bank:
             raise ValueError("--bank goes with --method rim: trident has no references.")
         return Trident.from_profile(args.profile, **overrides)
-    from rim.method.bank import ReferenceBank
     from rim.method.segmenter import RIM
+    from rim.method.shipped import find_bank
 
-    bank = ReferenceBank.load(args.bank) if args.bank else None
+    bank = find_bank(args.bank) if args.bank else None
     rim = RIM.from_profile(args.profile, bank=bank, **overrides)
     if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]):
         raise ValueError(
@@ -113,8 +113,10 @@ def announced_bank(
     "The bank for a vocabulary; says which it is, and how much there is to paint before."
     from rim.method.bank import ReferenceBank
     from rim.method.references import plan, reference_key
+    from rim.method.shipped import shipped_bank
 
-    if rim.bank is None:
+    shipped = shipped_bank(vocabulary, rim.tools) if rim.bank is None else None
+    if rim.bank is None and shipped is None:
         items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
         lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
         if lacking:
@@ -123,7 +125,7 @@ def announced_bank(
             )
     bank = (
         ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
-        if engine
+        if engine and shipped is None
         else rim.bank_for(vocabulary, progress=sys.stderr.isatty())
     )
     sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
@@ -257,16 +259,19 @@ def photographed_bank(folder, rim, vocabulary=None):
 # %% ../../nbs/apps/05_cli.ipynb #12df4677
 def show_references(args):
     "rim references show: the contact sheet of a bank."
-    from rim.method.bank import ReferenceBank
     from rim.method.segmentation import png_bytes
+    from rim.method.shipped import find_bank
     from rim.base.store import atomic_write
 
-    bank, sheet = ReferenceBank.load(args.bank), Path(args.out or Path(args.bank).with_suffix(".png"))
-    atomic_write(sheet, png_bytes(bank.contact_sheet()))
+    bank, sheet = find_bank(args.bank), Path(args.out or Path(args.bank).with_suffix(".png"))
     for key, value in bank.record.items():
         if isinstance(value, (int, float, str)) or key in ("sources", "masks", "left_out") and value:
             print(f"{key}: {value}")
-    print(sheet)
+    if len(bank.thumbnails["owner"]):
+        atomic_write(sheet, png_bytes(bank.contact_sheet()))
+        print(sheet)
+    else:
+        print(f"{len(bank)} classes without images: {', '.join(sorted(bank.names, key=str.casefold))}")
     return 0
 
 # %% ../../nbs/apps/05_cli.ipynb #541cab7e
@@ -325,9 +330,11 @@ def build_beforehand(names, settings, benchmark, store, engine):
     if engine.name == "serial":
         return
     from rim.method.bank import ReferenceBank
+    from rim.method.references import Tools
     from rim.method.segmenter import VARIANTS
+    from rim.method.shipped import shipped_bank
 
-    if {"rim", *VARIANTS} & set(names):
+    if {"rim", *VARIANTS} & set(names) and shipped_bank(benchmark.vocabulary, Tools(settings)) is None:
         ReferenceBank.build(benchmark.vocabulary, settings, store, engine=engine)
 
 # %% ../../nbs/apps/05_cli.ipynb #0e58602d

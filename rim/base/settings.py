@@ -120,6 +120,7 @@ class SynthesisSettings:
     synthesis_batch: int  # images per batch; does not change the result
     degenerate_std: float  # an image of a smaller standard deviation (of 0..255) is drawn again
     redraws: int  # how often at most
+    shipped: str  # bank that comes with the package, used for the names it has; empty: always generated
 
 # %% ../../nbs/base/01_settings.ipynb #c874371a
 @dataclass(frozen=True, kw_only=True)

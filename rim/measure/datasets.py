@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['THINGS', 'COCO_VALUES', 'COCO_STUFF', 'COCO_OBJECT', 'CITYSCAPES_NAMES', 'SCORED', 'CITYSCAPES', 'VOC', 'CONTEXT',
-           'COCO_MAPS', 'COCO', 'SOURCES', 'Benchmark', 'ToyboxBenchmark', 'by_stem', 'check_labels', 'check_size',
-           'some', 'FolderBenchmark', 'read_names', 'names_file', 'relabel', 'numbered', 'spans', 'translate', 'Source',
-           'background_words', 'find_home', 'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'is_toybox',
-           'get_benchmark', 'first_pictures', 'benchmark_page']
+           'COCO_MAPS', 'COCO', 'SOURCES', 'VOC_THINGS', 'COCO_THINGS', 'SCORINGS', 'PARTS', 'Benchmark',
+           'ToyboxBenchmark', 'by_stem', 'check_labels', 'check_size', 'some', 'FolderBenchmark', 'read_names',
+           'names_file', 'relabel', 'numbered', 'spans', 'translate', 'Source', 'background_words', 'find_home',
+           'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'category_table', 'photos_home', 'PhotosBenchmark',
+           'is_toybox', 'get_benchmark', 'first_pictures', 'benchmark_page']
 
 # %% ../../nbs/measure/02_datasets.ipynb #e334fce1
 import re
@@ -566,6 +567,94 @@ def check(
     if problems := [found for key in self.keys if (found := self.problem(key))]:
         raise ValueError(some(problems))
 
+# %% ../../nbs/measure/02_datasets.ipynb #b7d10a02
+VOC_THINGS = (
+    5,
+    2,
+    16,
+    9,
+    44,
+    6,
+    3,
+    17,
+    62,
+    21,
+    67,
+    18,
+    19,
+    4,
+    1,
+    64,
+    20,
+    63,
+    7,
+    72,
+)  # COCO's category of each VOC name
+COCO_THINGS = tuple(c for c in range(1, 91) if c not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+SCORINGS = {"coco-object": ("coco-object", COCO_THINGS), "voc": ("voc", VOC_THINGS)}  # scoring -> (names, categories)
+PARTS = {
+    "val": slice(None),
+    "train": slice(None),
+    "tuning": slice(1, None, 3),
+    "references": lambda items: [item for i, item in enumerate(items) if i % 3 != 1],
+}  # of the photographs, sorted by name
+
+
+def category_table(
+    categories,  # COCO's category of each label from 1 on
+) -> np.ndarray:  # int16 [256]
+    "The labels of a category map's values: what isn't named is background."
+    named = {category: label for label, category in enumerate(categories, 1)}
+    return relabel({0: 0, IGNORE: IGNORE} | {c: named.get(c, 0) for c in COCO_THINGS})
+
+# %% ../../nbs/measure/02_datasets.ipynb #b7d10a03
+def photos_home(
+    root,  # folder
+    split: str,  # val or train
+) -> Path:
+    "The folder of the photographs of a split: the root, or a usual one below it."
+    root = Path(root).expanduser()
+    homes = [root, *(root / h / split for h in ("", "photos/coco", "photos", "coco"))]
+    found = [home for home in homes if (home / "images").is_dir() and (home / "coco_ids").is_dir()]
+    if not found:
+        raise FileNotFoundError(
+            f"photos needs a folder with images/ and coco_ids/: there is none in {root}, nor in its {', '.join(str(h.relative_to(root)) for h in homes[1:])}"
+        )
+    return found[0]
+
+
+class PhotosBenchmark(FolderBenchmark):
+    "Photographs of COCO with category maps."
+
+    def __init__(
+        self,
+        root,  # folder with images/ and coco_ids/, or one above
+        n=0,  # the first n; 0: all
+        scoring="coco-object",  # or voc
+        part="val",  # or train, tuning, references
+        names="plain",  # or engineered
+    ):
+        if scoring not in SCORINGS or part not in PARTS:
+            raise ValueError(
+                f"photos are scored as {' or '.join(SCORINGS)} and have the parts {', '.join(PARTS)}: got {scoring}, {part}"
+            )
+        which, categories = SCORINGS[scoring]
+        self.root = photos_home(root, "val" if part == "val" else "train")
+        self.name = "-".join(["photos", scoring] + [part] * (part != "val"))
+        self.vocabulary, self.table = read_names(names_file(which, names), True), category_table(categories)
+        self.background_words = read_names(names_file(which, "background"), background=False).names
+        images, maps = by_stem(self.root / "images"), by_stem(self.root / "coco_ids")
+        if lone := sorted(images.keys() ^ maps.keys()):
+            raise FileNotFoundError(f"each photograph has one category map of the same name: {some(lone)} have none")
+        items, part = [(stem, images[stem], maps[stem]) for stem in images], PARTS[part]
+        self.items = (part(items) if callable(part) else items[part])[: n or None]
+
+    def __getitem__(self, i):
+        stem, image_path, map_path = self.items[i]
+        image, labels = read_image(image_path), translate(read_labels(map_path), self.table, map_path)
+        check_size(image.shape[:2], labels.shape, image_path, map_path)
+        return image, labels, stem
+
 # %% ../../nbs/measure/02_datasets.ipynb #0ea63f31
 def is_toybox(
     name: str,  # of a benchmark
@@ -592,16 +681,21 @@ def get_benchmark(
             size=int(size or 128),
             names=[n.strip() for n in names.split(",")] if names else (),
         )
-    if name in SOURCES:
+    kind, _, more = name.partition(":")
+    if kind == "photos" or name in SOURCES:
         if not settings.data_dir:
             raise FileNotFoundError(
                 f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the variable RIM_DATA), which is empty"
             )
+        if kind == "photos":
+            scoring, _, part = more.partition(":")
+            options = (scoring or "coco-object", part or "val", settings.names)
+            return PhotosBenchmark(settings.data_dir, settings.benchmark_images, *options)
         return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
     if (Path(name).expanduser() / "images").is_dir():
         return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
     raise FileNotFoundError(
-        f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}"
+        f"the benchmark must be toybox, photos, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}"
     )
 
 # %% ../../nbs/measure/02_datasets.ipynb #2157132c
