@@ -28,6 +28,8 @@ PROMISES = {
     20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository.",
     30: "An image is read upright whatever else its metadata say: no damaged field, odd type or large profile makes a sound image unreadable or turns it wrongly.",
     31: "Values are those of the file: white is white at every depth of grey, a label of 2 or 4 bit is the number that was written, and a label map that may hold other values is refused.",
+    32: "Typed names mean one thing to every command: unseen letters are dropped, the commas of all keyboards separate, and what may mean several things is refused.",
+    33: "Attention is that of the word that was put into the prompt, wherever else it stands in it.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
     52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",

@@ -158,7 +158,7 @@ def known(settings):
 def artefacts(settings):
     "What is kept under these settings -> the addresses that it is kept under."
     tools, made = Tools(settings), [item for batch in plan(WORDS, settings) for item in batch]
-    named = [{"prompt": prompt, "word": word, "k": k} for _, prompt, word, k in made]
+    named = [{"prompt": prompt, "start": prompt.start, "word": word, "k": k} for _, prompt, word, k in made]
     references, analyser = [reference_key(item, tools) for item in made], Analyser(settings, tools)
     bank = address({"bank": sorted(map(address, references))})
     keys = {

@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from rim.method import synthesis
 from rim.models.loading import load_diffusion
 from rim.base.settings import Settings
+from rim.method.vocabulary import Vocabulary
 from rim.method.synthesis import AttentionCapture, class_tokens, encoded_prompt, fusible, image_seed, synthesise
 
 
@@ -266,6 +267,29 @@ def test_class_tokens(pipeline):
         class_tokens(tokenizer, "a photo of a dog", "cat")
     with pytest.raises(ValueError, match="at least one token"):
         class_tokens(tokenizer, "a photo of  ", " ")
+
+
+TEMPLATES = [
+    "a {} under a tree",
+    "a tree under a {}",
+    "{}",
+    "tree, {}, tree",
+    "a {}, from a treetop",
+    "a treehouse and a {}",
+]
+
+
+@pytest.mark.promise(33)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_word_that_was_put_in_is_found_wherever_it_stands_again(pipeline, template):
+    count = lambda text: len(pipeline.tokenizer(text, add_special_tokens=False).input_ids)
+    _, prompt, word = Vocabulary.of("tree").prompts(template)[0]
+    first = 1 + count(template[: template.index("{}")])
+    assert class_tokens(pipeline.tokenizer, prompt, word) == list(range(first, first + count(word)))
+
+
+def test_in_other_text_the_word_is_no_part_of_another(pipeline):
+    assert class_tokens(pipeline.tokenizer, "a photo of a cat, from a catalogue", "cat") == [5]
 
 
 def test_image_seeds_differ():

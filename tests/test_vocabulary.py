@@ -1,6 +1,6 @@
 import numpy as np, pytest
 from hypothesis import given, strategies as st
-from rim.method.vocabulary import IGNORE_COLOUR, Vocabulary
+from rim.method.vocabulary import IGNORE_COLOUR, Prompt, Vocabulary, clean_name
 
 
 def test_numbers_follow_the_names():
@@ -97,3 +97,128 @@ def test_colours_differ(background):
     assert palette.dtype == np.uint8 and palette.shape == (150 + background, 3)
     assert len(np.unique(palette, axis=0)) == len(palette) and IGNORE_COLOUR not in map(tuple, palette.tolist())
     assert ((palette[0] == 0).all()) == background
+
+
+UNSEEN = ["\u200b", "\ufeff", "\u00ad", "\u200e", "\u202e", "\u2060", "\u200d", "\ufe0f", "\u3164", "\U000e0041"]
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize("letter", UNSEEN, ids=[f"{ord(c):x}" for c in UNSEEN])
+@pytest.mark.parametrize("place", range(4))
+def test_letters_that_nobody_sees_make_no_other_word(letter, place):
+    word = "cat"[:place] + letter + "cat"[place:]
+    assert Vocabulary.of([word]).names == ("cat",) and Vocabulary.of("cat").index(word) == 1
+    with pytest.raises(ValueError, match="named once"):
+        Vocabulary.of(["cat", word])
+    with pytest.raises(ValueError, match="blank"):
+        clean_name(letter)
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize(
+    "word", ["می\u200cخواهم", "क्\u200dष", "\U0001f469\u200d\U0001f680", "\u2764\ufe0f\u200d\U0001f525"]
+)
+def test_joiners_stay_where_writing_needs_them(word):
+    assert clean_name(word) == word
+
+
+@pytest.mark.promise(32)
+def test_half_a_code_point_is_no_letter():
+    with pytest.raises(ValueError, match="printable"):
+        Vocabulary.of(["ca\ud800t"])
+
+
+@given(st.text())
+def test_a_clean_name_is_clean(text):
+    try:
+        name = clean_name(text)
+    except ValueError:
+        return
+    assert clean_name(name) == name and name.encode("utf-8").decode("utf-8") == name
+
+
+TWO = [
+    "cat, dog",
+    "cat，dog",
+    "cat、dog",
+    "cat، dog",
+    "cat . dog .",
+    "cat . dog",
+    '"cat", "dog"',
+    "'cat','dog'",
+    "“cat”, “dog”",
+]
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize("text", [*TWO, "cat\ndog", "cat,\ufeffdog"])
+def test_the_commas_of_all_keyboards_separate(text):
+    assert Vocabulary.of(text).names == ("cat", "dog")
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize(
+    "text", ["cat; dog", "猫；犬", "قط؛ كلب", "cat\tdog", "['cat', 'dog']", '{"cat": 1}', "cat. dog.", '"cat, dog"']
+)
+def test_text_that_may_mean_several_things_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="separated by commas|enclose"):
+        Vocabulary.of(text)
+    if "," not in text:
+        (tmp_path / "names.txt").write_text(f"boat\n{text}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match="separated by commas.*names.txt"):
+            Vocabulary.of(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("text", ["St. Bernard, U.S. mailbox", "driver's cab, ladies' bag"])
+def test_stops_and_apostrophes_are_letters_of_a_name(text):
+    assert ", ".join(Vocabulary.of(text).names) == text
+
+
+@pytest.mark.promise(32)
+def test_a_line_of_a_file_is_one_name_to_whoever_reads_it(tmp_path):
+    (tmp_path / "names.txt").write_text("background\nbuilding, edifice\nsky\n")
+    assert Vocabulary.of(tmp_path / "names.txt") == Vocabulary.from_file(tmp_path / "names.txt", None)
+    assert Vocabulary.of(tmp_path / "names.txt").names == ("building, edifice", "sky")
+    (tmp_path / "names.txt").write_text("cat, dog\n")
+    for background in (True, False, None):
+        with pytest.raises(ValueError, match="one per line.*cat, dog.*names.txt"):
+            Vocabulary.from_file(tmp_path / "names.txt", background)
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize(
+    "first", ["background", "Background", "_background_", "__background__", "__ignore__\n_background_"]
+)
+def test_the_background_goes_by_several_names(tmp_path, first):
+    (tmp_path / "names.txt").write_text(f"{first}\nboat\n")
+    for background in (True, None):
+        assert Vocabulary.from_file(tmp_path / "names.txt", background) == Vocabulary.of("boat")
+
+
+@pytest.mark.promise(32)
+@pytest.mark.parametrize(
+    "lines", ["boat\nbackground", "boat\n_background_", "__ignore__\nboat", "background\n__ignore__\nboat"]
+)
+def test_a_background_that_is_no_label_0_is_refused(tmp_path, lines):
+    (tmp_path / "names.txt").write_text(lines + "\n")
+    for background in (True, None):
+        with pytest.raises(ValueError, match="background|ignore"):
+            Vocabulary.from_file(tmp_path / "names.txt", background)
+
+
+@pytest.mark.promise(33)
+@given(
+    st.text("abc {", max_size=9).filter(lambda t: "{}" not in t + "{}"[:1]),
+    st.text("abc ", max_size=9),
+    st.sampled_from(["a", "ab", "ca"]),
+)
+def test_a_prompt_knows_where_its_word_was_put(before, after, word):
+    _, prompt, _ = Vocabulary.of([word]).prompts(before + "{}" + after)[0]
+    assert prompt == before + word + after and prompt.start == len(before) and type(prompt) is Prompt
+
+
+@pytest.mark.promise(33)
+@pytest.mark.parametrize("template", ["a photo", "a {} and a {}", ""])
+def test_a_template_has_one_place_for_the_word(template):
+    with pytest.raises(ValueError, match="once"):
+        Vocabulary.of("boat").prompts(template)

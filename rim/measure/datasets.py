@@ -22,7 +22,7 @@ from PIL import Image
 from fastcore.basics import patch
 from ..base.images import data_uri, framed, image_size, read_image, read_labels, swatch
 from ..base.settings import HERE, Settings
-from ..method.vocabulary import BACKGROUND, IGNORE, IGNORE_COLOUR, Vocabulary
+from ..method.vocabulary import IGNORE, IGNORE_COLOUR, Vocabulary
 
 # %% ../../nbs/measure/02_datasets.ipynb #0eced1c3
 @runtime_checkable
@@ -189,11 +189,7 @@ def read_names(
     "The vocabulary of a list of labels; `|` joins synonyms, lines that start with # are remarks."
     if not Path(path).is_file():
         raise FileNotFoundError(f"a benchmark needs the list of its labels in {path}")
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    names = [line for line in lines if line and not line.startswith("#")]
-    spelled = bool(names) and names[0].casefold() == BACKGROUND
-    background = spelled if background is None else background
-    return Vocabulary.of(names[1:] if spelled and background else names, background)
+    return Vocabulary.from_file(path, background)
 
 # %% ../../nbs/measure/02_datasets.ipynb #b96dc9b7
 def names_file(

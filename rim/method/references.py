@@ -199,13 +199,21 @@ def plan(
     return full + [left[i : i + step] for i in range(0, len(left), step)]
 
 # %% ../../nbs/method/05_references.ipynb #662f2fa4
+def _request(
+    item,  # of `plan`
+) -> dict:
+    "What one image is asked for: the prompt, where the class's word stands in it, and the image's number."
+    _, prompt, word, k = item
+    return {"prompt": prompt, "start": prompt.start, "word": word, "k": k}
+
+
 def paint_pictures(
     batch,  # of `plan`
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
     "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
-    keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
+    keys = [{**_request(item), **tools.painting_key} for item in batch]
     found = [store and store.entry("picture", key) for key in keys]
     if all(found):
         return found
@@ -226,8 +234,7 @@ def reference_key(
     tools: Tools,
 ) -> dict:
     "What determines a reference: its picture, and how that is described."
-    _, prompt, word, k = item
-    return {"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.masking_key}
+    return {**_request(item), "picture": tools.painting_key, **tools.masking_key}
 
 
 def kept_mask(
@@ -239,8 +246,8 @@ def kept_mask(
     "The foreground of a picture; the same for every encoder."
     if not store:
         return None
-    _, prompt, word, k = item
-    key = {"prompt": prompt, "word": word, "k": k, "picture": tools.painting_key, **tools.cutting_key}
+    _, _, word, k = item
+    key = {**_request(item), "picture": tools.painting_key, **tools.cutting_key}
     if entry := store.entry("mask", key):
         return entry[0]["mask"], entry[1]["mask"]
     mask, how = foreground_mask(

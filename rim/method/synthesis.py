@@ -11,6 +11,7 @@ __all__ = ['WIDER', 'ENCODED', 'token_attention', 'with_marks', 'marked_attentio
 # %% ../../nbs/method/02_synthesis.ipynb #c54f32e4
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import signature
@@ -108,13 +109,16 @@ def prompt_length(
 
 def class_tokens(
     tokenizer: CLIPTokenizer,
-    prompt: str,  # holds `name`; where it occurs twice, the last one counts
+    prompt: str,  # holds `name`: where a Prompt says, in other text the last time as a word
     name: str,
     length: int = 77,  # tokens the encoder reads
 ) -> list[int]:  # positions in the encoded prompt, begin-of-text being 0
     "Positions of the class name's tokens in the prompt."
-    start = prompt.rfind(name)
-    if start < 0:
+    start = getattr(prompt, "start", None)
+    if start is None:
+        words = [found.start() for found in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", prompt)]
+        start = words[-1] if words else prompt.rfind(name)
+    if start < 0 or not prompt.startswith(name, start):
         raise ValueError(f"A prompt must hold the class name {name!r}; got {prompt!r}.")
     count = lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
     first, n = 1 + count(prompt[:start]), count(name)

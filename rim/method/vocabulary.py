@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKGROUND', 'IGNORE', 'IGNORE_COLOUR', 'clean_name', 'split_synonyms', 'check_names', 'Vocabulary', 'parse',
-           'from_file', 'of', 'oklab', 'spread_colours', 'hue_colour', 'palette']
+           'from_file', 'of', 'Prompt', 'oklab', 'spread_colours', 'hue_colour', 'palette']
 
 # %% ../../nbs/method/01_vocabulary.ipynb #63a32cfc
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,18 +17,35 @@ from fastcore.basics import patch
 
 # %% ../../nbs/method/01_vocabulary.ipynb #3d99c8cc
 BACKGROUND = "background"
+_UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_JOINING = re.compile("[\u200c\u200d\ufe00-\ufe0f]")  # those of them that some scripts need
+
+
+def _visible(text):
+    "The text without letters that nobody sees."
+    kept = []
+    for letter in text:
+        before = kept[-1] if kept else " "
+        needed = unicodedata.combining(before) == 9 or unicodedata.bidirectional(before) == "AL"
+        needed |= unicodedata.category(before) in ("So", "Sk") or before == "\ufe0f"
+        if not _UNSEEN.match(letter) or needed and _JOINING.match(letter):
+            kept.append(letter)
+    return "".join(kept)
 
 
 def clean_name(
     name,  # as it was typed
 ):
-    "The name in normal form C, its blanks collapsed; ValueError where nothing is left or a control character is in it."
+    "The name in normal form C, blanks collapsed, unseen letters dropped; ValueError for what is blank or not printable."
     if not isinstance(name, str):
         raise ValueError(f"a class name must be text, got {name!r}")
-    text = " ".join(unicodedata.normalize("NFC", name).split())
+    text = " ".join(unicodedata.normalize("NFC", _visible(name)).split())
     if not text:
         raise ValueError(f"a class name must not be blank, got {name!r}")
-    if any(unicodedata.category(letter) == "Cc" for letter in text):
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):  # controls, halves of a code point
         raise ValueError(f"a class name must be printable, got {name!r}")
     return text
 
@@ -40,6 +58,12 @@ def split_synonyms(
     return name, tuple(others)
 
 
+def _stands_for(name, what):
+    "Whether a name is what lists of labels call the background, or what isn't scored (`_background_`, `__ignore__`)."
+    folded = name.casefold()
+    return folded.strip("_") == what and (what == BACKGROUND or folded != what)
+
+
 def check_names(
     names,  # all names and synonyms of a vocabulary, clean
     reserved,  # whether the word background is taken
@@ -48,11 +72,12 @@ def check_names(
     seen = {}
     for name in names:
         folded = name.casefold()
-        if reserved and folded == BACKGROUND:
+        if reserved and _stands_for(name, BACKGROUND):
             raise ValueError(
-                f"the class {BACKGROUND!r} is added by itself as number 0; leave it out of the names, or say "
-                "background=False"
+                f"the class {BACKGROUND!r} is added by itself as number 0; leave {name!r} out of the names, or say background=False"
             )
+        if _stands_for(name, "ignore"):
+            raise ValueError(f"what isn't scored is no class: leave {name!r} out of the names")
         if folded in seen:
             raise ValueError(f"a class must be named once, got {seen[folded]!r} and {name!r}")
         seen[folded] = name
@@ -100,26 +125,60 @@ class Vocabulary:
         return folded.index(clean_name(name).casefold())
 
 # %% ../../nbs/method/01_vocabulary.ipynb #15da3b52
+_COMMAS = re.compile(r"[,，、،﹐﹑]|\s\.(?=\s)")  # of any keyboard; Grounding DINO's full stop
+_QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
+
+
+def _unquoted(entry):
+    "An entry without the quotes around it."
+    entry = entry.strip()
+    if len(entry) > 1 and entry[0] + entry[-1] in _QUOTES:
+        return entry[1:-1]
+    if entry[:1] in ('"', "“", "„", "«"):
+        raise ValueError(f"quotes must enclose one name each, got {entry}")
+    return entry
+
+
+def _lines(text, where=""):
+    "The lines that count; ValueError for what separates neither names nor synonyms."
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    for line in lines:
+        if re.search("[;；؛\t]", line) or line[0] in "[{" or re.search(r"\w\.\s.*\.$", line):
+            raise ValueError(f"names are separated by commas or lines, and synonyms by |, got {line!r}{where}")
+    return lines
+
+
 def parse(
     cls,
-    text,  # "boat, sofa|couch", or one entry per line
+    text,  # "boat, sofa|couch", or several lines of it
     background=True,  # whether number 0 is the background
 ):
     "A vocabulary from text; a leading `background` is understood."
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return cls.of([word for line in lines for word in line.split(",")], background)
+    lines = [re.sub(r"\s\.$", "", line) for line in _lines(text)]
+    return cls.of([_unquoted(word) for line in lines for word in _COMMAS.split(line)], background)
 
 
 def from_file(
     cls,
     path,  # UTF-8 text, one entry per line
-    background=True,  # whether number 0 is the background
+    background=True,  # whether number 0 is the background; None: where the first line names it
 ):
     "A vocabulary from a file of names."
     try:
-        return cls.parse(Path(path).read_text(encoding="utf-8-sig"), background)
+        lines = _lines(Path(path).read_text(encoding="utf-8-sig"), f" in {path}")
     except UnicodeDecodeError:
         raise ValueError(f"a file of class names must be UTF-8 text, got {path}") from None
+    if len(lines) == 1 and _COMMAS.search(lines[0]):
+        raise ValueError(f"a file of class names has one per line, got the single line {lines[0]!r} in {path}")
+    entries = [_unquoted(line) for line in lines]
+    named = [bool(e.strip()) and _stands_for(clean_name(e), BACKGROUND) for e in entries]
+    if background is None:
+        background = any(named[:1]) or any(named[1:2]) and _stands_for(clean_name(entries[0]), "ignore")
+        if any(named) and not background:
+            raise ValueError(
+                f"the background is label 0, in the first line: {path} has it in line {named.index(True) + 1}"
+            )
+    return cls.of(entries, background)
 
 
 def of(
@@ -135,7 +194,10 @@ def of(
     if isinstance(words, str):
         return cls.parse(words, background)
     entries = [split_synonyms(word) for word in words]
-    if background and entries and entries[0] == (BACKGROUND, ()):
+    first = [name for name, others in entries[:2] if not others]
+    if background and len(first) == 2 and _stands_for(first[0], "ignore") and _stands_for(first[1], BACKGROUND):
+        entries = entries[2:]  # labelme's labels -1 and 0
+    elif background and first and entries[0][0] == first[0] and _stands_for(first[0], BACKGROUND):
         entries = entries[1:]  # number 0 was spelled out
     names = [name for name, _ in entries]
     check_names(names, background)  # before the dictionary would merge two entries of one name
@@ -146,18 +208,34 @@ for maker in (parse, from_file, of):
     setattr(Vocabulary, maker.__name__, classmethod(maker))
 
 # %% ../../nbs/method/01_vocabulary.ipynb #c51dc02e
+class Prompt(str):
+    "A prompt that knows where its word starts."
+
+    def __new__(
+        cls,
+        text,
+        start=0,  # index of the word's first letter
+    ):
+        prompt = super().__new__(cls, text)
+        prompt.start = start
+        return prompt
+
+
 @patch
 def prompts(
     self: Vocabulary,
     template="a photo of {}",  # {} is the word
 ):
-    "(class number, prompt, word) of every name and synonym; the background has none."
+    "(class number, Prompt, word) of every name and synonym; the background has none."
+    if template.count("{}") != 1:
+        raise ValueError(f"a prompt must have the place {{}} of the word once, got {template!r}")
     pairs = [
         (number, word)
         for number, name in enumerate(self.names, int(self.background))
         for word in (name, *self.synonyms.get(name, ()))
     ]
-    return [(number, template.replace("{}", word), word) for number, word in pairs]
+    start = template.index("{}")
+    return [(number, Prompt(template.replace("{}", word), start), word) for number, word in pairs]
 
 # %% ../../nbs/method/01_vocabulary.ipynb #8e13ebe5
 IGNORE, IGNORE_COLOUR = 255, (245, 245, 240)
