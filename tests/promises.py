@@ -30,6 +30,7 @@ PROMISES = {
     31: "Values are those of the file: white is white at every depth of grey, a label of 2 or 4 bit is the number that was written, and a label map that may hold other values is refused.",
     32: "Typed names mean one thing to every command: unseen letters are dropped, the commas of all keyboards separate, and what may mean several things is refused.",
     33: "Attention is that of the word that was put into the prompt, wherever else it stands in it.",
+    34: "Every pixel counts as its own truth says: a class numbered 255, an image that is there twice, masks of 0 and 255 and benchmarks without a scored pixel are understood or refused.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
     52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",

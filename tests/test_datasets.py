@@ -487,3 +487,69 @@ def test_evaluation_of_real_pairs_at_their_own_size():
     ):
         with pytest.raises(ValueError, match=match):
             evaluate({"wrong": wrong}, bench, Settings.from_profile("toybox"), progress=False)
+
+
+def relabelled(folder, change):
+    "All label maps of the folder, changed."
+    for file in (folder / "labels").iterdir():
+        Image.fromarray(change(np.array(Image.open(file)))).save(file)
+    return folder
+
+
+@pytest.mark.promise(34)
+@pytest.mark.parametrize("names", ["background\nboat\n", "background\nboat\ntree\n"])
+def test_masks_of_0_and_255_are_no_label_maps(folder, names):
+    (folder / "names.txt").write_text(names)
+    relabelled(folder, lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(ValueError, match="only 0 and 255.*'boat' is 1"):
+        FolderBenchmark(folder).check()
+    assert len(FolderBenchmark(folder).problems()) == 1
+    (folder / "names.txt").write_text("water\nboat\n")
+    FolderBenchmark(folder).check()  # 0 is a class then
+
+
+@pytest.mark.promise(34)
+def test_a_benchmark_of_which_nothing_is_scored_is_refused(folder):
+    with pytest.raises(ValueError, match="needs pixels that are scored"):
+        FolderBenchmark(relabelled(folder, lambda labels: np.full_like(labels, 255))).check()
+
+
+@pytest.mark.promise(34)
+def test_a_published_benchmark_of_which_nothing_is_scored_is_refused(tmp_path):
+    make("ade20k", tmp_path, n=2)
+    for file in tmp_path.rglob("*.png"):
+        if "annotations" in str(file):
+            save(np.zeros_like(np.array(Image.open(file))), file)
+    with pytest.raises(ValueError, match="needs pixels that are scored"):
+        PublishedBenchmark("ade20k", tmp_path).check()
+
+
+@pytest.mark.promise(34)
+def test_label_255_is_a_class_like_any_other_where_there_are_more(folder):
+    (folder / "names.txt").write_text("".join(f"thing {i}\n" for i in range(300)))
+    wide = lambda labels: np.where(labels == 255, 65535, np.where(labels == 1, 255, 299)).astype(np.uint16)
+    bench = FolderBenchmark(relabelled(folder, wide))
+    bench.check()
+    knows = lambda image: next(t for i, t, _ in (bench[k] for k in range(3)) if np.array_equal(i, image))
+    valid = lambda image: np.where(knows(image) == 65535, 0, knows(image))
+    report = evaluate({"m": valid}, bench, Settings.from_profile("toybox", bootstrap=10), progress=False)
+    assert report.per_class("m")["thing 255"] == 1 and report.confusions["m"].sum() == 80 + 25 + 21 - 3
+    assert "<img" in bench._repr_html_()
+    relabelled(folder, lambda labels: np.full_like(labels, 300))
+    with pytest.raises(ValueError, match="0..299 or be 65535"):
+        bench.check()
+
+
+@pytest.mark.promise(34)
+def test_composed_and_decomposed_file_names_are_partners(folder):
+    (folder / "images/0.png").rename(folder / "images/caf\u00e9.png")
+    (folder / "labels/0.png").rename(folder / "labels/cafe\u0301.png")
+    assert {FolderBenchmark(folder)[i][2] for i in range(3)} == {"1", "2", "caf\u00e9"}
+
+
+@pytest.mark.parametrize("value", [-1, 70_000])
+def test_what_can_not_be_a_label_is_named(folder, value):
+    (folder / "labels/0.png").unlink()
+    Image.fromarray(np.full((8, 10), value, np.int32)).save(folder / "labels/0.tif")
+    with pytest.raises(ValueError, match=f"0..65535: .*0.tif contains {value}"):
+        FolderBenchmark(folder).check()

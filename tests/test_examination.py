@@ -109,6 +109,27 @@ def test_oracle_is_perfect_with_perfect_proposals_and_a_ceiling_with_others():
         assert found <= score(WIDE, GROUND) + 1e-9
 
 
+class Twice(Two):
+    "One image under two truths."
+
+    def __getitem__(self, i):
+        _, truth, key = super().__getitem__(i)
+        return np.zeros((10, 10, 3), np.uint8), np.where(truth == 1, 1 + i, truth * (truth == 255)), key
+
+    def check(self):
+        pass
+
+
+@pytest.mark.promise(34)
+def test_the_oracle_judges_an_image_that_is_there_twice_by_its_own_truth():
+    oracle = ex.oracle(FakeRim(LEFT), Twice())
+    report = evaluate({"o": oracle}, Twice(), FakeRim.settings, progress=False)
+    assert report.per_class("o") == {"background": 1, "boat": 1, "tree": 1}
+    with pytest.raises(ValueError, match="2 of this image"):
+        oracle(Twice()[0][0])
+    assert oracle(Twice()[0][0], Twice()[1][1]).max() == 2
+
+
 @pytest.fixture
 def table():
     namers = {"boat": lambda image, r: np.ones(len(r), int), "knows": lambda image, r: np.array([1, 1, 0])}

@@ -122,3 +122,14 @@ def test_pairs_are_drawn_together(confusions):
     )
     with pytest.raises(ValueError, match="same images"):
         paired_bootstrap(confusions, worse[:5])
+
+
+@pytest.mark.promise(34)
+def test_a_class_can_not_be_the_label_that_does_not_count():
+    with pytest.raises(ValueError, match="none of the classes 0..299, got 255"):
+        confusion(np.zeros((2, 2), int), np.zeros((2, 2), int), 300)
+
+
+def test_nothing_scored_is_nan_without_a_word(recwarn):
+    low, middle, high = bootstrap(np.zeros((3, 2, 2), int), draws=20)
+    assert np.isnan([low, middle, high]).all() and not list(recwarn)

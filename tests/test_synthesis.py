@@ -289,7 +289,8 @@ def test_the_word_that_was_put_in_is_found_wherever_it_stands_again(pipeline, te
 
 
 def test_in_other_text_the_word_is_no_part_of_another(pipeline):
-    assert class_tokens(pipeline.tokenizer, "a photo of a cat, from a catalogue", "cat") == [5]
+    text = "a photo of a cat, from a catalogue"
+    assert class_tokens(pipeline.tokenizer, text, "cat") == class_tokens(pipeline.tokenizer, text[:16], "cat")
 
 
 def test_image_seeds_differ():

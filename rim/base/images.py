@@ -170,9 +170,9 @@ def read_labels(
         raise ValueError(f"a label map must decode completely: {path} doesn't ({str(e) or type(e).__name__})") from None
     if labels.itemsize == 1:
         return labels.astype(np.uint8)
-    return np.where((labels < 0) | (labels > 65535), 65535, labels).astype(
-        np.uint16
-    )  # what can't be a label must not become one
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 65535:
+        raise ValueError(f"labels must lie in 0..65535: {path} contains {labels.min()} to {labels.max()}")
+    return labels.astype(np.uint16)
 
 # %% ../../nbs/base/03_images.ipynb #683be26a
 def image_size(

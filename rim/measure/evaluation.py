@@ -38,7 +38,7 @@ from rim.measure.metrics import (
 from ..method.segmentation import Method, Segmentation
 from ..base.settings import Settings
 from ..base.store import atomic_write, code_digest
-from ..method.vocabulary import IGNORE, Vocabulary
+from ..method.vocabulary import Vocabulary, unscored_label
 
 # %% ../../nbs/measure/04_evaluation.ipynb #040d4ae2
 def as_method(
@@ -110,7 +110,7 @@ def measure(
     analysis,  # what method.analyse found
 ):  # (int64 [C, C], record of the segmentation)
     "Predict and compare."
-    predicted = method.predict(image, analysis)
+    predicted = method.predict(image, analysis, truth) if method.informed else method.predict(image, analysis)
     labels, record = (
         (predicted.labels, predicted.record) if isinstance(predicted, Segmentation) else (np.asarray(predicted), {})
     )
@@ -120,7 +120,7 @@ def measure(
         check_labels(labels, classes, "prediction")
     except ValueError as e:
         raise BadPrediction(str(e)) from None
-    return confusion(labels, truth, classes, IGNORE), record
+    return confusion(labels, truth, classes, unscored_label(classes)), record
 
 # %% ../../nbs/measure/04_evaluation.ipynb #17eec744
 class Unmeasured(RuntimeError):
@@ -608,6 +608,10 @@ def as_csv(
     return text.getvalue()
 
 
+def _percent(value):
+    return round(100 * value, 6) if value == value else None
+
+
 @patch
 def write(
     self: Report,
@@ -622,7 +626,7 @@ def write(
         "classes.csv": as_csv([dict(method=m, **row) for m in self.confusions for row in self.class_rows(m)]),
         "images.csv": as_csv(
             [
-                dict(image=key, **{m: round(100 * values[i], 6) for m, values in per_image.items()})
+                dict(image=key, **{m: _percent(values[i]) for m, values in per_image.items()})
                 for i, key in enumerate(self.items)
             ]
         ),

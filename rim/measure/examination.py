@@ -22,18 +22,19 @@ from ..method.segmenter import RIM, VARIANTS
 from ..base.settings import settings_for
 from ..base.store import Store, code_digest
 from ..trident.trident import Trident
-from ..method.vocabulary import IGNORE, IGNORE_COLOUR
+from ..method.vocabulary import IGNORE, IGNORE_COLOUR, unscored_label
 
 # %% ../../nbs/measure/07_examination.ipynb #46652fe3
 def true_segments(
-    truth,  # integer [H, W], 255 is ignored
+    truth,  # integer [H, W]
     background=True,  # whether label 0 is background
     smallest=0.002,  # share of the image below which a part doesn't count
+    ignore=IGNORE,  # label that isn't scored
 ):
     "Connected parts of one label -> list of (label, bool [H, W])."
     found = []
     for label in np.unique(truth):
-        if label == IGNORE or (background and label == 0):
+        if label == ignore or (background and label == 0):
             continue
         parts, n = ndimage.label(truth == label)
         found += [(int(label), mask) for k in range(n) if (mask := parts == k + 1).mean() >= smallest]
@@ -42,11 +43,11 @@ def true_segments(
 # %% ../../nbs/measure/07_examination.ipynb #f0eee5a2
 def majority(
     masks,  # bool [P, H, W]
-    truth,  # integer [H, W], 255 is ignored
+    truth,  # integer [H, W]
     classes,  # number of labels
 ):
     "The label of most pixels below each mask, -1 where none counts, and its share -> int64 [P], float64 [P]."
-    known = truth != IGNORE
+    known = truth != unscored_label(classes)
     counts = (
         np.stack([np.bincount(truth[m & known], minlength=classes) for m in masks])
         if len(masks)
@@ -78,12 +79,21 @@ def oracle(
     benchmark,  # Benchmark, which knows the truth
 ):
     "The method that names every proposal after the majority of the truth below it -> Method."
-    classes, place = len(benchmark.vocabulary.labels), {}
+    classes, places = len(benchmark.vocabulary.labels), {}
 
-    def predict(image, regions):
-        if not place:
-            place.update((digest(benchmark[i][0]), i) for i in range(len(benchmark)))
-        labels, share = majority(regions.proposals.masks, benchmark[place[digest(image)]][1], classes)
+    def look_up(image):
+        for i in range(len(benchmark)) if not places else ():
+            places.setdefault(digest(benchmark[i][0]), []).append(i)
+        truths = [benchmark[i][1] for i in places[digest(image)]]
+        if any(not np.array_equal(truths[0], other) for other in truths[1:]):
+            raise ValueError(
+                f"an image has one ground truth, or it is given: {benchmark.name} has {len(truths)} of this image"
+            )
+        return truths[0]
+
+    def predict(image, regions, truth=None):
+        truth = look_up(image) if truth is None else truth
+        labels, share = majority(regions.proposals.masks, truth, classes)
         return paint(regions.proposals.masks, labels, share, image.shape[:2], rim.settings.painting).clip(0)
 
     key = dict(
@@ -92,7 +102,7 @@ def oracle(
         painting=rim.settings.painting,
         code=code_digest("rim.measure.examination", "rim.method.segmenter"),
     )
-    return Method(predict, rim.analyse, key)
+    return Method(predict, rim.analyse, key, informed=True)
 
 # %% ../../nbs/measure/07_examination.ipynb #f99803e3
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ def examine(
     rows, segments, covered, classes = [], [], [], len(benchmark.vocabulary.labels)
     for i in range(len(benchmark)):
         image, truth, _ = benchmark[i]
-        regions, parts = analyse(image), true_segments(truth)
+        regions, parts = analyse(image), true_segments(truth, ignore=unscored_label(classes))
         label, share = majority(regions.proposals.masks, truth, classes)
         fit = fits(regions.proposals.masks, parts)
         segments += [l for l, _ in parts]
@@ -284,12 +294,12 @@ def small(
 
 def painted(
     image,  # uint8 [H, W, 3]
-    labels,  # integer [H, W], 255 is ignored
+    labels,  # integer [H, W]
     vocabulary,
 ):
     "A small overlay with names; what is ignored is white."
     n = len(vocabulary)
-    image, labels = small(image), np.where(small(labels) == IGNORE, n, small(labels))
+    image, labels = small(image), np.where(small(labels) == unscored_label(n), n, small(labels))
     names = {i: label for i, label in enumerate(vocabulary.labels) if i or not vocabulary.background}
     return write_names(
         draw_overlay(
@@ -312,7 +322,7 @@ def worst_sheet(
     worst, rows = report.worst(name, k), []
     for index, _, _ in worst:
         image, truth, _ = benchmark[index]
-        found = method(image)
+        found = method(image, truth)
         rows.append(
             [
                 small(image),

@@ -37,6 +37,8 @@ def confusion(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction and truth must have one shape, got {prediction.shape} and {truth.shape}")
+    if ignore == 255 < classes:  # the usual value, and a class
+        raise ValueError(f"the label that does not count must be none of the classes 0..{classes - 1}, got {ignore}")
     check_labels(prediction, classes, "prediction")
     check_labels(truth, classes, "truth", ignore)
     small = (
@@ -115,9 +117,11 @@ def interval(
     values,  # float [draws]
     estimate,  # of the sample itself
 ):
-    "(low, estimate, high): the middle 95 % of the draws, widened where needed so that the estimate lies inside."
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(np.fmin(low, estimate)), float(estimate), float(np.fmax(high, estimate))
+    "(low, estimate, high): the middle 95 % of the draws around the sample's own value; NaN where nothing was scored."
+    values = np.asarray(values)
+    present = values[~np.isnan(values)]
+    low, high = np.percentile(present, [2.5, 97.5]) if len(present) else (np.nan, np.nan)
+    return float(low), float(estimate), float(high)
 
 # %% ../../nbs/measure/01_metrics.ipynb #f98db21d
 def bootstrap(

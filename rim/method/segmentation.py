@@ -530,6 +530,8 @@ class Method:
     predict: object  # (image uint8 [H, W, 3], analysis) -> Segmentation, or integer labels [H, W]
     analyse: object = None  # image -> analysis, shared by the methods that have the same one; None: no analysis
     key: dict = None  # JSON-able: everything that determines the prediction; None: results aren't stored
+    informed: bool = False  # whether predict takes the truth as a third argument, as an oracle does
 
-    def __call__(self, image):
-        return self.predict(image, self.analyse(image) if self.analyse else None)
+    def __call__(self, image, truth=None):
+        analysis = self.analyse(image) if self.analyse else None
+        return self.predict(image, analysis, truth) if self.informed else self.predict(image, analysis)
