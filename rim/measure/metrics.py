@@ -117,11 +117,11 @@ def interval(
     values,  # float [draws]
     estimate,  # of the sample itself
 ):
-    "(low, estimate, high): the middle 95 % of the draws around the sample's own value; NaN where nothing was scored."
+    "(low, estimate, high): the middle 95 % of the draws, widened where needed so that the estimate lies inside."
     values = np.asarray(values)
     present = values[~np.isnan(values)]
     low, high = np.percentile(present, [2.5, 97.5]) if len(present) else (np.nan, np.nan)
-    return float(low), float(estimate), float(high)
+    return float(np.fmin(low, estimate)), float(estimate), float(np.fmax(high, estimate))
 
 # %% ../../nbs/measure/01_metrics.ipynb #f98db21d
 def bootstrap(
