@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['THINGS', 'COCO_VALUES', 'COCO_STUFF', 'COCO_OBJECT', 'CITYSCAPES_NAMES', 'SCORED', 'CITYSCAPES', 'VOC', 'CONTEXT',
            'COCO_MAPS', 'COCO', 'SOURCES', 'VOC_THINGS', 'COCO_THINGS', 'SCORINGS', 'PARTS', 'Benchmark',
-           'ToyboxBenchmark', 'by_stem', 'check_labels', 'check_size', 'some', 'FolderBenchmark', 'read_names',
-           'names_file', 'relabel', 'numbered', 'spans', 'translate', 'Source', 'background_words', 'find_home',
-           'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'category_table', 'photos_home', 'PhotosBenchmark',
-           'is_toybox', 'get_benchmark', 'first_pictures', 'benchmark_page']
+           'ToyboxBenchmark', 'by_stem', 'check_labels', 'check_scored', 'check_size', 'some', 'FolderBenchmark',
+           'read_names', 'names_file', 'relabel', 'numbered', 'spans', 'translate', 'Source', 'background_words',
+           'find_home', 'file_of', 'keys_in', 'split_keys', 'PublishedBenchmark', 'category_table', 'photos_home',
+           'PhotosBenchmark', 'is_toybox', 'get_benchmark', 'first_pictures', 'benchmark_page']
 
 # %% ../../nbs/measure/02_datasets.ipynb #e334fce1
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
@@ -22,7 +23,7 @@ from PIL import Image
 from fastcore.basics import patch
 from ..base.images import data_uri, framed, image_size, read_image, read_labels, swatch
 from ..base.settings import HERE, Settings
-from ..method.vocabulary import IGNORE, IGNORE_COLOUR, Vocabulary
+from ..method.vocabulary import IGNORE, IGNORE_COLOUR, Vocabulary, unscored_label
 
 # %% ../../nbs/measure/02_datasets.ipynb #0eced1c3
 @runtime_checkable
@@ -90,9 +91,10 @@ def by_stem(
         raise FileNotFoundError(f"a folder benchmark needs the folder {folder}")
     files, found = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".")), {}
     for file in files:
-        if file.stem in found:
-            raise ValueError(f"a benchmark has one file per name: {found[file.stem]} and {file}")
-        found[file.stem] = file
+        stem = unicodedata.normalize("NFC", file.stem)  # macOS writes é as two code points
+        if stem in found:
+            raise ValueError(f"a benchmark has one file per name: {found[stem]} and {file}")
+        found[stem] = file
     return found
 
 # %% ../../nbs/measure/02_datasets.ipynb #e6707d28
@@ -101,11 +103,28 @@ def check_labels(
     classes: int,  # valid labels are 0 .. classes - 1
     where: str,  # named in the error
 ) -> np.ndarray:
-    "The labels, if all of them are in range or 255."
-    wrong = np.unique(labels[(labels >= classes) & (labels != IGNORE)])
+    "The labels, if all of them are in range or not scored."
+    ignore = unscored_label(classes)
+    wrong = np.unique(labels[(labels >= classes) & (labels != ignore)])
     if len(wrong):
-        raise ValueError(f"labels must lie in 0..{classes - 1} or be {IGNORE}: {where} contains {wrong[:5].tolist()}")
+        raise ValueError(f"labels must lie in 0..{classes - 1} or be {ignore}: {where} contains {wrong[:5].tolist()}")
     return labels
+
+
+def check_scored(
+    seen,  # set of the labels that occur
+    vocabulary: Vocabulary,
+    name: str,  # of the benchmark, for the error
+):
+    "ValueError where no pixel would be scored, or where 255 stands for the class."
+    ignore = unscored_label(len(vocabulary))
+    if seen <= {ignore}:
+        raise ValueError(f"a benchmark needs pixels that are scored: all labels of {name} are {ignore}")
+    if vocabulary.background and seen == {0, ignore}:
+        raise ValueError(
+            f"labels must be the numbers of classes: {name} has only 0 and {ignore}, and {ignore} isn't scored; "
+            f"{vocabulary.names[0]!r} is 1"
+        )
 
 # %% ../../nbs/measure/02_datasets.ipynb #6b52da7c
 def check_size(
@@ -173,13 +192,16 @@ class FolderBenchmark:
 
     def problems(self):
         "What is wrong with the items, one sentence each."
-        found = []
+        found, seen = [], set()
         for i in range(len(self)):
             try:
-                self[i]
+                seen.update(np.unique(self[i][1]).tolist())
             except ValueError as e:
                 found.append(str(e))
-        return found
+        try:
+            return found or check_scored(seen, self.vocabulary, self.name) or []
+        except ValueError as e:
+            return [str(e)]
 
 # %% ../../nbs/measure/02_datasets.ipynb #0cc21ea4
 def read_names(
@@ -534,12 +556,16 @@ def problem(
     self: PublishedBenchmark,
     key: str,
     decode=False,  # whether pictures are decoded too
+    seen=None,  # set that takes the labels that occur
 ) -> str:  # empty where there is none
     "What is wrong with an item whose files exist."
     image_path, label_path = self.files(key)
     try:
         size = read_image(image_path).shape[:2] if decode else image_size(image_path)
-        check_size(size, self.truth(label_path, key).shape, image_path, label_path)
+        labels = self.truth(label_path, key)
+        check_size(size, labels.shape, image_path, label_path)
+        if seen is not None:
+            seen.update(np.unique(labels).tolist())
     except ValueError as e:
         return str(e)
     return ""
@@ -560,8 +586,10 @@ def check(
     "FileNotFoundError names the missing files, ValueError those that can't be used."
     if missing := self.missing():
         raise FileNotFoundError(f"{self.name} lacks {len(missing)} files: {some(missing)}")
-    if problems := [found for key in self.keys if (found := self.problem(key))]:
+    seen = set()
+    if problems := [found for key in self.keys if (found := self.problem(key, seen=seen))]:
         raise ValueError(some(problems))
+    check_scored(seen, self.vocabulary, self.name)
 
 # %% ../../nbs/measure/02_datasets.ipynb #b7d10a02
 VOC_THINGS = (
@@ -701,14 +729,13 @@ def first_pictures(
 ) -> str:
     "The first pictures above their truth, as HTML; what is wrong with them, if they can't be read."
     palette = benchmark.vocabulary.palette()
-    colours = np.full((max(256, len(palette)), 3), IGNORE_COLOUR, np.uint8)
-    colours[: len(palette)] = palette
+    colours = np.vstack([palette, [IGNORE_COLOUR]]).astype(np.uint8)
     try:
         items = [benchmark[i] for i in range(min(n, len(benchmark)))]
     except (OSError, ValueError) as e:
         return f"<div>{escape(str(e))}</div>"
     return "".join(
-        f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>'
+        f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="truth"></div>'
         for image, truth, key in items
     )
 
