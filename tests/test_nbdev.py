@@ -139,3 +139,15 @@ def test_light_imports_stay_light():
     code = f"import sys, rim, rim.base.settings, rim.method.vocabulary, rim.base.store, rim.apps.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_public_names_are_few():
+    "`__all__` holds what a user needs; helpers of a module begin with an underscore or stay out of it."
+    public = []
+    for module in MODULES:
+        for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                public += [(module, name) for name in ast.literal_eval(node.value)]
+    assert 100 <= len(public) <= 130, len(public)
+    assert not [name for name in public if name[1].startswith("_")]
+    assert {"RIM", "Trident", "ReferenceBank", "Settings", "segment"} <= {name for _, name in public}
