@@ -668,7 +668,7 @@ class PhotosBenchmark(FolderBenchmark):
         self.name = "-".join(["photos", scoring] + [part] * (part != "val"))
         self.vocabulary, self.table = read_names(names_file(which, names), True), _category_table(categories)
         self.background_words = read_names(names_file(which, "background"), background=False).names
-        images, maps = _by_stem(self.root / "images"), by_stem(self.root / "coco_ids")
+        images, maps = _by_stem(self.root / "images"), _by_stem(self.root / "coco_ids")
         if lone := sorted(images.keys() ^ maps.keys()):
             raise FileNotFoundError(f"each photograph has one category map of the same name: {some(lone)} have none")
         items, part = [(stem, images[stem], maps[stem]) for stem in images], _PARTS[part]
