@@ -31,6 +31,8 @@ PROMISES = {
     32: "Typed names mean one thing to every command: unseen letters are dropped, the commas of all keyboards separate, and what may mean several things is refused.",
     33: "Attention is that of the word that was put into the prompt, wherever else it stands in it.",
     34: "Every pixel counts as its own truth says: a class numbered 255, an image that is there twice, masks of 0 and 255 and benchmarks without a scored pixel are understood or refused.",
+    35: "No file of a folder is skipped in silence: linked folders are looked into, once each, and files of other formats are named.",
+    36: "What others read has what their format lists: a COCO file has every key, also those that few readers ask for.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: "What can be known of settings and machine at the start is refused at the start: exit code 2, one sentence, nothing generated.",
     52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",

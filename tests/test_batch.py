@@ -60,6 +60,34 @@ def test_folders_that_contain_themselves(photos, tmp_path):
     assert len(find_pictures([photos], tmp_path / "out", True)) == 3
 
 
+@pytest.mark.promise(35)
+def test_linked_folders_are_looked_into_once(photos, tmp_path, tiny_image):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    Image.fromarray(tiny_image).save(tmp_path / "disk" / "deep" / "3.png")
+    (photos / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(photos)
+    (photos / "0").symlink_to(photos / "a")
+    (photos / ".hidden").symlink_to(tmp_path / "disk")
+    (photos / "gone").symlink_to(tmp_path / "nowhere")
+    found = files(find_pictures([photos], tmp_path / "out", True))
+    assert found == ["1.png", "a/1.png", "b/c/2.jpg", "linked/deep/3.png"]
+    assert set(found) <= set(files(find_pictures([photos / "**" / "*.*"], tmp_path / "out")))
+
+
+@pytest.mark.promise(35)
+def test_what_is_passed_over_is_named(photos, tmp_path):
+    for name in ("a/IMG_1.HEIC", "b/c/film.mp4", ".hidden.heic", "out/1.json"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"?")
+    find_pictures([photos], photos / "out", True, others := [])
+    assert {f.name for f in others} == {"IMG_1.HEIC", "film.mp4", "notes.txt"}
+    find_pictures([photos / "**" / "*"], tmp_path / "out", others=(others := []))
+    assert {f.name for f in others} == {"IMG_1.HEIC", "film.mp4", "notes.txt", "1.json"}
+    (photos / "a" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match="no pictures in .*a .*passed over: 1 of no allowed ending .*IMG_1.HEIC"):
+        find_pictures([photos / "a"], tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "given, named",
     [
@@ -132,6 +160,7 @@ def test_names_of_any_bytes(tmp_path, tiny_image):
     )
 
 
+@pytest.mark.promise(36)
 @pytest.mark.parametrize("background", [True, False])
 def test_coco_reads_it(photos, tmp_path, background, capsys):
     out, words = tmp_path / "out", Vocabulary.of(["boat", "tree"], background)
@@ -142,6 +171,10 @@ def test_coco_reads_it(photos, tmp_path, background, capsys):
         c["name"] for c in coco.dataset["categories"]
     ] == ["boat", "tree"]
     assert len(coco.anns) == (3 if background else 6) and {a["category_id"] for a in coco.anns.values()} == {1}
+    coco.info()
+    assert coco.getCatIds(supNms=["thing"]) == [] and set(coco.dataset) >= {"info", "licenses"}
+    licences = {kind["id"] for kind in coco.dataset["licenses"]}
+    assert all(i["license"] in licences for i in coco.dataset["images"])
     found = coco.anns[1]
     assert (
         found["bbox"] == [0, 0, 16, 24]

@@ -212,6 +212,15 @@ def test_a_second_run_finds_its_results(capsys, tmp_path, photo, fake_rim):
     assert "tree" in run(capsys, *words[:3], "tree", *words[4:])[1], "another picture"
 
 
+@pytest.mark.promise(35)
+def test_files_that_are_passed_over_are_named(capsys, tmp_path, photo, fake_rim):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"?")
+    code, _, err = run(capsys, "segment", tmp_path, "--classes", "boat", "--out", tmp_path / "out")
+    assert code == 0 and "passed over: 1 of no allowed ending" in err and "IMG_1.HEIC" in err
+    code, _, err = run(capsys, "segment", photo, "--classes", "boat", "--out", tmp_path / "out")
+    assert code == 0 and err == ""
+
+
 def test_folders_are_mirrored_and_coco_is_written(capsys, tmp_path, photo, fake_rim):
     for name in ("a", "b/c"):
         (tmp_path / "in" / name).mkdir(parents=True)
