@@ -133,7 +133,7 @@ WHICH = {
         benchmark_images=3,
         names="engineered",
         bootstrap=5,
-        shipped="toybox",
+        shipped="",
         trident_background="sky",
         **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")},
     ),

@@ -155,7 +155,7 @@ def test_parameters_get_their_types(project):
         {"factor": "7", "loud": "yes", "agents": "3"},
         "here",
     )
-    assert bound == dict(profile="toybox", factor=7, loud=True, overrides={"agents": "3"}, folder="here")
+    assert bound == dict(profile="toybox", factor=7, loud=True, overrides={"shipped": "", "agents": "3"}, folder="here")
 
 
 @pytest.mark.parametrize("parameters, words", [("a = 1", "name: type = value"), ("print(1)", "name: type = value")])

@@ -294,7 +294,8 @@ def save(
     "Write the bank to one file, whole or not at all."
     arrays = {name: getattr(self, name) for name in ARRAYS}
     for part in GROUPS:
-        arrays |= {f"{part}.{k}": v for k, v in getattr(self, f"{part}").items()}
+        arrays |= {f"{part}.{k}": v for k, v in getattr(self, part).items()}
+    arrays = {k: v[:, :0] if v.ndim == 2 and np.isnan(v).all() else v for k, v in arrays.items()}  # nothing is known
     if half:
         arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
     arrays |= {f"thumbnail_{k}": v for k, v in self.thumbnails.items()}
@@ -331,6 +332,9 @@ def load(
         if facts["checksum"] != checksum(facts["names"], facts["record"], arrays):
             raise ValueError("its checksum does not match")
         arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
+        width = arrays["foreground"].shape[1]
+        empty = [k for k in ARRAYS[1:] if arrays[k].shape[1] == 0 < width]
+        arrays |= {k: np.full((len(arrays[k]), width), np.nan, np.float32) for k in empty}
         groups = {part: taken(arrays, f"{part}.") for part in GROUPS}
         thumbnails, names = taken(arrays, "thumbnail_"), tuple(json.loads(facts["names"]))
         return cls(names, **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]), **groups)
@@ -394,6 +398,8 @@ def strip(
         if name in self.names
         else np.unique(owner, return_index=True)[1]
     )
+    if not len(shown):  # a bank of vectors alone
+        return np.full((THUMB * (1 + attention), THUMB, 3), 224, np.uint8)
     rows = [
         np.concatenate([tile(self, i, kind) for i in shown[:columns]], 1)
         for kind in ([what, "attention"] if attention else [what])
