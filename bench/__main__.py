@@ -1,4 +1,5 @@
-"""`python -m bench [NAME ...]`: run the benchmarks, print one table, keep it in bench/results/ under the machine's name, as JSON and as Markdown."""
+"""`python -m bench [NAME ...]`: run the benchmarks, print one table, keep it in bench/results/ under the machine's
+name, as JSON and as Markdown."""
 
 import argparse, json, re, sys
 from dataclasses import asdict

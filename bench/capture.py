@@ -1,4 +1,5 @@
-"""Attention capture in a pass through a UNet of Stable Diffusion 1.4's architecture, random weights: against none, and against the explicit softmax of DAAM and prompt-to-prompt."""
+"""Attention capture in a pass through a UNet of Stable Diffusion 1.4's architecture, random weights: against none, and
+against the explicit softmax of DAAM and prompt-to-prompt."""
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -9,7 +10,8 @@ TOKENS = [5, 6]
 
 
 class Explicit:
-    "An attention processor in the manner of DAAM and prompt-to-prompt: in place of the fused kernel softmax(QK^T) as a matrix, which is kept."
+    """An attention processor in the manner of DAAM and prompt-to-prompt: in place of the fused kernel softmax(QK^T) as
+    a matrix, which is kept."""
 
     def __init__(self, keep):
         self.keep = keep
@@ -25,7 +27,8 @@ class Explicit:
 
 
 class ExplicitCapture:
-    "The maps of the tokens' attention from `Explicit` processors: conditional half, each divided by its maximum, resized, averaged."
+    """The maps of the tokens' attention from `Explicit` processors: conditional half, each divided by its maximum,
+    resized, averaged."""
 
     def __init__(self, unet, tokens, size):
         self.unet, self.tokens, self.size, self.sum, self.count = unet, tokens, size, 0, 0

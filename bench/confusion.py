@@ -1,4 +1,5 @@
-"""Confusion matrix of one image: one bincount against the histograms that mmsegmentation takes, and against scikit-learn."""
+"""Confusion matrix of one image: one bincount against the histograms that mmsegmentation takes, and against
+scikit-learn."""
 
 import numpy as np, torch
 from sklearn.metrics import confusion_matrix

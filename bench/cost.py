@@ -1,4 +1,5 @@
-"""How cost grows: matching with classes, agents and proposals, label maps with the picture, painting with the pictures per class."""
+"""How cost grows: matching with classes, agents and proposals, label maps with the picture, painting with the pictures
+per class."""
 
 import numpy as np, torch
 from rim.measure.metrics import confusion

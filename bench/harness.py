@@ -1,4 +1,5 @@
-"""How times are taken: one thread, warm-up apart, medians of rounds in alternation, agreement beside the time, the machine named."""
+"""How times are taken: one thread, warm-up apart, medians of rounds in alternation, agreement beside the time, the
+machine named."""
 
 import os, platform, re, subprocess, sys, time
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class Row:
 
 
 def clock(device):
-    "Milliseconds as a function without arguments: of the GPU when its work is done, else CPU time, so that other jobs on the machine don't count."
+    """Milliseconds as a function without arguments: of the GPU when its work is done, else CPU time, so that other jobs
+    on the machine don't count."""
     if not device.startswith("cuda"):
         return lambda: 1e3 * time.process_time()
     import torch
@@ -75,8 +77,13 @@ def peak(
     call,  # an expression in it; `inputs`, an expression before it, is made first and doesn't count
     inputs="None",
 ):
-    "Peak memory of a call in a process of its own, GB over what its inputs take, not over what making them took; not a number where the system doesn't tell."
-    code = f"import torch; from bench.harness import high_water; from bench.{module} import *; torch.set_num_threads(1); a = {inputs}; open('/proc/self/clear_refs', 'w').write('5'); before = high_water(); {call}; print(high_water() - before)"
+    """Peak memory of a call in a process of its own, GB over what its inputs take, not over what making them took; not
+    a number where the system doesn't tell."""
+    code = (
+        f"import torch; from bench.harness import high_water; from bench.{module} import *; "
+        f"torch.set_num_threads(1); a = {inputs}; open('/proc/self/clear_refs', 'w').write('5'); before = "
+        f"high_water(); {call}; print(high_water() - before)"
+    )
     if not Path("/proc/self/status").exists():
         return float("nan")
     return float(

@@ -1,4 +1,5 @@
-"""Features under masks: only the pixels that the grid reads, against F.interpolate of full-size masks; and the whole way from low-resolution logits."""
+"""Features under masks: only the pixels that the grid reads, against F.interpolate of full-size masks; and the whole
+way from low-resolution logits."""
 
 import torch
 import torch.nn.functional as F

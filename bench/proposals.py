@@ -1,4 +1,5 @@
-"""Masks of a picture whose SAM features are there: the batched generator against the stock one and transformers' pipeline; ViT-B's decoder, random weights made to give masks that pass."""
+"""Masks of a picture whose SAM features are there: the batched generator against the stock one and transformers'
+pipeline; ViT-B's decoder, random weights made to give masks that pass."""
 
 from functools import cache, partial
 import numpy as np, torch
@@ -50,7 +51,8 @@ class Seen(torch.nn.Module):
 
 @torch.no_grad()
 def passing(sam, features, share):
-    "Make random weights useful: louder hypernetworks, so that masks are stable, and predicted IoUs moved so that a share of the masks passes."
+    """Make random weights useful: louder hypernetworks, so that masks are stable, and predicted IoUs moved so that a
+    share of the masks passes."""
     net = sam.mask_decoder
     for mlp in net.output_hypernetworks_mlps:
         mlp.layers[-1].weight.mul_(2000)
@@ -149,11 +151,15 @@ def agreement(found, other):
     other = np.array(sorted(other, key=lambda mask: -mask.sum()))
     if len(found) != len(other):
         return f"{len(found)} masks against {len(other)}"
-    return f"{len(found)} of {3 * POINTS**2} masks survive in each, {(found.masks != other).sum()} of {found.masks.size} pixels differ"
+    return (
+        f"{len(found)} of {3 * POINTS**2} masks survive in each, {(found.masks != other).sum()} of "
+        f"{found.masks.size} pixels differ"
+    )
 
 
 def stage2(image, device, share=0.03):
-    "Milliseconds from a picture to its regions with their features, both encoders included: ours in bfloat16, the library's generator and full-size pooling in float32; and what they found."
+    """Milliseconds from a picture to its regions with their features, both encoders included: ours in bfloat16, the
+    library's generator and full-size pooling in float32; and what they found."""
     settings, found = Settings.from_profile("paper", pretrained=False, device=device, dtype="bfloat16"), {}
     torch.manual_seed(0)
     sam, encoder, grid = (

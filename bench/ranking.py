@@ -1,4 +1,5 @@
-"""Ranking similarity: recursion over 2^N subsets against enumeration of N! orders, each region against 81 references."""
+"""Ranking similarity: recursion over 2^N subsets against enumeration of N! orders, each region against 81
+references."""
 
 import math, torch
 from rim.method.ranking import pairwise_ranking_similarity, ranking_distribution

@@ -1,4 +1,5 @@
-"""`rim segment` on the toybox, per picture, references there already: the fast path against the plain one, the library's own generator and enumeration included."""
+"""`rim segment` on the toybox, per picture, references there already: the fast path against the plain one, the
+library's own generator and enumeration included."""
 
 from rim.measure.agreement import Plain
 from rim.method.segmenter import RIM

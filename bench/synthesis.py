@@ -1,4 +1,5 @@
-"""Reference pictures with their attention: ours against the stock pipeline, one picture at a time, with an explicit softmax captured on the way."""
+"""Reference pictures with their attention: ours against the stock pipeline, one picture at a time, with an explicit
+softmax captured on the way."""
 
 import numpy as np, torch
 from rim.models.loading import load_diffusion
@@ -51,7 +52,10 @@ def compare(stage, settings, names, each, rounds, device, target="", floor=None)
     pixels = [np.abs(a.image - (255 * b[0]).round()) for a, b in zip(kept["ours"], kept["theirs"])]
     maps = [((a.attention >= 0.7), (b[1] >= 0.7)) for a, b in zip(kept["ours"], kept["theirs"])]
     overlap = np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in maps])
-    size = f"{len(names)} classes x {each}, {settings.image_size} px, {settings.denoising_steps} steps, {settings.dtype}; per picture"
+    size = (
+        f"{len(names)} classes x {each}, {settings.image_size} px, {settings.denoising_steps} steps, "
+        f"{settings.dtype}; per picture"
+    )
     return Row(
         stage,
         size,

@@ -59,6 +59,9 @@ def run():
             fast,
             "whole matrices",
             plain,
-            f"{apart[apart <= 1e-5].max().item():.0e} at most, but for {100 * tied:.1f} % of the places, where a cosine lies at its threshold",
+            (
+                f"{apart[apart <= 1e-5].max().item():.0e} at most, but for {100 * tied:.1f} % of the places, "
+                "where a cosine lies at its threshold"
+            ),
             memory=memory,
         )

@@ -1,7 +1,8 @@
 """Build the site into _docs/: `python docs/build.py`.
 
-Component notebooks come through nbdev (`proc_nbs`: exported cells become signatures), results as the notebooks that papermill executed. Sphinx turns both into pages; any warning is an error, and so is a page that would
-load something from another host."""
+Component notebooks come through nbdev (`proc_nbs`: exported cells become signatures), results as the notebooks that
+papermill executed. Sphinx turns both into pages; any warning is an error, and so is a page that would load something
+from another host."""
 
 import ast, importlib.util, json, os, re, shutil, subprocess, sys, tempfile, warnings
 from pathlib import Path
@@ -42,7 +43,8 @@ def signature(c):
 
 
 def page_of(link):
-    "nbdev's address of a component, such as /toybox/world.html#fish, as the page that explains it; None for other addresses."
+    """nbdev's address of a component, such as /toybox/world.html#fish, as the page that explains it; None for other
+    addresses."""
     module = re.match(r"/([\w/]+)\.html", link)
     found = [
         p
@@ -60,7 +62,8 @@ def linked(text):
 
 
 def unlinked(text):
-    "Markdown that a cell gave, without links to anything but other sites: nbdev takes values for names, and a shown document's own files are not here."
+    """Markdown that a cell gave, without links to anything but other sites: nbdev takes values for names, and a shown
+    document's own files are not here."""
     return re.sub(r"(?<!!)\[([^\[\]]+)\]\((?!\w+:)[^)\s]*\)", r"\1", text)
 
 
@@ -109,7 +112,8 @@ def in_the_repository(target, folder):
 
 
 def settled(text, folder, pages):
-    "Text whose links lead to pages, or to files of the repository, copied for download. What is neither becomes plain text."
+    """Text whose links lead to pages, or to files of the repository, copied for download. What is neither becomes plain
+    text."""
 
     def link(m):
         path = in_the_repository(m[3], folder)
@@ -162,7 +166,8 @@ def page(source, target, more=()):
 
 
 def only_definitions(chosen):
-    "nbdev runs every cell that holds an import. Of those it has chosen keep definitions, plain imports and signatures: an example may need results that nobody computed."
+    """nbdev runs every cell that holds an import. Of those it has chosen keep definitions, plain imports and
+    signatures: an example may need results that nobody computed."""
 
     def keep(c):
         plain = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in c.parsed_() or ())
@@ -213,13 +218,16 @@ def documents(pages):
 
 FRONT = """# rim
 
-> Segment what you can name. No training, no labels: pictures of the names are generated, and regions of your image are matched with them.
+> Segment an image by names: no training, no labels. Reference images are generated for each name, and regions of your
+> image are matched with them.
 
-A readable implementation of *Relation-aware Intra-modal Matching* (CVPR 2024), and of *Trident* (ICCV 2025) beside it. Every step is a notebook that can be read, run and changed. It runs on a laptop, without a download.
+A readable implementation of *Relation-aware Intra-modal Matching* (CVPR 2024), and of *Trident* (ICCV 2025) beside it.
+Every step is a notebook that can be read, run and changed. It runs on a laptop, without a download.
 
 {start}
 
-Below is what `make reproduce` makes. Each picture leads to the executed notebook behind it, with its numbers and where they come from.
+Below is what `make reproduce` makes. Each figure leads to the executed notebook behind it, with
+its numbers and their provenance.
 """
 
 
@@ -293,7 +301,9 @@ def assets(pages):
 
 
 OUTSIDE = re.compile(
-    r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["'](?:https?:)?//[^"']+|<link\b(?=[^>]*rel=["'](?:stylesheet|preload|preconnect|icon))[^>]*href=["'](?:https?:)?//[^"']+|@import[^;]*//[^;]+|url\(["']?(?:https?:)?//[^)]+"""
+    r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["'](?:https?:)?//[^"']+"""
+    r"""|<link\b(?=[^>]*rel=["'](?:stylesheet|preload|preconnect|icon))[^>]*href=["'](?:https?:)?//[^"']+"""
+    r"""|@import[^;]*//[^;]+|url\(["']?(?:https?:)?//[^)]+"""
 )
 
 

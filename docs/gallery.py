@@ -102,7 +102,10 @@ def provenance(folder):
         "Seeds": ", ".join(map(str, record["seeds"])),
         "Commit": f"`{record['revision']}`",
         "Fingerprint": f"`{record['fingerprint'][:16]}`",
-        "Time": f"{record['seconds']:g} s on {record['device']} ({machine['processor']}, {machine['cores']} cores{memory}); what earlier targets had painted and cut was there already, if any ran before",
+        "Time": (
+            f"{record['seconds']:g} s on {record['device']} ({machine['processor']}, {machine['cores']} "
+            f"cores{memory}); what earlier targets had painted and cut was there already, if any ran before"
+        ),
         "Libraries": ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v),
         "Weights and data": ", ".join(f"`{k}` {v[:12]}" for k, v in record["inputs"].items()),
     }

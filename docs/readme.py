@@ -1,6 +1,7 @@
 """Render README.md from nbs/index.ipynb: `python docs/readme.py`. Quarto is not needed.
 
-Text cells are taken as they are and code cells become fenced code. A line `<!-- include PATH | TEXT -->` becomes the file at PATH, or TEXT where it doesn't exist yet."""
+Text cells are taken as they are and code cells become fenced code. A line
+`<!-- include PATH | TEXT -->` becomes the file at PATH, or TEXT where it doesn't exist yet."""
 
 import json, re
 from pathlib import Path

@@ -17,7 +17,12 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
+<<<<<<< HEAD
     "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation words shipped segmenter",
+=======
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions "
+    "segmentation segmenter",
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }
@@ -36,7 +41,7 @@ def __dir__():
 
 
 class _FlatPaths:
-    "Paths without their room, as of the first release: `rim.settings` is `rim.base.settings`, `python -m rim.cli` works."
+    "Paths without their room, as of the first release: `rim.settings` is `rim.base.settings`."
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

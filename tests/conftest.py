@@ -1,4 +1,5 @@
-"""What all tests share: one thread per process, seeds, tiny inputs, and the flags that skip what is slow or needs more than a laptop."""
+"""What all tests share: one thread per process, seeds, tiny inputs, and the flags that skip what is slow or needs more
+than a laptop."""
 
 import os
 

@@ -1,4 +1,5 @@
-"""Many pictures: names that don't collide, results that stay in their folder, and a COCO file that COCO's own reader reads."""
+"""Many pictures: names that don't collide, results that stay in their folder, and a COCO file that COCO's own reader
+reads."""
 
 import os
 import numpy as np, pytest

@@ -66,7 +66,10 @@ def test_help_is_immediate_and_loads_nothing_heavy():
         return time.perf_counter() - start
 
     assert min(once() for _ in range(5)) < 0.5
-    code = "import sys, rim.apps.cli; rim.apps.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
+    code = (
+        "import sys, rim.apps.cli; rim.apps.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', "
+        "'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

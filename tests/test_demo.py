@@ -1,4 +1,5 @@
-"""The demo without a browser: limits, escaping, and the way from a click to a pixel. tests/browser/ drives the page itself."""
+"""The demo without a browser: limits, escaping, and the way from a click to a pixel. tests/browser/ drives the page
+itself."""
 
 import importlib.util, sys
 import numpy as np, pytest

@@ -77,7 +77,8 @@ def test_headings_descend_one_level_at_a_time(build):
 def test_requests_to_other_hosts_are_found(tmp_path, build):
     page = tmp_path / "page.html"
     page.write_text(
-        '<a href="https://example.org">a link is no request</a><script src="_static/x.js"></script><link rel="stylesheet" href="_static/x.css"><img src="data:image/png;base64,AA">'
+        '<a href="https://example.org">a link is no request</a><script src="_static/x.js"></script><link '
+        'rel="stylesheet" href="_static/x.css"><img src="data:image/png;base64,AA">'
     )
     assert build.requests(tmp_path) == []
     for harm in (

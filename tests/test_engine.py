@@ -248,7 +248,10 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
     found = listening(family(os.getpid()))
     assert len(found) >= 3 and set(found) <= local, found
     assert not ray._private.worker.global_worker.node.webui_url, "no dashboard"
-    visitor = f"from ray._raylet import GcsClient; print(len(GcsClient(address={ray.get_runtime_context().gcs_address!r}).get_all_node_info(timeout=20)))"
+    visitor = (
+        "from ray._raylet import GcsClient; "
+        f"print(len(GcsClient(address={ray.get_runtime_context().gcs_address!r}).get_all_node_info(timeout=20)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", visitor],
         env={**os.environ, **ALONE, "RAY_AUTH_TOKEN": "0" * 64},

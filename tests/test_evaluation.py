@@ -230,7 +230,9 @@ def slowly(image, _):
     with open(sys.argv[2], "a") as log: log.write("called\\n")
     time.sleep(0.05)
     return (image.mean(2) > 180).astype("uint8")
-evaluate({"slow": Method(slowly, key={"m": "slow"})}, ToyboxBenchmark(60, size=64), Settings.from_profile("toybox"), Store(sys.argv[1]), progress=False)
+methods = {"slow": Method(slowly, key={"m": "slow"})}
+settings, store = Settings.from_profile("toybox"), Store(sys.argv[1])
+evaluate(methods, ToyboxBenchmark(60, size=64), settings, store, progress=False)
 """
 
 

@@ -1,4 +1,5 @@
-"""Results that show themselves and say why: numbers against rim.method.ranking and the map, HTML against markup in names."""
+"""Results that show themselves and say why: numbers against rim.method.ranking and the map, HTML against markup in
+names."""
 
 import re
 import numpy as np, pytest

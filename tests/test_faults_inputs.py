@@ -1,4 +1,5 @@
-"""What comes from outside: pictures, truth, names, weights, models that aren't there, and the attempts to have something executed."""
+"""What comes from outside: pictures, truth, names, weights, models that aren't there, and the attempts to have
+something executed."""
 
 import ast, io, json, os, pickle, resource, struct, subprocess, sys, zlib
 from pathlib import Path
@@ -695,7 +696,8 @@ FORBIDDEN = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "y
 
 @pytest.mark.promise(17, 20)
 def test_no_code_of_ours_runs_what_it_reads(root):
-    "No eval, no shell, no pickle but between our own processes (engine.py), no code from a model's repository, in any module."
+    """No eval, no shell, no pickle but between our own processes (engine.py), no code from a model's repository, in any
+    module."""
     found = []
     for file in sorted((root / "rim").rglob("*.py")):
         for call in (n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):

@@ -1,4 +1,5 @@
-"""Every setting is classified: by what has to be computed again when it changes. A new setting fails here until somebody has thought about it."""
+"""Every setting is classified: by what has to be computed again when it changes. A new setting fails here until
+somebody has thought about it."""
 
 import functools, importlib
 from types import SimpleNamespace
@@ -118,7 +119,7 @@ WHICH = {
         trident_iou_thresh=0.1,
         trident_faithful=False,
     ),
-    # where things are, how many go at once, which images are asked for, what is drawn from the results: the content decides, not these
+    # locations, batch sizes, which images are asked for, what is drawn from the results: the content decides, not these
     **rows(
         NOTHING,
         device="cuda",

@@ -1,4 +1,5 @@
-"""What dies, fills up or is damaged half-way: processes are killed and interrupted, files torn and flipped, disks full, for real; then the same call goes on to the same bytes."""
+"""What dies, fills up or is damaged half-way: processes are killed and interrupted, files torn and flipped, disks full,
+for real; then the same call goes on to the same bytes."""
 
 import errno, json, multiprocessing, os, random, resource, signal, subprocess, sys, time, warnings
 from pathlib import Path
@@ -321,7 +322,8 @@ def test_the_command_says_in_one_sentence_that_a_folder_cannot_be_written(capsys
 
 
 def interrupted(words, pattern, out):
-    "Run the command in a process of its own that gets Ctrl-C when its second file like `pattern` is there; its exit code and what it said."
+    """Run the command in a process of its own that gets Ctrl-C when its second file like `pattern` is there; its exit
+    code and what it said."""
 
     def child():
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -404,7 +406,10 @@ NOTEBOOK = [
     "profile: str = 'rehearsal'  # profile\nfolder: str = ''  # where to\ntitle: str = ''  # any text",
     "import os, time\nfrom pathlib import Path\nPath('began').touch()",
     "time.sleep(float(os.environ['SLEEP']))",
-    "import json\nPath(folder).mkdir(parents=True, exist_ok=True)\n(Path(folder) / 'title.json').write_text(json.dumps(title))",
+    (
+        "import json\nPath(folder).mkdir(parents=True, exist_ok=True)\n(Path(folder) / "
+        "'title.json').write_text(json.dumps(title))"
+    ),
 ]
 
 

@@ -230,7 +230,8 @@ def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
 
 
 def test_a_notebook_shows_every_figure(root):
-    "The backend is chosen by the first figure; chosen within rc_context, its interactive mode was lost, and the second figure was never shown."
+    """The backend is chosen by the first figure; chosen within rc_context, its interactive mode was lost, and the
+    second figure was never shown."""
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 

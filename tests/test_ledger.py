@@ -1,4 +1,5 @@
-"""Ledger: one line per count, nothing without the variable, whole lines from many processes, and the memory at the end."""
+"""Ledger: one line per count, nothing without the variable, whole lines from many processes, and the memory at the
+end."""
 
 import os, subprocess, sys
 import numpy as np
@@ -22,7 +23,10 @@ def test_what_is_counted_twice_alike_is_there_once(tmp_path, monkeypatch):
 
 
 def test_processes_share_a_ledger_and_say_their_memory(tmp_path):
-    code = "from rim.base.ledger import note; [note('bank', k=k, text='x' * 300) for k in range(200)]; ballast = bytearray(120 * 2**20)"
+    code = (
+        "from rim.base.ledger import note; [note('bank', k=k, text='x' * 300) for k in range(200)]; ballast = "
+        "bytearray(120 * 2**20)"
+    )
     environment = {**os.environ, VARIABLE: str(tmp_path / "ledger")}
     for process in [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]:
         assert process.wait() == 0

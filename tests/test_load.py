@@ -1,4 +1,5 @@
-"""Load: many images, many names, large pictures, many damaged files. What takes minutes is slow, and leaves its figure on the page of promises."""
+"""Load: many images, many names, large pictures, many damaged files. What takes minutes is slow, and leaves its figure
+on the page of promises."""
 
 import multiprocessing, time, tracemalloc
 from pathlib import Path
@@ -107,7 +108,9 @@ def test_twenty_thousand_images(tmp_path, figure):
     grown = last - first
     assert done == n and grown < 2 * kept + 20, "no picture, label map or entry stays in memory"
     figure(
-        f"{n} rendered scenes of 48 pixels in one evaluation, a threshold as the method: {seconds:.0f} s of one core, {grown} MB more at the end than after a tenth, for the {kept} MB of confusion matrices that the report is made of"
+        f"{n} rendered scenes of 48 pixels in one evaluation, a threshold as the method: {seconds:.0f} s of "
+        f"one core, {grown} MB more at the end than after a tenth, for the {kept} MB of confusion matrices "
+        "that the report is made of"
     )
 
 
@@ -149,7 +152,8 @@ def test_five_thousand_names(figure):
     process.join()
     assert own > 32 and most < 6000, "a picture's own features are most like its class"
     figure(
-        f"a bank of 5000 names, one tiny picture each: {built:.0f} s of one core, {memory} MB; matching 64 regions with it: {seconds:.1f} s of one core, {most} MB at most"
+        f"a bank of 5000 names, one tiny picture each: {built:.0f} s of one core, {memory} MB; matching 64 "
+        f"regions with it: {seconds:.1f} s of one core, {most} MB at most"
     )
 
 
@@ -231,7 +235,8 @@ def test_a_folder_of_which_five_percent_are_damaged(capsys, tmp_path, thousand, 
     assert code != 0 and all(path.name in said for path in broken)
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 1000 - len(broken)
     figure(
-        f"1000 pictures of 48 pixels, {len(broken)} of them damaged, tiny models: {seconds:.0f} s of one core, {1000 - len(broken)} segmented, {len(broken)} named"
+        f"1000 pictures of 48 pixels, {len(broken)} of them damaged, tiny models: {seconds:.0f} s of one "
+        f"core, {1000 - len(broken)} segmented, {len(broken)} named"
     )
 
 

@@ -1,4 +1,5 @@
-"""The paper's notebooks: each is registered, says what it was given, and runs to its end on tiny random models, with three images and with next to nothing."""
+"""The paper's notebooks: each is registered, says what it was given, and runs to its end on tiny random models, with
+three images and with next to nothing."""
 
 import json, re
 import matplotlib

@@ -1,4 +1,5 @@
-"""References from one's own photographs: what the folder says is checked first, what is damaged is named, and only content counts."""
+"""References from one's own photographs: what the folder says is checked first, what is damaged is named, and only
+content counts."""
 
 import shutil
 import numpy as np, pytest

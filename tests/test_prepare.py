@@ -1,4 +1,5 @@
-"""Preparing and checking benchmarks: right numbers, nothing half written, whatever is missing or wrong said in one message."""
+"""Preparing and checking benchmarks: right numbers, nothing half written, whatever is missing or wrong said in one
+message."""
 
 import json, os, shutil, signal, subprocess, sys
 import numpy as np, pytest

@@ -41,7 +41,8 @@ def settings():
 
 @pytest.fixture(scope="module")
 def sam(settings):
-    "Random weights, louder so that masks differ between points, and predicted IoUs spread around 0.5 so that thresholds bite."
+    """Random weights, louder so that masks differ between points, and predicted IoUs spread around 0.5 so that
+    thresholds bite."""
     sam = load_sam(settings)
     for p in sam.mask_decoder.output_hypernetworks_mlps.parameters():
         p.mul_(20)
@@ -132,7 +133,8 @@ SHAPES = dict(
 
 @pytest.fixture(scope="module", params=SHAPES)
 def decoders(request):
-    "A SAM of some shape, its biases and norms random too, behind a small encoder; features that it might have given; points."
+    """A SAM of some shape, its biases and norms random too, behind a small encoder; features that it might have given;
+    points."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
         sam = build_sam(

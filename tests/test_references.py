@@ -1,4 +1,5 @@
-"""The bank: what it holds doesn't depend on batches, order, other classes or interruptions, and what went wrong is counted."""
+"""The bank: what it holds doesn't depend on batches, order, other classes or interruptions, and what went wrong is
+counted."""
 
 import numpy as np, pytest, torch
 import rim.method.references as references

@@ -1,4 +1,5 @@
-"""Reproduction: strict parameters, everything missing named at once, only whole runs count, and nothing stale passes for new."""
+"""Reproduction: strict parameters, everything missing named at once, only whole runs count, and nothing stale passes
+for new."""
 
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -14,7 +15,10 @@ factor: int = 2  # times what
 loud: bool = False  # a switch
 overrides: dict = {}  # further settings
 folder: str = "figures/toybox/tiny"  # where results go"""
-WORKS = "from pathlib import Path\nresult = 21 * factor\nPath(folder, f'{folder.split(\"/\")[-1]}.csv').write_text(f'row,paper,ours\\nproduct,40.0,{result}\\nsum,,1.5\\n')"
+WORKS = (
+    "from pathlib import Path\nresult = 21 * factor\nPath(folder, "
+    "f'{folder.split(\"/\")[-1]}.csv').write_text(f'row,paper,ours\\nproduct,40.0,{result}\\nsum,,1.5\\n')"
+)
 
 
 def write(root, name, *body, parameters=PARAMETERS, prose="# Tiny"):
@@ -268,9 +272,15 @@ def test_a_failed_run_leaves_the_result_before_it_as_it_was(project):
 
 RUNS = """
 import sys
+<<<<<<< HEAD
 from rim.reproduce.command import reproduce
 from rim.reproduce.registry import Target
 sys.exit(reproduce(["tiny"], root=sys.argv[1], registry={"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}, say=lambda line: print(line, flush=True)))
+=======
+from rim.reproduce.running import Target, reproduce
+registry = {"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}
+sys.exit(reproduce(["tiny"], root=sys.argv[1], registry=registry, say=lambda line: print(line, flush=True)))
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
 """
 
 
@@ -292,7 +302,10 @@ def test_killed_in_the_middle_of_a_target(project):
     assert run(project)[0] == 0
     folder, log = project / "figures/toybox/tiny", project / "log"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    pid = f"import os, time; Path({str(log)!r}).write_text(str(os.getpid())); time.sleep(0 if Path({str(log)!r}).with_name('go').exists() else 60)"
+    pid = (
+        f"import os, time; Path({str(log)!r}).write_text(str(os.getpid())); time.sleep(0 if "
+        f"Path({str(log)!r}).with_name('go').exists() else 60)"
+    )
     write(project, "tiny", WORKS.replace("21", "22"), pid)
     process = started(project)
     wait_for(lambda: log.exists() and log.read_text())
@@ -358,7 +371,10 @@ def test_provenance_holds_what_the_kernel_counted(project):
         project,
         "tiny",
         WORKS,
-        "from rim.base.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', method='rim', clamped=17, set_aside=0)",
+        (
+            "from rim.base.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', "
+            "method='rim', clamped=17, set_aside=0)"
+        ),
     )
     os.environ.pop("RIM_LEDGER", None)
     assert run(project)[0] == 0 and "RIM_LEDGER" not in os.environ
@@ -443,9 +459,16 @@ def test_weights_are_hashed_once_and_again_when_they_change(project, monkeypatch
     (job,), problems = plan()
     assert not problems and set(job.inputs) == {"sam_vit_b_01ec64.pth", "benchmark toybox"}
     code = (
+<<<<<<< HEAD
         "import sys; from pathlib import Path; from rim.reproduce.jobs import plan; from rim.reproduce.registry import Target\n"
         "t = Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',))\n"
         f"print(plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
+=======
+        "import sys; from pathlib import Path; from rim.reproduce import running as rp; t = "
+        "rp.Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',)); "
+        f"print(rp.plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), "
+        "dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
         job.inputs["sam_vit_b_01ec64.pth"],

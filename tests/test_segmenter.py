@@ -1,4 +1,5 @@
-"""Matching: agents, scores, classes and painting against loops and brute force; the segmenter from end to end on random weights."""
+"""Matching: agents, scores, classes and painting against loops and brute force; the segmenter from end to end on random
+weights."""
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st

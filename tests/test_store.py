@@ -182,7 +182,9 @@ WRITER = """
 import sys, itertools, numpy as np
 from rim.base.store import Store
 store = Store(sys.argv[1])
-for n in itertools.count(): store.put("a", dict(slot=n % 3), dict(x=np.full(200_000, n % 3)), dict(n=0)); print(n, flush=True)
+for n in itertools.count():
+    store.put("a", dict(slot=n % 3), dict(x=np.full(200_000, n % 3)), dict(n=0))
+    print(n, flush=True)
 """
 
 

@@ -1,4 +1,5 @@
-"""What is installed: pinned, recent enough to be without the holes that are known, and the same at the lower end as in the pins."""
+"""What is installed: pinned, recent enough to be without the holes that are known, and the same at the lower end as in
+the pins."""
 
 import re, tomllib
 import pytest

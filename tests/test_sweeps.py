@@ -1,4 +1,5 @@
-"""Sweeps: other matchings of the same regions give what the segmenter itself would, and nothing is painted or analysed twice."""
+"""Sweeps: other matchings of the same regions give what the segmenter itself would, and nothing is painted or analysed
+twice."""
 
 from dataclasses import replace
 import numpy as np

@@ -1,4 +1,5 @@
-"""Captured attention against an explicit softmax(QK^T), on a real UNet; pictures that depend on their own seed alone."""
+"""Captured attention against an explicit softmax(QK^T), on a real UNet; pictures that depend on their own seed
+alone."""
 
 import math
 
@@ -39,7 +40,8 @@ def inputs(batch, size=(16, 16)):
 
 
 def explicit(unet, x, t, context, tokens):
-    "Eq. 1-3 written out: per layer softmax(QK^T / sqrt d) of every head, mean over heads and tokens, own maximum, resize, mean."
+    """Eq. 1-3 written out: per layer softmax(QK^T / sqrt d) of every head, mean over heads and tokens, own maximum,
+    resize, mean."""
     seen, handles = [], []
     for name, layer in unet.named_modules():
         if name.endswith("attn2"):
@@ -89,7 +91,8 @@ def test_capture_equals_explicit_softmax_and_leaves_the_output(unet, tokens, gui
 
 
 def stable_diffusion_unet(dtype=torch.float32):
-    "Stable Diffusion's UNet in everything but depth and width: four resolutions, eight heads of 16 or 32, a prompt of width 768; random weights."
+    """Stable Diffusion's UNet in everything but depth and width: four resolutions, eight heads of 16 or 32, a prompt of
+    width 768; random weights."""
     torch.manual_seed(0)
     return (
         UNet2DConditionModel(

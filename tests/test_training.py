@@ -42,7 +42,10 @@ def test_a_step_is_determined_by_its_seeds(tmp_path):
 
 
 def test_kill_leaves_a_whole_checkpoint(tmp_path):
-    code = "import sys; from rim.toybox.training import train; train('clip', 5, sys.argv[1], sys.argv[2], 'cpu', every=0.001, batch=4, fresh=True)"
+    code = (
+        "import sys; from rim.toybox.training import train; train('clip', 5, sys.argv[1], sys.argv[2], 'cpu', "
+        "every=0.001, batch=4, fresh=True)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -1,4 +1,5 @@
-"""Trident without reference arrays: each step against the slow way, the models' own forward passes, and pictures of every shape."""
+"""Trident without reference arrays: each step against the slow way, the models' own forward passes, and pictures of
+every shape."""
 
 import json
 import numpy as np, pytest, torch, torch.nn.functional as F

@@ -1,4 +1,5 @@
-"""Trident, step by step, against arrays that its published implementation computed; the folder is named by RIM_GOLDEN."""
+"""Trident, step by step, against arrays that its published implementation computed; the folder is named by
+RIM_GOLDEN."""
 
 import warnings
 import pytest

@@ -1,4 +1,5 @@
-"""The tutorial on many machines, run in a kernel of its own as in JupyterLab; `nbdev-test`, which runs the others, would skip what needs the toybox's weights."""
+"""The tutorial on many machines, run in a kernel of its own as in JupyterLab; `nbdev-test`, which runs the others,
+would skip what needs the toybox's weights."""
 
 import os
 import nbformat, pytest

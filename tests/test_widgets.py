@@ -1,4 +1,5 @@
-"""The widgets from Python's side: what a browser sends, what it gets back, and the picture where there is none. tests/browser/ has the other side."""
+"""The widgets from Python's side: what a browser sends, what it gets back, and the picture where there is none.
+tests/browser/ has the other side."""
 
 import io, json
 import numpy as np, pytest

@@ -1,4 +1,5 @@
-"""Reference arrays of every step of Trident, and the checks against them; any folder of the same layout will do (see its README)."""
+"""Reference arrays of every step of Trident, and the checks against them; any folder of the same layout will do (see
+its README)."""
 
 import json, os, re
 from dataclasses import replace
@@ -101,7 +102,8 @@ class Golden:
 
 
 class Case:
-    "One picture through the pipeline: our own arrays step by step, each from the stored ones of the step before where these are complete."
+    """One picture through the pipeline: our own arrays step by step, each from the stored ones of the step before where
+    these are complete."""
 
     def __init__(self, golden, name, arrays=None):
         self.golden, self.name = golden, name

@@ -87,7 +87,8 @@ def _segmenter_of(args):
     rim = RIM.from_profile(args.profile, bank=bank, **overrides)
     if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]):
         raise ValueError(
-            f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')}, the settings ask for {asked}."
+            f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')}, the "
+            f"settings ask for {asked}."
         )
     return rim
 
@@ -114,7 +115,8 @@ def announced_bank(
         lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
         if lacking:
             say(
-                f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, {rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
+                f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, "
+                f"{rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
             )
     bank = (
         ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
@@ -123,7 +125,8 @@ def announced_bank(
     )
     sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
     say(
-        f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({', '.join(f'{n} from {source}' for source, n in sources.items())})"
+        f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references "
+        f"({', '.join(f'{n} from {source}' for source, n in sources.items())})"
     )
     return bank
 
@@ -151,7 +154,8 @@ def segment(args):
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
     if args.coco:
         print(
-            f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} picture{'s' * (len(done) != 1)}"
+            f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} "
+            f"picture{'s' * (len(done) != 1)}"
         )
     if faults:
         print(
@@ -311,8 +315,14 @@ def _benchmark_of(args, settings):
     return shard(whole, args.shard) if args.shard else whole
 
 
+<<<<<<< HEAD
 def _place_of(args):
     "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
+=======
+def place_of(args):
+    """What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose
+    files are in the root."""
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     if args.root and not Path(args.root).is_dir():
         raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
     inside = Path(args.root or ".", args.benchmark)
@@ -367,7 +377,12 @@ def evaluate(args):
         print("When all shards are done, the same command without --shard writes the report of the whole.")
     else:
         print(
+<<<<<<< HEAD
             f"{_write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, classes.csv, images.csv, worst images"
+=======
+            f"{write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, "
+            "classes.csv, images.csv, worst images"
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
         )
     if report.aside:
         print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
@@ -450,10 +465,19 @@ def _store_list(args):
     for kind, row in rows.items():
         left = f", {row['temporary']} temporary files" if row["temporary"] else ""
         print(
+<<<<<<< HEAD
             f"{kind:<12} {row['entries']:>8} entries {_shown_size(row['bytes']):>10}   {_shown_age(now - row['newest'])} to {_shown_age(now - row['oldest'])} old{left}"
         )
     print(
         f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, {_shown_size(sum(r['bytes'] for r in rows.values()))}"
+=======
+            f"{kind:<12} {row['entries']:>8} entries {shown_size(row['bytes']):>10}   "
+            f"{shown_age(now - row['newest'])} to {shown_age(now - row['oldest'])} old{left}"
+        )
+    print(
+        f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, "
+        f"{shown_size(sum(r['bytes'] for r in rows.values()))}"
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
     return 0
 
@@ -479,7 +503,12 @@ def _store_prune(args):
     gone = store.prune(args.older_than, args.kind, args.limit, args.dry_run)
     left = sum(file.temporary for file in gone)
     print(
+<<<<<<< HEAD
         f"{store.root}: {len(gone) - left} entries and {left} temporary files, {_shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
+=======
+        f"{store.root}: {len(gone) - left} entries and {left} temporary files, "
+        f"{shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
     return 0
 
@@ -510,7 +539,8 @@ def doctor(args):
             row.megabytes and f"{row.megabytes:g} MB",
         ]
         print(
-            f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n         {row.where}"
+            f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n    "
+            f"     {row.where}"
         )
         if not row.present:
             print(f"         to fetch it: {row.command}")
@@ -534,7 +564,9 @@ def _bench_agreement(args):
         return 0
     for s in summary(rows):
         print(
-            f"{s['dtype']}: {s['images']} images, {s['fast']} masks against {s['plain']} (numbers differ in {s['other_counts']} images), mean IoU {s['fit']:.5f}, {s['pixels']:.4%} of the pixels equal, wanted {s['target']:.2%}"
+            f"{s['dtype']}: {s['images']} images, {s['fast']} masks against {s['plain']} (numbers differ in "
+            f"{s['other_counts']} images), mean IoU {s['fit']:.5f}, {s['pixels']:.4%} of the pixels equal, "
+            f"wanted {s['target']:.2%}"
         )
     return 0
 
@@ -591,7 +623,8 @@ def _toybox_scene(args):
     atomic_write(folder / f"{stem}-labels.png", png_bytes(label_image(scene.labels, Vocabulary(world.names).palette())))
     atomic_write(folder / "classes.txt", "".join(f"{name}\n" for name in world.names))
     print(
-        f"{scene.caption}\nrim segment {folder / stem}.png --classes {folder / 'classes.txt'} --out {folder / 'results'}"
+        f"{scene.caption}\nrim segment {folder / stem}.png --classes {folder / 'classes.txt'} --out "
+        f"{folder / 'results'}"
     )
     return 0
 
@@ -606,7 +639,10 @@ def _toybox_train(args):
     return 0
 
 # %% ../../nbs/apps/05_cli.ipynb #327ae311
-CLASSES = 'a file with one name per line, the name of a benchmark (voc21), or names separated by commas ("dog, sofa|couch": | joins synonyms)'
+CLASSES = (
+    'a file with one name per line, the name of a benchmark (voc21), or names separated by commas ("dog, '
+    'sofa|couch": | joins synonyms)'
+)
 
 
 def _with_engine(command):
@@ -681,7 +717,9 @@ def _add_method(commands):
         commands.add_parser(
             "demo",
             help="a page in the browser: a picture and words in, overlay and reasons out",
-            description="Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone.",
+            description=(
+                "Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone."
+            ),
         )
     )
     command.add_argument("--classes", help="the words that the page begins with, separated by commas")
@@ -734,7 +772,9 @@ def _add_evaluation(commands):
             commands.add_parser(
                 "evaluate",
                 help="measure methods on a benchmark",
-                description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there.",
+                description=(
+                    "Measure methods on a benchmark. What is measured is kept: the same command goes on from there."
+                ),
             )
         )
     )
@@ -753,7 +793,10 @@ def _add_evaluation(commands):
     command.add_argument(
         "--shard",
         metavar="i/n",
-        help="every n-th image from the i-th on, into the store; auto: i and n as torchrun or a Slurm array number this process",
+        help=(
+            "every n-th image from the i-th on, into the store; auto: i and n as torchrun or a Slurm array "
+            "number this process"
+        ),
     )
     command.add_argument("--worst", type=int, default=6, metavar="K", help="images on the sheet of the worst (6)")
     command.add_argument("--out", metavar="DIR", help="default: out/BENCHMARK")
@@ -772,7 +815,10 @@ def _add_store(commands):
         three.add_parser(
             "prune",
             help="remove entries, and what killed writers left behind",
-            description="Remove what killed writers left behind, and the entries that the options name. Whatever is removed is computed again when it is needed.",
+            description=(
+                "Remove what killed writers left behind, and the entries that the options name. Whatever is "
+                "removed is computed again when it is needed."
+            ),
         )
     )
     prune.add_argument(
@@ -819,7 +865,10 @@ def _add_bench(commands):
         both.add_parser(
             "agreement",
             help="the fast way against the plain one",
-            description="Masks and label maps of the fast way, in float32 and bfloat16, against the library's own mask generator, pooling at full size and rankings written out.",
+            description=(
+                "Masks and label maps of the fast way, in float32 and bfloat16, against the library's own mask "
+                "generator, pooling at full size and rankings written out."
+            ),
         )
     )
     command.add_argument(
@@ -841,7 +890,10 @@ def _add_data(commands):
     check.add_argument(
         "benchmark",
         metavar="BENCHMARK",
-        help="voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k, or a folder with images/, labels/ and names.txt",
+        help=(
+            "voc21, voc20, context60, context59, coco-object, coco-stuff, cityscapes, ade20k, or a folder with "
+            "images/, labels/ and names.txt"
+        ),
     )
     check.set_defaults(run=_data_check)
     for command in (prepare, check):

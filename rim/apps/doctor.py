@@ -36,7 +36,8 @@ DOWNLOADS = (
         ("context60", "context59"),
         "Flickr terms of use",
         1950,
-        f"curl -L {HOST}/voc2010/VOCtrainval_03-May-2010.tar | tar -x -C {{}} && curl -L -o {{}}/VOCdevkit/VOC2010/trainval_merged.json "
+        f"curl -L {HOST}/voc2010/VOCtrainval_03-May-2010.tar | tar -x -C {{}} && curl -L -o "
+        f"{{}}/VOCdevkit/VOC2010/trainval_merged.json "
         "https://codalabuser.blob.core.windows.net/public/trainval_merged.json && rim data prepare context --root {}",
     ),
     Download(
@@ -45,21 +46,28 @@ DOWNLOADS = (
         "CC BY 4.0, pictures under Flickr terms of use",
         1480,
         "curl -L -O http://images.cocodataset.org/zips/val2017.zip && unzip val2017.zip -d {}/coco && curl -L -O "
-        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip && unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
+        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip "
+        "&& unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
     ),
     Download(
         "Cityscapes",
         ("cityscapes",),
         "own, not for commerce, on registration",
         11240,
-        "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd {}/cityscapes && unzip -o '*.zip')",
+        (
+            "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd "
+            "{}/cityscapes && unzip -o '*.zip')"
+        ),
     ),
     Download(
         "ADE20K, SceneParsing",
         ("ade20k",),
         "BSD 3-Clause, pictures for research and teaching",
         970,
-        "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip ADEChallengeData2016.zip -d {}",
+        (
+            "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip "
+            "ADEChallengeData2016.zip -d {}"
+        ),
     ),
 )
 

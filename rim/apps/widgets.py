@@ -59,13 +59,15 @@ function render({ model, el }) {
   el.classList.add("rim-widget");
   const left = document.createElement("div"), right = document.createElement("div");
   left.className = "rim-left"; right.className = "rim-right"; left.tabIndex = 0;
-  left.setAttribute("role", "application"); left.setAttribute("aria-label", "Picture: click a pixel, or move with the arrow keys");
+  left.setAttribute("role", "application");
+  left.setAttribute("aria-label", "Image: click a pixel, or move with the arrow keys");
   right.setAttribute("aria-live", "polite");
   left.innerHTML = model.get("stage");
   const stage = left.querySelector(".rim-stage"), mark = document.createElement("div");
   const width = +stage.dataset.width, height = +stage.dataset.height;
   mark.className = "rim-mark"; stage.append(mark);
-  const go = (x, y) => { model.set("place", [Math.max(0, Math.min(width - 1, x)), Math.max(0, Math.min(height - 1, y))]); model.save_changes(); };
+  const within = (value, size) => Math.max(0, Math.min(size - 1, value));
+  const go = (x, y) => { model.set("place", [within(x, width), within(y, height)]); model.save_changes(); };
   const show = () => {
     const [x, y] = model.get("place");
     mark.style.left = `${100 * (x + 0.5) / width}%`; mark.style.top = `${100 * (y + 0.5) / height}%`;
@@ -90,10 +92,12 @@ export default { render };
 
 # %% ../../nbs/apps/02_widgets.ipynb #cbdfbb8a
 STYLE = """
-.rim-widget { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-ui-font-size1, 13px); }
+.rim-widget { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start;
+  color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-ui-font-size1, 13px); }
 .rim-left { flex: 1 1 260px; max-width: 460px; cursor: crosshair; }
 .rim-right { flex: 2 1 320px; min-width: 0; overflow-x: auto; }
-.rim-mark { position: absolute; width: 12px; height: 12px; margin: -6px; border: 2px solid #fff; border-radius: 50%; box-shadow: 0 0 0 2px #000; box-sizing: border-box; pointer-events: none; }
+.rim-mark { position: absolute; width: 12px; height: 12px; margin: -6px; border: 2px solid #fff;
+  border-radius: 50%; box-shadow: 0 0 0 2px #000; box-sizing: border-box; pointer-events: none; }
 .rim-controls { flex: 0 1 260px; display: grid; gap: .8em; }
 .rim-controls label { display: grid; gap: .2em; }
 .rim-controls output { font-weight: bold; }
@@ -173,14 +177,22 @@ function render({ model, el }) {
   const form = document.createElement("div"), view = document.createElement("div");
   form.className = "rim-controls"; view.className = "rim-view"; view.setAttribute("aria-live", "polite");
   const inputs = model.get("controls").map(c => {
-    const label = document.createElement("label"), shown = document.createElement("output"), text = document.createElement("span");
+    const label = document.createElement("label"), shown = document.createElement("output");
+    const text = document.createElement("span");
     const input = document.createElement(c.options ? "select" : "input");
     if (c.options) c.options.forEach(o => input.append(new Option(o, o)));
     else { input.type = "range"; input.min = c.min; input.max = c.max; input.step = c.step; }
     const read = () => c.options ? input.value : +input.value;
-    input.addEventListener("input", () => { model.set("values", { ...model.get("values"), [c.name]: read() }); model.save_changes(); });
+    input.addEventListener("input", () => {
+      model.set("values", { ...model.get("values"), [c.name]: read() });
+      model.save_changes();
+    });
     text.append(`${c.label} `, shown); label.append(text, input); form.append(label);
-    return () => { const value = model.get("values")[c.name]; input.value = value; shown.textContent = c.options ? "" : value; };
+    return () => {
+      const value = model.get("values")[c.name];
+      input.value = value;
+      shown.textContent = c.options ? "" : value;
+    };
   });
   const show = () => { inputs.forEach(update => update()); view.innerHTML = model.get("page"); };
   model.on("change:values", show); model.on("change:page", show);
@@ -299,7 +311,10 @@ class ForegroundWidget(Controlled):
         shown = "".join(
             f'<div><img src="{data_uri(p, kind="PNG")}" alt="{title}"><br>{title}</div>' for title, p in panels.items()
         )
-        text = f"The mask covers {mask.mean():.0%} of the picture and is {'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
+        text = (
+            f"The mask covers {mask.mean():.0%} of the picture and is "
+            f"{'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
+        )
         return (mask, panels), framed(f'<div style="width:100%">{text}</div>', shown)
 
     def picture(self):
@@ -331,7 +346,10 @@ class MatchingWidget(Controlled):
         result = RIM(settings, bank=self.bank).predict(self.first.image, self.regions, self.first.vocabulary, self.bank)
         changed = (result.labels != self.first.labels).mean()
         return result, framed(
-            f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings as they were.</div>',
+            (
+                f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings '
+                "as they were.</div>"
+            ),
             result._repr_html_(),
         )
 

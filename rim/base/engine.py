@@ -48,7 +48,8 @@ class Engine:
             raise ValueError(f"an engine must be one of {', '.join(NAMES)}: got {self.name!r}")
         if self.workers < 0 or self.attempts < 1 or self.gpus < 0:
             raise ValueError(
-                f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} and {self.attempts}"
+                f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} "
+                f"and {self.attempts}"
             )
         if (self.address or self.gpus) and self.name != "ray":
             raise ValueError(f"an address and GPUs belong to the engine ray: got them with {self.name!r}")
@@ -328,7 +329,8 @@ class Ray:
         "Start a cluster, or join one."
         if not (engine.address or self.alone):
             raise ValueError(
-                "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was imported before: give the address of a running one, or begin in a new process"
+                "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was "
+                "imported before: give the address of a running one, or begin in a new process"
             )
         with variables({} if engine.address else ours(engine.crew)):
             for attempt in (1, 2):
@@ -339,14 +341,21 @@ class Ray:
                     self.ray.shutdown()
                     if attempt == 2 or engine.address:
                         raise OSError(
-                            f"Ray could not {'be joined at ' + engine.address if engine.address else 'start on this machine, which may be too busy'}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+                            "Ray could not "
+                            + (
+                                f"be joined at {engine.address}: "
+                                if engine.address
+                                else "start on this machine, which may be busy: "
+                            )
+                            + f"{str(e).splitlines()[0] if str(e) else type(e).__name__}"
                         ) from e
         if engine.address:
             return
         if there["node_ip_address"] != LOOPBACK:
             self.ray.shutdown()
             raise RuntimeError(
-                f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on {there['node_ip_address']}"
+                f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on "
+                f"{there['node_ip_address']}"
             )
         Ray.begun[there["gcs_address"]] = ours(engine.crew)
 
@@ -358,7 +367,8 @@ class Ray:
         )
         if not room:
             raise ValueError(
-                f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+                f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has "
+                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
             )
         self.workers = min(engine.crew, room)
 

@@ -193,7 +193,7 @@ class TridentSettings:
     trident_refine_neg_cos: bool  # no: a negative threshold becomes 0.6
     trident_halves: bool  # whether SAM sees the left and the right half by themselves
     trident_templates: str  # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
-    trident_background: str  # words that the background of one's own pictures consists of, separated by commas; benchmarks have lists of their own
+    trident_background: str  # words for the background, separated by commas; benchmarks have lists of their own
     trident_scale: float  # of the cosines in the softmax
     trident_prob_thd: float  # a smaller best chance makes a pixel background, where there is one
     trident_refine: bool  # whether SAM refines the labels
@@ -481,7 +481,8 @@ def _repr_html_(
             )
             changed += own
         parts.append(
-            f"<details{' open' * bool(changed)}><summary>{escape(heading)}{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"
+            f"<details{' open' * bool(changed)}><summary>{escape(heading)}"
+            f"{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"
         )
     return f'<div style="color:var(--jp-ui-font-color1,inherit)">profile {escape(self.profile)}{"".join(parts)}</div>'
 

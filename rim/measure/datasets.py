@@ -434,7 +434,8 @@ def find_home(
     found = list({home.resolve(): home for home in homes}.values())
     if len(found) > 1:
         raise ValueError(
-            f"{name} must lie in one place: below {root} it lies in {', '.join(map(str, found))}; name one of them as the root"
+            f"{name} must lie in one place: below {root} it lies in {', '.join(map(str, found))}; name one of "
+            "them as the root"
         )
     if found:
         return found[0]
@@ -513,7 +514,8 @@ class PublishedBenchmark:
             return sorted(labelled | keys_in(self.home, source.pictures, source.key))
         if len(labelled) > source.images:
             raise FileNotFoundError(
-                f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which {source.images} belong to it"
+                f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which "
+                f"{source.images} belong to it"
             )
         return sorted(labelled)
 
@@ -689,8 +691,8 @@ def _is_toybox(
 
 
 def get_benchmark(
-    name: str,  # toybox (or toybox:128:boat,fish, with its size and some of its classes), a published benchmark, or the path of a folder with images/, labels/ and names.txt
-    settings: Settings,  # benchmark_images: how many, 0 for all (240 scenes of the toybox); data_dir: root of the published ones; names
+    name: str,  # toybox, toybox:SIZE:CLASS,CLASS, a published benchmark, or a folder with images/, labels/, names.txt
+    settings: Settings,  # benchmark_images (0 is all), data_dir (root of the published ones), names
 ) -> Benchmark:
     "The benchmark of this name."
     if _is_toybox(name):
@@ -699,7 +701,8 @@ def get_benchmark(
         size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")
         if size and not (size.isdigit() and 32 <= int(size) <= 256):
             raise ValueError(
-                f"a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 to 256: got {name!r}"
+                "a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 "
+                f"to 256: got {name!r}"
             )
         return ToyboxBenchmark(
             settings.benchmark_images or 240,
@@ -710,7 +713,8 @@ def get_benchmark(
     if kind == "photos" or name in SOURCES:
         if not settings.data_dir:
             raise FileNotFoundError(
-                f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the variable RIM_DATA), which is empty"
+                f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the "
+                "variable RIM_DATA), which is empty"
             )
         if kind == "photos":
             scoring, _, part = more.partition(":")
@@ -720,7 +724,12 @@ def get_benchmark(
     if (Path(name).expanduser() / "images").is_dir():
         return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
     raise FileNotFoundError(
+<<<<<<< HEAD
         f"the benchmark must be toybox, photos, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}"
+=======
+        f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and "
+        f"names.txt: got {name!r}"
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
 
 # %% ../../nbs/measure/02_datasets.ipynb #2157132c
@@ -736,7 +745,14 @@ def _first_pictures(
     except (OSError, ValueError) as e:
         return f"<div>{escape(str(e))}</div>"
     return "".join(
+<<<<<<< HEAD
         f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="truth"></div>'
+=======
+        (
+            f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img '
+            f'src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>'
+        )
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
         for image, truth, key in items
     )
 
@@ -753,8 +769,16 @@ def benchmark_page(
     )
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return framed(
+<<<<<<< HEAD
         f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>',
         _first_pictures(self),
+=======
+        (
+            f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, '
+            f"{len(labels)} classes<br>{names}{more}</div>"
+        ),
+        first_pictures(self),
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
 
 

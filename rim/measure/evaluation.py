@@ -278,7 +278,7 @@ Report._repr_markdown_ = Report.markdown
 def class_rows(
     self: Report,
     method: str,
-) -> list:  # of dict per label: label, IoU, low, high in percent (None where it is absent), scored, images, truth and predicted in pixels
+) -> list:  # of dict per label: label; IoU, low, high in % (None if absent); scored, images; truth, predicted in pixels
     "Each class with its interval, and what it was measured on."
     matrices = np.asarray(self.confusions[method])
     inside, true, said = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
@@ -341,7 +341,10 @@ def told(
     some = "; ".join(f"{a.item}: {a.error}" for a in aside[:3]) + (
         f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
     )
-    return f"{len(aside)} of {n} images could not be measured and {'was' if len(aside) == 1 else 'were'} set aside ({some}); what is measured is kept."
+    return (
+        f"{len(aside)} of {n} images could not be measured and {'was' if len(aside) == 1 else 'were'} set aside "
+        f"({some}); what is measured is kept."
+    )
 
 
 def _report_of(methods, benchmark, settings, done, aside):
@@ -454,12 +457,12 @@ def _measure_elsewhere(methods, benchmark, store, engine, progress):
 
 # %% ../../nbs/measure/04_evaluation.ipynb #e2ce9706
 def evaluate(
-    methods,  # name -> Method, segmenter, or function of an image; or a function of the benchmark that makes such a dict, which engines need
+    methods,  # name -> Method, segmenter or function of an image; or a function of the benchmark that makes such a dict
     benchmark,  # a Benchmark
     settings: Settings,  # bootstrap, seed
     store=None,  # where confusion matrices are kept; None: nowhere
     progress=True,  # whether to show a bar
-    keep_going=False,  # whether images may be missing from the report; False: Unmeasured names them, after all others are done
+    keep_going=False,  # whether images may be missing from the report; False: Unmeasured names them at the end
     engine="serial",  # or processes, ray, or an Engine
 ) -> Report:
     "Measure methods on a benchmark, resumable."
@@ -468,7 +471,8 @@ def evaluate(
         raise ValueError(f"an evaluation needs methods and images: got {len(made)} methods and {len(benchmark)} images")
     if engine.name != "serial" and not (callable(methods) and store and all(m.key for m in made.values())):
         raise ValueError(
-            f"the engine {engine.name} needs a store, a function of the benchmark that makes the methods, and methods with a key: its workers leave their results under it"
+            f"the engine {engine.name} needs a store, a function of the benchmark that makes the methods, and "
+            "methods with a key: its workers leave their results under it"
         )
     benchmark.check()
     try:
@@ -503,7 +507,8 @@ class Part:
         self.skip, self.checked = tuple(getattr(whole, "skip", ())), False
         if len(self.vocabulary) != len(whole.vocabulary) or self.vocabulary.background != whole.vocabulary.background:
             raise ValueError(
-                f"the words for {whole.name} must name its {len(whole.vocabulary.names)} classes in their order: got {len(self.vocabulary.names)} names"
+                f"the words for {whole.name} must name its {len(whole.vocabulary.names)} classes in their "
+                f"order: got {len(self.vocabulary.names)} names"
             )
 
     def __len__(self):
@@ -531,8 +536,14 @@ def _number_of(name):
     return int(text)
 
 
+<<<<<<< HEAD
 def _own_shard() -> tuple:  # (i, n), i from 1 to n
     "The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT) number it; in both, it is a shard of a shard."
+=======
+def own_shard() -> tuple:  # (i, n), i from 1 to n
+    """The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT)
+    number it; in both, it is a shard of a shard."""
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     i, n, found = 0, 1, False
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         task, first, count, step = (_number_of(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT", "STEP"))
@@ -546,7 +557,8 @@ def _own_shard() -> tuple:  # (i, n), i from 1 to n
         i, n, found = i * size + rank, n * size, True
     if not found:
         raise ValueError(
-            "the shard auto reads RANK and WORLD_SIZE (torchrun) or SLURM_ARRAY_TASK_ID (a Slurm array), and none of them is set"
+            "the shard auto reads RANK and WORLD_SIZE (torchrun) or SLURM_ARRAY_TASK_ID (a Slurm array), and "
+            "none of them is set"
         )
     if not i < n:
         raise ValueError(f"a shard's number must be below the number of shards: got {i} of {n}, counted from 0")
@@ -575,7 +587,10 @@ def summary(
     shown = lambda v: "–" if v is None else f"{v:.1f}"
     for method in self.confusions:
         rows = [
-            f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} – {shown(r['high'])} | {r['images']} |"
+            (
+                f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} "
+                f"– {shown(r['high'])} | {r['images']} |"
+            )
             for r in self.class_rows(method)
         ]
         counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())

@@ -57,7 +57,10 @@ class ReferenceBank:
         return hashlib.sha256(b"".join([address({"names": list(self.names)}).encode(), *arrays])).hexdigest()
 
     def __repr__(self):
-        return f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: {', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
+        return (
+            f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: "
+            f"{', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
+        )
 
 # %% ../../nbs/method/07_bank.ipynb #098ff2bd
 def bank_from_references(
@@ -246,7 +249,8 @@ def merge(
     "The bank of both."
     if self.record.get("encoder") != other.record.get("encoder") or self.dim != other.dim:
         raise ValueError(
-            f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width {self.dim} and {other.record.get('encoder')} of width {other.dim}"
+            f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width "
+            f"{self.dim} and {other.record.get('encoder')} of width {other.dim}"
         )
     names = (*self.names, *(n for n in other.names if n not in self.names))
     renumber = np.array([names.index(n) for n in other.names])
@@ -414,10 +418,15 @@ def _repr_html_(
     "The contact sheet as HTML."
     shown, columns = self.names[:24], 8 if len(self) <= 8 else 4
     rows = "".join(
-        f'<tr><td style="text-align:left">{escape(name)}<br>{int((self.owner == i).sum())} references</td><td><img src="{data_uri(self.strip(name, columns, attention=True))}" alt="" style="max-width:none"></td></tr>'
+        (
+            f'<tr><td style="text-align:left">{escape(name)}<br>{int((self.owner == i).sum())} '
+            f'references</td><td><img src="{data_uri(self.strip(name, columns, attention=True))}" alt="" '
+            'style="max-width:none"></td></tr>'
+        )
         for i, name in enumerate(shown)
     )
     more = f"<p>and {len(self) - len(shown)} more</p>" if len(self) > len(shown) else ""
     return framed(
-        f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its attention<table>{rows}</table>{more}</div>"
+        f"<div>{len(self)} classes, {len(self.owner)} references of width {self.dim}; below each, its "
+        f"attention<table>{rows}</table>{more}</div>"
     )

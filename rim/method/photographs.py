@@ -69,7 +69,8 @@ def _class_of(
         if word.casefold() in (w.casefold() for w in (name, *vocabulary.synonyms.get(name, ()))):
             return name
     raise ValueError(
-        f"a folder of photographs must be named after a class or a synonym: {word!r} is none of {', '.join(vocabulary.names)}"
+        f"a folder of photographs must be named after a class or a synonym: {word!r} is none of "
+        f"{', '.join(vocabulary.names)}"
     )
 
 # %% ../../nbs/method/06_photographs.ipynb #20aae730
@@ -83,7 +84,8 @@ def _fault_of(
         return str(e)
     if photo.mask and (size := image_size(photo.mask)) != (height, width):
         raise ValueError(
-            f"a mask must have the size of its photograph: {photo.path} is {width} x {height}, {photo.mask} is {size[1]} x {size[0]}"
+            f"a mask must have the size of its photograph: {photo.path} is {width} x {height}, {photo.mask} "
+            f"is {size[1]} x {size[0]}"
         )
     for x, y in photo.clicks:
         if not (0 <= x < width and 0 <= y < height):
@@ -108,7 +110,8 @@ def _photographs_of(
     ]
     if lost:
         raise FileNotFoundError(
-            f"masks and clicks belong to photographs of the same folder: in {folder} there is none for {', '.join(sorted(lost))}"
+            f"masks and clicks belong to photographs of the same folder: in {folder} there is none for "
+            f"{', '.join(sorted(lost))}"
         )
     found = [Photograph(f, name, masks.get(f.stem), tuple(clicks.get(f.name, ()))) for f in files.values()]
     return [Photograph(p.path, p.name, p.mask, p.clicks, _fault_of(p)) for p in found]
@@ -116,7 +119,7 @@ def _photographs_of(
 
 def photographs_in(
     folder,  # one sub-folder per class
-    vocabulary: Vocabulary = None,  # whose classes the folders are named after; None: the folders' names are the classes
+    vocabulary: Vocabulary = None,  # whose classes the folders are named after; None: the folders name the classes
 ) -> dict:  # class name -> list of Photograph; in the vocabulary's order, or by name
     "All photographs, by class."
     if not Path(folder).is_dir():

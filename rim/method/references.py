@@ -211,8 +211,14 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
+<<<<<<< HEAD
     "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
     keys = [{**_request(item), **tools.painting_key} for item in batch]
+=======
+    """The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it
+    has stays."""
+    keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     found = [store and store.entry("picture", key) for key in keys]
     if all(found):
         return found
@@ -324,7 +330,10 @@ def _make_elsewhere(batches, tools, store, engine, progress):
         f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
     )
     raise Undone(
-        f"{len(aside)} of {len(batches)} batches of references could not be made and {'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept.",
+        (
+            f"{len(aside)} of {len(batches)} batches of references could not be made and "
+            f"{'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept."
+        ),
         aside,
     )
 

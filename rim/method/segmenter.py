@@ -205,7 +205,8 @@ class Evidence:
     names: tuple  # of the classes
 
     def distributions(self, row, classes):
-        "Orders of the agents and their probabilities [1 + len(classes), n!]: of the region, and of the subcategory of each class that is most like it."
+        """Orders of the agents and their probabilities [1 + len(classes), n!]: of the region, and of the subcategory of
+        each class that is most like it."""
         agents, r = torch.from_numpy(self.match.agents[row])[None], self.references
         cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)
         own, theirs = (positive_scores(s, self.settings)[0][0] for s in region_scores(cosine, r.gram, agents))
@@ -228,7 +229,10 @@ def words(
     plain = (
         "as the plain cosine would"
         if cosines[0][0] == ranked[0][0]
-        else f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} {dict(cosines)[ranked[0][0]]:.3f})"
+        else (
+            f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} "
+            f"{dict(cosines)[ranked[0][0]]:.3f})"
+        )
     )
     return f"{by} says {first} before {second}" + (f", {plain}." if by == "Ranking" else ".")
 

@@ -56,7 +56,8 @@ def written(
     weights: torch.Tensor,  # [B, heads t, places], sum 1 over the tokens of a head
     tokens: torch.Tensor,  # [B, t, C] float32
 ) -> torch.Tensor:  # [B, places, C]
-    "What places take from the tokens: answers are projected before they are handed out; so each head brings its part of the bias."
+    """What places take from the tokens: answers are projected before they are handed out; so each head brings its part
+    of the bias."""
     heads = attention.num_heads
     answers = (
         split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
@@ -230,7 +231,8 @@ def blocks(
     columns: Axis,
     level: float,
 ):
-    "Parts of the masks at full size, where they may exceed a level: (which masks, pixel rows, pixel columns, [k, rows, columns])."
+    """Parts of the masks at full size, where they may exceed a level: (which masks, pixel rows, pixel columns, [k,
+    rows, columns])."""
     corners, pixels = batched_mask_to_box(logits > level).cpu().numpy(), len(rows.matrix) * len(columns.matrix)
     step = max(1, 2 ** (20 if logits.device.type == "cpu" else 26) // pixels)  # a GPU rather computes more than waits
     for start in range(0, len(logits), step):

@@ -218,7 +218,8 @@ _PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # conver
 def _models_folder(
     settings,  # `rim.base.settings.Settings`
 ) -> Path:
-    "The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or `~/.cache/rim/models`."
+    """The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or
+    `~/.cache/rim/models`."""
     return Path(settings.models_dir or "~/.cache/rim/models").expanduser()
 
 # %% ../../nbs/models/02_loading.ipynb #0f26eb06
@@ -542,7 +543,8 @@ def file_sha256(
 def _known_sha256(
     file: Path,
 ) -> str | None:  # 64 hexadecimal digits
-    "The sha256 that a file of weights must have: its blob's name in the hub's cache, or what a `sha256.json` above it says."
+    """The sha256 that a file of weights must have: its blob's name in the hub's cache, or what a `sha256.json` above it
+    says."""
     if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name):
         return blob
     listed = next((p / "sha256.json" for p in list(file.absolute().parents)[:3] if (p / "sha256.json").is_file()), None)
@@ -557,7 +559,8 @@ def intact(
     for file in sorted(path.rglob("*.safetensors")):
         if (known := _known_sha256(file)) and (found := file_sha256(file)) != known:
             raise ValueError(
-                f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was changed: it has {found}."
+                f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was "
+                f"changed: it has {found}."
             )
     return path
 
@@ -756,7 +759,8 @@ def load_vit(
     known = {"vit": (ViTModel, dict(add_pooling_layer=False)), "dinov2": (Dinov2Model, {})}
     if kind not in known:
         raise ValueError(
-            f"trident_dino must be a model of the type {' or '.join(known)}; {settings.trident_dino} is of type {kind!r}."
+            f"trident_dino must be a model of the type {' or '.join(known)}; {settings.trident_dino} is of "
+            f"type {kind!r}."
         )
     model, how = known[kind]
     return _frozen(_from_folder(model, path, **how, dtype=dtype_of(settings)), settings)

@@ -5,8 +5,14 @@
 # %% auto #0
 __all__ = []
 
+<<<<<<< HEAD
 # %% ../../nbs/reproduce/03_running.ipynb #f58b5d3b
 import json, os, re, shutil, sys, tempfile, warnings
+=======
+# %% ../../nbs/reproduce/01_running.ipynb #684dfd49
+import ast, csv, hashlib, importlib.util, json, os, platform, re, shlex, shutil, subprocess, sys, tempfile, time
+import warnings
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -16,7 +22,498 @@ from ..base.settings import ENVIRONMENT
 from ..base.store import atomic_write
 from .jobs import outputs_of, own_kernel
 
+<<<<<<< HEAD
 # %% ../../nbs/reproduce/03_running.ipynb #d31d63dc
+=======
+# %% ../../nbs/reproduce/01_running.ipynb #3e871337
+@dataclass(frozen=True)
+class Target:
+    "A table or figure of the paper and the notebook that makes it."
+
+    name: str  # as the paper numbers it: table2
+    title: str  # what it shows, one line
+    notebook: str  # path inside nbs/
+    minutes: float  # on two CPU cores, toybox profile, empty store
+    needs: tuple = ()  # fields of Settings that name weights
+    paper: dict = field(default_factory=dict)  # row -> the value that the paper reports
+    measured_on: str = ""  # what the paper's values were measured on
+    benchmarks: tuple = ()  # what it measures on outside the toybox; empty: the setting `benchmark`
+    tolerance: float = 1.0  # how far a value of the profile paper may lie from the paper's
+    variants: tuple = ()  # of dict: settings of the models that it compares, where they are there
+
+# %% ../../nbs/reproduce/01_running.ipynb #517f6b95
+TABLE2 = Target(
+    "table2",
+    "Ablation: from text matching to ranking distributions",
+    "paper/table2.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "clip"),
+    measured_on="COCO-Object, mIoU",
+    paper={
+        "CLIP on crops": 26.7,
+        "Whole-image references": 38.7,
+        "Foreground references": 41.8,
+        "+ ranking distribution, eq. 9 as printed": 43.1,
+        "+ subcategories, eq. 9 as printed": 44.5,
+    },
+)
+
+# %% ../../nbs/reproduce/01_running.ipynb #f4a8eea9
+TABLE1 = Target(
+    "table1",
+    "Comparison with existing methods on the benchmarks",
+    "paper/table1.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "clip"),
+    benchmarks=("voc21", "context60", "coco-object"),
+    measured_on="each row's benchmark, mIoU",
+    paper={
+        "RIM, eq. 9 as printed, PASCAL VOC": 77.8,
+        "RIM, eq. 9 as printed, PASCAL Context": 34.3,
+        "RIM, eq. 9 as printed, COCO-Object": 44.5,
+    },
+)
+TABLE3 = Target(
+    "table3",
+    "Which features: CLIP, Stable Diffusion, MAE, DINOv2",
+    "paper/table3.ipynb",
+    4,
+    needs=("diffusion", "sam", "dino", "clip", "mae"),
+    measured_on="COCO-Object, mIoU",
+    paper={
+        "CLIP, eq. 9 as printed": 42.0,
+        "SD, eq. 9 as printed": 43.1,
+        "MAE, eq. 9 as printed": 39.5,
+        "DINOv2, eq. 9 as printed": 44.5,
+    },
+)
+TABLE4 = Target(
+    "table4",
+    "Which proposals: none, MaskFormer, SAM",
+    "paper/table4.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "maskformer"),
+    benchmarks=("voc21",),
+    measured_on="PASCAL VOC, mIoU",
+    paper={"none, eq. 9 as printed": 42.0, "MaskFormer, eq. 9 as printed": 76.7, "SAM, eq. 9 as printed": 77.8},
+)
+TABLE5 = Target(
+    "table5",
+    "Which agents: drawn at random, or the nearest",
+    "paper/table5.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino"),
+    measured_on="COCO-Object, mIoU",
+    paper={"Rand, eq. 9 as printed": 43.8, "Top-N, eq. 9 as printed": 44.5},
+)
+FIG1 = Target(
+    "fig1",
+    "Motivation: one region, named individually and by ranking",
+    "paper/fig1.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "clip"),
+)
+FIG3 = Target(
+    "fig3",
+    "Qualitative results on the benchmarks that are present",
+    "paper/fig3.ipynb",
+    3,
+    benchmarks=("voc21", "context60", "coco-object"),
+    needs=("diffusion", "sam", "dino"),
+)
+FIG4 = Target(
+    "fig4",
+    "Regions against pixels",
+    "paper/fig4.ipynb",
+    3,
+    benchmarks=("voc21",),
+    needs=("diffusion", "sam", "dino"),
+    measured_on="PASCAL VOC (Table 4), mIoU",
+    paper={"Patches, eq. 9 as printed": 42.0, "Regions, eq. 9 as printed": 77.8},
+)
+FIG5 = Target(
+    "fig5",
+    "Number of subcategories and threshold of the attention",
+    "paper/fig5.ipynb",
+    4,
+    needs=("diffusion", "sam", "dino"),
+    measured_on="COCO-Object (Table 2), mIoU",
+    paper={
+        "T = 1, eq. 9 as printed": 43.1,
+        "T = 8, eq. 9 as printed": 44.5,
+        "threshold 0.7, eq. 9 as printed": 44.5,
+    },
+)
+FIG6 = Target(
+    "fig6",
+    "Regions with image references in DINOv2's space and text references in CLIP's",
+    "paper/fig6.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "clip"),
+)
+STUDIES = tuple(
+    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("diffusion", "sam", "dino", *more))
+    for name, title, minutes, *more in (
+        ("images_per_class", "Number of reference images per class", 3),
+        ("agents", "Number of agents, from 1 to 10", 3),
+        ("background", "What describes the background: one vector, clusters, a list of words", 4, "clip"),
+        ("label_painting", "Overlapping masks: painted by area or by score", 3),
+    )
+)
+EIGHT = {
+    "voc21": 67.1,
+    "context60": 38.6,
+    "coco-object": 41.1,
+    "voc20": 84.5,
+    "context59": 42.2,
+    "coco-stuff": 28.3,
+    "cityscapes": 42.9,
+    "ade20k": 21.9,
+}
+EIGHT_LARGE = dict(zip(EIGHT, (70.8, 40.1, 42.2, 88.7, 44.3, 28.6, 47.6, 26.7)))
+CALLED = dict(
+    zip(EIGHT, ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE20K"))
+)
+TRIDENT = (
+    Target(
+        "trident_table1",
+        "Trident on eight benchmarks, plain and engineered names",
+        "paper/trident_table1.ipynb",
+        1,
+        needs=("sam", "clip", "trident_dino"),
+        benchmarks=tuple(EIGHT),
+        measured_on="each row's benchmark, mIoU",
+        paper={
+            f"{tower}, {CALLED[name]}": value
+            for tower, values in (("ViT-B/16", EIGHT), ("ViT-H/14", EIGHT_LARGE))
+            for name, value in values.items()
+        },
+        variants=(
+            dict(clip="openai/clip-vit-base-patch16"),
+            dict(
+                clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c"
+            ),
+        ),
+    ),
+    Target(
+        "trident_ablation",
+        "Trident, step by step",
+        "paper/trident_ablation.ipynb",
+        1,
+        needs=("sam", "clip", "trident_dino"),
+    ),
+    Target(
+        "trident_vs_rim",
+        "Trident and RIM: the same images, the same names",
+        "paper/trident_vs_rim.ipynb",
+        3,
+        needs=("diffusion", "sam", "dino", "clip", "trident_dino"),
+    ),
+)
+TARGETS = {
+    t.name: t for t in (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, FIG1, FIG3, FIG4, FIG5, FIG6, *STUDIES, *TRIDENT)
+}
+
+# %% ../../nbs/reproduce/01_running.ipynb #07ff74bb
+def notebooks_root(start=None):
+    "The folder that holds `nbs/paper`: the working directory or one above it, else the clone around the package."
+    here, package = Path(start or Path.cwd()).resolve(), Path(rim.__file__).resolve().parent
+    for folder in (here, *here.parents, package.parent):
+        if (folder / "nbs" / "paper").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"rim reproduce needs the notebooks of a clone of the project, and there is no nbs/paper in or above {here}."
+    )
+
+# %% ../../nbs/reproduce/01_running.ipynb #15df8b0a
+def notebook_parameters(path):
+    "Names, types and defaults in the one cell of a notebook that is tagged `parameters`."
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
+    if len(tagged) != 1:
+        raise ValueError(f"a notebook has exactly one cell tagged parameters, {Path(path).name} has {len(tagged)}.")
+    found = {}
+    for line in ast.parse(tagged[0]).body:
+        if not isinstance(line, ast.AnnAssign):
+            raise ValueError(
+                f"a parameter is written `name: type = value`, not `{ast.unparse(line)}` ({Path(path).name})."
+            )
+        found[line.target.id] = (ast.unparse(line.annotation), ast.literal_eval(line.value))
+    return found
+
+# %% ../../nbs/reproduce/01_running.ipynb #564819e6
+BOOLEANS = dict(yes=True, true=True, on=True, no=False, false=False, off=False)
+
+
+def typed(key, value, kind):
+    "`value` as the type named `kind`: int, float, bool, str, or a literal such as a dict."
+    readers = dict(int=int, float=float, str=str, bool=lambda v: BOOLEANS[v.lower()])
+    if not isinstance(value, str):
+        return value
+    try:
+        return readers.get(kind, ast.literal_eval)(value)
+    except (ValueError, KeyError, SyntaxError):
+        raise ValueError(f"{key} must be of type {kind}, not {value!r}.") from None
+
+# %% ../../nbs/reproduce/01_running.ipynb #dfd668ea
+def bind(path, settings, overrides, folder):
+    "The parameters to hand to the notebook at `path`, or a ValueError that names the unknown key."
+    known, fields = notebook_parameters(path), settings.as_dict()
+    if taken := sorted({"profile", "folder", "overrides"} & set(overrides)):
+        raise ValueError(f"{taken[0]} is given by the runner and can't be set, not to {overrides[taken[0]]!r}.")
+    values = dict(
+        profile=settings.profile,
+        folder=folder,
+        overrides={k: v for k, v in overrides.items() if k in fields and k not in known},
+    )
+    for key, value in overrides.items():
+        if key in known:
+            values[key] = typed(key, value, known[key][0])
+        elif key not in fields or "overrides" not in known:
+            near = get_close_matches(key, [*known, *(fields if "overrides" in known else ())], n=1)
+            raise ValueError(
+                f"{Path(path).stem} has no parameter {key!r}{f'; did you mean {near[0]!r}?' if near else '.'}"
+            )
+    return {k: v for k, v in values.items() if k in known}
+
+# %% ../../nbs/reproduce/01_running.ipynb #b6c9caa2
+LIBRARIES = ("numpy", "scikit-learn", "torch", "torchvision", "diffusers", "transformers", "segment-anything")
+PLACES = ("store", "models_dir", "data_dir")  # where things are kept determines no result
+
+
+def versions():
+    "Installed versions of the libraries that compute."
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+# %% ../../nbs/reproduce/01_running.ipynb #e2eee48b
+def package_digest():
+    "sha256 over the package's modules and lists of names."
+    package = Path(rim.__file__).parent
+    files = sorted(p for p in package.rglob("*") if p.suffix in (".py", ".txt") and p.name != "_modidx.py")
+    return hashlib.sha256(
+        b"".join(f"{p.relative_to(package).as_posix()}\n".encode() + p.read_bytes() for p in files)
+    ).hexdigest()
+
+
+def code_of(path):
+    "The code cells of a notebook, without outputs and prose."
+    return [
+        "".join(c["source"])
+        for c in json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        if c["cell_type"] == "code"
+    ]
+
+# %% ../../nbs/reproduce/01_running.ipynb #64f3d16d
+@dataclass
+class Job:
+    "A target with everything it will be run with."
+
+    target: Target
+    settings: Settings
+    notebook: Path
+    folder: Path
+    parameters: dict
+    inputs: dict  # name of an input -> sha256, or that it is absent
+    overrides: dict = field(default_factory=dict)  # what --set changed
+
+    @cached_property
+    def made_from(self):
+        "All that determines the result, as it is when first asked for: before the run."
+        settings = {k: v for k, v in self.settings.as_dict().items() if k not in PLACES}
+        return dict(
+            code=code_of(self.notebook),
+            package=package_digest(),
+            parameters=self.parameters,
+            settings=settings,
+            inputs=self.inputs,
+            versions=versions(),
+        )
+
+    @property
+    def fingerprint(self):
+        return hashlib.sha256(json.dumps(self.made_from, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def changes(self):
+        "What --set changed of the result: all but the places."
+        return {k: v for k, v in self.overrides.items() if k not in PLACES}
+
+    @property
+    def command(self):
+        "The command that makes this result."
+        profile = ["--profile", self.settings.profile] if self.settings.profile != "toybox" else []
+        return shlex.join(
+            [
+                "rim",
+                "reproduce",
+                self.target.name,
+                *profile,
+                *(word for k, v in self.changes.items() for word in ("--set", f"{k}={v}")),
+            ]
+        )
+
+# %% ../../nbs/reproduce/01_running.ipynb #ab2b61e8
+def files_in(path):
+    "Name, size and time of change of a file, or of every file in a folder."
+    path = Path(path)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [[p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+
+
+def digest_of_weights(need, settings, store):
+    "sha256 of the weights that the setting `need` names; OSError or ValueError if they are missing."
+    name, fields = getattr(settings, need), settings.as_dict()
+    folders = [Path(name).expanduser(), Path(settings.models_dir or "~/.cache/rim/models").expanduser() / name]
+    key = dict(
+        weights=name,
+        settings={k: fields[k] for k in (f"{need}_revision", "models_dir") if k in fields},
+        environment={k: os.environ.get(k, "") for k in ("HF_HOME", "HF_HUB_CACHE")},
+        nearer=[folder.exists() for folder in folders],
+        package=package_digest(),
+    )
+    known = store.entry("digest", key)
+    if known and known[1]["files"] == files_in(known[1]["path"]):
+        return known[1]["digest"]
+    from rim.models.loading import resolve, weights_digest
+
+    path = resolve(name, settings)
+    record = dict(path=str(path), files=files_in(path), digest=weights_digest(path))
+    try:
+        store.put("digest", key, {"done": np.ones(1, np.uint8)}, record)
+    except OSError:
+        pass  # a memory that can't be kept costs time, not the run
+    return record["digest"]
+
+# %% ../../nbs/reproduce/01_running.ipynb #c4a9479a
+def digest_of_benchmark(name, settings):
+    "sha256 of what identifies the data of a benchmark; OSError or ValueError if they are missing."
+    from rim.measure.datasets import get_benchmark
+
+    benchmark = get_benchmark(name, settings)
+    files = [part for item in getattr(benchmark, "items", ()) for part in item if isinstance(part, Path)]  # a folder's
+    if hasattr(benchmark, "files"):
+        files += [path for key in benchmark.keys for path in benchmark.files(key)]  # a published one's
+    if lost := [f for f in files if not f.is_file()]:
+        raise FileNotFoundError(
+            f"the benchmark {name} lacks {len(lost)} of its {len(files)} files, the first is {lost[0]}."
+        )
+    content = [benchmark.name, len(benchmark), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+# %% ../../nbs/reproduce/01_running.ipynb #ed5069e0
+ABSENT = "absent"  # in place of a digest
+
+
+def inputs_of(target, settings, store):
+    "Digests of the weights and data that a target needs, and the sentences about those that are missing."
+    found, missing = {}, []
+    published = {name for each in TARGETS.values() for name in each.benchmarks}
+    names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
+    wanted = [
+        (getattr(settings, need), digest_of_weights, (need, settings, store))
+        for need in target.needs
+        if settings.pretrained and need != "benchmark"
+    ]
+    for name, digest, args in wanted:
+        try:
+            found[name] = digest(*args)
+        except (OSError, ValueError) as error:
+            missing.append(str(error))
+    data, absent = {}, {}
+    for name in names if target.needs else ():
+        try:
+            data[f"benchmark {name}"] = digest_of_benchmark(name, settings)
+        except (OSError, ValueError) as error:
+            absent[f"benchmark {name}"] = str(error)
+    if data:
+        return found | data | dict.fromkeys(absent, ABSENT), missing  # of several benchmarks, those that are there do
+    return found, [*missing, *absent.values()]
+
+# %% ../../nbs/reproduce/01_running.ipynb #bd6ac159
+def own_kernel():
+    "A manager whose kernels run in this very environment, whatever Jupyter calls python3."
+    from ipykernel.kernelspec import make_ipkernel_cmd
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OwnKernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self):
+            return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
+
+    return OwnKernel
+
+
+def foreign_kernel():
+    "A sentence if what Jupyter calls python3 is of another environment, else None."
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        python = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return
+    if os.path.isabs(python) and Path(python).absolute().parent != Path(sys.executable).absolute().parent:
+        return (
+            f"Jupyter's kernel python3 is of another environment ({python}). The notebooks ran in the "
+            "environment of this"
+            f" command ({sys.executable}), whose versions stand in provenance.json; to use the other one, install rim"
+            " there and run its own `rim reproduce`."
+        )
+
+
+def kernel_missing():
+    "A sentence if this environment cannot run notebooks, else None."
+    if not importlib.util.find_spec("ipykernel"):
+        return "this environment has no Jupyter kernel: `pip install ipykernel` in it adds one."
+
+# %% ../../nbs/reproduce/01_running.ipynb #1c68ebe9
+def plan(names, profile, overrides, root, registry=TARGETS):
+    "The jobs to run, and a sentence for everything that stands in their way."
+    jobs, problems = [], [p for p in [kernel_missing()] if p]
+    for name in dict.fromkeys(names or registry):
+        if name not in registry:
+            problems.append(f"there is no target {name!r}; known are {', '.join(registry)}.")
+            continue
+        target, folder = registry[name], f"figures/{profile}/{name}"
+        notebook = root / "nbs" / target.notebook
+        try:
+            names_of_settings = Settings.from_profile(profile).as_dict()
+            settings = Settings.from_profile(
+                profile, **{k: v for k, v in overrides.items() if k in names_of_settings and k != "profile"}
+            )
+            parameters = bind(notebook, settings, overrides, folder)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            continue
+        inputs, missing = inputs_of(target, settings, Store(settings.store))
+        problems += missing
+        jobs.append(Job(target, settings, notebook, root / folder, parameters, inputs, dict(overrides)))
+    return jobs, list(dict.fromkeys(problems))
+
+# %% ../../nbs/reproduce/01_running.ipynb #6456a553
+def outputs_of(folder):
+    "Digest of every finished file of a result folder."
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and ".partial." not in p.name)
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in files}
+
+
+def stamp(job):
+    "The key under which the store remembers that `job` gave the files which now lie in its folder."
+    return dict(fingerprint=job.fingerprint, folder=str(job.folder), outputs=outputs_of(job.folder))
+
+
+def up_to_date(job, store):
+    "Whether the folder holds what this very job left there."
+    return bool(outputs_of(job.folder)) and store.get("reproduce", stamp(job)) is not None
+
+# %% ../../nbs/reproduce/01_running.ipynb #d31d63dc
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
 def incomplete(notebook):
     "Indices of the code cells that hold code but were not completed."
 
@@ -64,8 +561,14 @@ def world(settings):
     return WORLDS.get(settings.profile, f"profile {settings.profile}")
 
 
+<<<<<<< HEAD
 def _tidy(notebook, root, job):
     "An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped, and the PNG where a JPEG of the same picture is there."
+=======
+def tidy(notebook, root, job):
+    """An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped, and the
+    PNG where a JPEG of the same picture is there."""
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     import nbformat
 
     notebook.metadata.pop("papermill", None)
@@ -97,7 +600,8 @@ _STEADY = dict(
 
 
 def steady():
-    "Variables that keep the CPU's arithmetic to AVX2; those that the user has set stay. Empty on a processor without it."
+    """Variables that keep the CPU's arithmetic to AVX2; those that the user has set stay. Empty on a processor without
+    it."""
     try:
         able = " avx2 " in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -135,7 +639,8 @@ def surroundings(path):
 
 
 def execute(job, root):
-    "Run the notebook of `job` in the folder aside; what its kernel counted. The partial notebook of a failed run goes to the result folder."
+    """Run the notebook of `job` in the folder aside; what its kernel counted. The partial notebook of a failed run goes
+    to the result folder."""
     import papermill, nbformat
 
     aside = aside_of(job.folder)
@@ -218,3 +723,348 @@ def alone(folder, waiting):
         yield
     finally:
         lock.release()
+<<<<<<< HEAD
+=======
+
+# %% ../../nbs/reproduce/01_running.ipynb #7bbc90a7
+def revision(root):
+    "The commit that the clone stands at, with + where files other than results differ from it; None outside a clone."
+
+    def git(*words):
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+    except OSError:
+        return None
+    return (
+        head.stdout.strip()
+        + ("+" if git("status", "--porcelain", "--", ".", ":(exclude)figures").stdout.strip() else "")
+        if head.returncode == 0
+        else None
+    )
+
+
+def machine():
+    "Processor, cores, system: what a time was measured on."
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    return dict(processor=model, cores=os.cpu_count(), system=platform.system(), python=platform.python_version())
+
+# %% ../../nbs/reproduce/01_running.ipynb #8f4f9f32
+def measured(counted):
+    "Device, memory and counts from a kernel's ledger."
+    processes = counted.get("process", [])
+    highest = lambda name: max((p[name] for p in processes if p.get(name) is not None), default=None)
+    devices = sorted({p["device"] for p in processes} - {"cpu"}) or [p["device"] for p in processes[:1]]
+    return dict(
+        device=", ".join(devices) or None,
+        peak_memory_mb=highest("peak_memory_mb"),
+        device_memory_mb=highest("device_memory_mb"),
+        counted={kind: facts for kind, facts in counted.items() if kind != "process"},
+    )
+
+
+def write_provenance(job, root, folder, seconds, counted):
+    """provenance.json in `folder`: what its files were made from, by which code, on what, in what time, and what was
+    counted."""
+    made = {k: v for k, v in job.made_from.items() if k != "code"}
+    record = dict(
+        target=job.target.name,
+        title=job.target.title,
+        profile=job.settings.profile,
+        world=world(job.settings),
+        changes=job.changes,
+        departures={k: v for k, v in departures(job.settings).items() if k not in PLACES},
+        command=job.command,
+        fingerprint=job.fingerprint,
+        revision=revision(root),
+        rim=rim.__version__,
+        **made,
+        seeds=job.parameters.get("seeds", [job.settings.seed]),
+        machine=machine(),
+        arithmetic=steady(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=round(seconds, 1),
+        **measured(counted),
+        outputs=outputs_of(folder),
+    )
+    text = anonymous(json.dumps(record, indent=1, default=str), root, job.settings)
+    atomic_write(folder / "provenance.json", text + "\n")
+
+# %% ../../nbs/reproduce/01_running.ipynb #c71fdc63
+def read_table(text):
+    "Rows of a result's csv: (name, the paper's value or None, ours or None)."
+    rows = csv.DictReader(text.splitlines())
+    if "ours" not in (rows.fieldnames or ()):
+        return []
+    number = lambda row, key: float(row[key]) if row.get(key) not in (None, "") else None
+    return [(row[rows.fieldnames[0]], number(row, "paper"), number(row, "ours")) for row in rows]
+
+
+def committed(path, root):
+    "The text of `path` as the clone's last commit has it, or None."
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(root), "show", f"HEAD:{path.relative_to(root).as_posix()}"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return shown.stdout if shown.returncode == 0 else None
+
+# %% ../../nbs/reproduce/01_running.ipynb #e767466f
+def difference(ours, theirs):
+    "How two csv texts differ, in words; None if they are equal digit for digit."
+    ours, theirs = ([row for row in csv.reader(text.splitlines()) if row] for text in (ours, theirs))
+    if ours == theirs:
+        return None
+    if [r[0] for r in ours] != [r[0] for r in theirs] or ours[:1] != theirs[:1]:
+        return "its rows or columns differ"
+
+    def number(text):
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+    pairs = [(number(a), number(b)) for x, y in zip(ours, theirs) for a, b in zip(x, y) if a != b]
+    if any(None in pair for pair in pairs):
+        return "its words differ"
+    most = max(abs(a - b) for a, b in pairs)
+    return f"its numbers differ by up to {most:.2g}" if most else "its numbers are written otherwise"
+
+
+def compared(job, root):
+    "One sentence: whether the tables equal those that are committed."
+    said, tables = [], sorted(job.folder.rglob("*.csv"))
+    for table in tables:
+        before = committed(table, root)
+        if before is None:
+            said.append(f"{table.name} is not committed yet")
+        elif how := difference(table.read_text(encoding="utf-8"), before):
+            said.append(f"{table.name} is not the committed one: {how}")
+    if said:
+        return "Beside the commit: " + "; ".join(said) + "."
+    return (
+        (
+            f"Its table{'s equal' if len(tables) > 1 else ' equals'} the committed one{'s' * (len(tables) > 1)} "
+            "digit for digit."
+        )
+        if tables
+        else "It has no table."
+    )
+
+# %% ../../nbs/reproduce/01_running.ipynb #d5c88af3
+def judged(job):
+    "Whether the differences from the paper mean something: its own profile, unchanged."
+    return job.settings.profile == "paper" and not job.changes
+
+
+def outside(job):
+    "Names of the rows that lie further from the paper than the tolerance."
+    table = job.folder / f"{job.target.name}.csv"
+    if not judged(job) or not table.exists():
+        return []
+    return [
+        name
+        for name, paper, ours in read_table(table.read_text())
+        if None not in (paper, ours) and abs(ours - paper) > job.target.tolerance
+    ]
+
+
+def summary(job, root):
+    "The lines that end a run: the paper's value, ours, the difference."
+    table, head = job.folder / f"{job.target.name}.csv", f"{job.target.name} · {job.target.title}"
+    if job.settings.profile == "rehearsal":
+        return [head, f"It ran to the end. {world(job.settings).capitalize()}."]
+    values = read_table(table.read_text()) if table.exists() else []
+    if not values:
+        return [head, f"Profile {job.settings.profile}{told_changes(job)}. {compared(job, root)}"]
+    cell = lambda v, form="{:.1f}": "–" if v is None else form.format(v)
+    rows = [
+        (name, cell(paper), cell(ours), cell(None if None in (paper, ours) else ours - paper, "{:+.1f}"))
+        for name, paper, ours in values
+    ]
+    head = (head, "paper", "ours", "difference")
+    wide = [max(len(r[i]) for r in (head, *rows)) for i in range(4)]
+    lines = ["  ".join([r[0].ljust(wide[0]), *(r[i].rjust(wide[i]) for i in (1, 2, 3))]) for r in (head, *rows)]
+    source = f"Paper: {job.target.measured_on}. " if job.target.measured_on else ""
+    known, off = sum(None not in (paper, ours) for _, paper, ours in values), outside(job)
+    within = (
+        f" {known - len(off)} of {known} values lie within {job.target.tolerance:g} of the paper's."
+        if judged(job) and known
+        else ""
+    )
+    return [
+        *lines,
+        (
+            f"{source}Ours: profile {job.settings.profile}{told_changes(job)}, {job.settings.benchmark}.{within} "
+            f"{compared(job, root)}"
+        ),
+    ]
+
+# %% ../../nbs/reproduce/01_running.ipynb #1e845e93
+def shown_table(text, most=12):
+    "A csv as a Markdown table, its first rows."
+    head, *rows = [row for row in csv.reader(text.splitlines()) if row]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") or "–" for cell in row) + " |" for row in (head, *rows[:most])]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + (
+        f"\n\n{len(rows) - most} more rows in the file." if len(rows) > most else ""
+    )
+
+
+def entry(target, profile, root, place):
+    "What the index says of a target in a profile; `place` is the folder of the index."
+    folder = root / "figures" / profile / target.name
+    command = shlex.join(["rim", "reproduce", target.name, *(["--profile", profile] if profile != "toybox" else [])])
+    title = f"### {target.name}: {target.title}"
+    try:
+        record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"{title}\n\nNot made yet: `{command}`"
+    files = [
+        p for p in sorted(folder.iterdir()) if p.is_file() and ".partial." not in p.name and not p.name.startswith(".")
+    ]
+    link = lambda p: p.relative_to(place).as_posix()
+    by_name = {p.name: p for p in files}
+    picture = by_name.get(f"{target.name}.png") or next((p for p in files if p.suffix == ".png"), None)
+    table = by_name.get(f"{target.name}.csv")
+    parts = [title]
+    if picture:
+        parts.append(
+            f'<a href="{link(picture)}"><img src="{link(picture)}" alt="{target.name}: {target.title}" width="420"></a>'
+        )
+    if table and profile != "rehearsal":
+        parts.append(shown_table(table.read_text(encoding="utf-8")))
+    if record.get("changes"):
+        parts.append(
+            "**Not the profile's own settings:** " + ", ".join(f"`{k} = {v}`" for k, v in record["changes"].items())
+        )
+    changed = [
+        name
+        for name, digest in record["outputs"].items()
+        if not (folder / name).exists() or file_digest(folder / name) != digest
+    ]
+    if changed:
+        parts.append(f"**Changed since it was made:** {', '.join(changed)}")
+    parts += [f"`{record.get('command', command)}`", " · ".join(f"[{p.name}]({link(p)})" for p in files)]
+    return "\n\n".join(parts)
+
+# %% ../../nbs/reproduce/01_running.ipynb #1afd1022
+INDEXED = ("toybox", "paper")  # the profiles of figures/README.md; any other has a page in its own folder
+
+
+def index(root, registry=TARGETS, profiles=INDEXED):
+    "The text of an index of results."
+    own = profiles != INDEXED
+    place = root / "figures" / (profiles[0] if own else "")
+    parts = [
+        "# Figures and tables",
+        (
+            "Written by `rim reproduce`. Each result lies in `figures/<profile>/<target>/` with the notebook "
+            "that made it, executed, and its `provenance.json`: settings, weights, code, machine, time, counts."
+        ),
+    ]
+    for profile in profiles:
+        try:
+            label = world(Settings.from_profile(profile))
+        except ValueError:
+            label = f"profile {profile}"
+        parts.append(f"## Profile {profile}\n\n**{label[0].upper()}{label[1:]}.**")
+        made = [(root / "figures" / profile / name / "provenance.json").exists() for name in registry]
+        if any(made):
+            parts += [entry(target, profile, root, place) for target in registry.values()]
+        else:
+            parts.append(
+                f"Nothing has been made yet: `rim reproduce{'' if profile == 'toybox' else f' --profile {profile}'}`"
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def write_index(root, profile, registry=TARGETS):
+    "Write the index that shows `profile`, if it changes."
+    path = root / "figures" / ("" if profile in INDEXED else profile) / "README.md"
+    text = index(root, registry, INDEXED if profile in INDEXED else (profile,))
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        atomic_write(path, text)
+    return path
+
+# %% ../../nbs/reproduce/01_running.ipynb #c6cf4889
+def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None, registry=TARGETS, say=print):
+    "Make the targets `names` (all if empty) and say how they compare with the paper; returns the exit code."
+    root = notebooks_root(root)
+    jobs, problems = plan(names, profile, overrides or {}, root, registry)
+    if problems:
+        raise ValueError(
+            "\n  - ".join(["nothing was run, because of", *problems]) if len(problems) > 1 else problems[0]
+        )
+    done, failed, interrupted = [], [], False
+    try:
+        for job in jobs:
+            (done if make(job, root, force, say) else failed).append(job)
+    except KeyboardInterrupt:
+        interrupted = True
+    for job in done:
+        say("\n" + "\n".join(summary(job, root)))
+    if done or failed:
+        say(f"\nAll results: {write_index(root, profile, registry).relative_to(root)}")
+    if off := {job.target.name: rows for job in done if (rows := outside(job))}:
+        say("Outside the tolerance: " + "; ".join(f"{name}: {', '.join(rows)}" for name, rows in off.items()) + ".")
+    if failed:
+        say(f"Failed: {', '.join(job.target.name for job in failed)}.")
+    if (done or failed) and (other := foreign_kernel()):
+        say(other)
+    if interrupted:
+        say(
+            f"Interrupted: {len(done)} of {len(jobs)} targets are done, what is finished is kept, and the "
+            "same command goes on from there."
+        )
+    return 130 if interrupted else 1 if failed else 3 if off else 0
+
+# %% ../../nbs/reproduce/01_running.ipynb #b9ead059
+def make(job, root, force=False, say=print):
+    "Run one job unless it is up to date; whether its result stands."
+    store, name = Store(job.settings.store), job.target.name
+    where = job.folder.relative_to(root)
+    with alone(job.folder, lambda: say(f"{name}: another run is making it; waiting for it.")):
+        settle(job.folder)
+        job.made_from  # as it is now: code that changes during the run is not what ran
+        if not force and up_to_date(job, store):
+            say(f"{name}: up to date in {where} (--force makes it again).")
+            return True
+        say(
+            f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from "
+            "nothing on two cores (profile toybox)."
+        )
+        if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]:
+            say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")
+        start = time.monotonic()
+        try:
+            counted = execute(job, root)
+            write_provenance(job, root, aside_of(job.folder), time.monotonic() - start, counted)
+            install(job.folder)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            say(
+                f"{name}: failed: {anonymous(reason, root, job.settings).rstrip('.')}. See "
+                f"{where / (name + '.partial.ipynb')}."
+            )
+            return False
+        store.put("reproduce", stamp(job), {"done": np.ones(1, np.uint8)})
+        say(f"{name}: done in {time.monotonic() - start:.0f} s: {where}.")
+        return True
+
+# %% ../../nbs/reproduce/01_running.ipynb #d53188ee
+def listing(registry=TARGETS):
+    "The lines of `rim reproduce --list`."
+    wide = max(len(name) for name in registry)
+    return [f"{t.name.ljust(wide)}  {t.title} ({t.minutes:g} min; nbs/{t.notebook})" for t in registry.values()]
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)

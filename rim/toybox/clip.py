@@ -235,7 +235,8 @@ class ClipTask(Task):
         return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.named_patches())
 
     def named_patches(self, n=100):
-        "Of the patches that lie on one thing, or on the place: how many their best word names right, in `n` validation scenes."
+        """Of the patches that lie on one thing, or on the place: how many their best word names right, in `n`
+        validation scenes."""
         scenes, words = (
             [self.world.scene(s) for s in self.world.seeds("validation", n)],
             self.texts([_PHRASES[0].format(w) for w in self.words]),

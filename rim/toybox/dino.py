@@ -77,7 +77,8 @@ def soften(pixels, generator):
 
 
 def views(world, seeds, things=4):
-    "Scenes of up to four individuals, and a portrait of each: (scene pixels, scene index [m], boxes [m, 4], portrait pixels [m], labels [m] that no loss sees)."
+    """Scenes of up to four individuals, and a portrait of each: (scene pixels, scene index [m], boxes [m, 4], portrait
+    pixels [m], labels [m] that no loss sees)."""
     scenes, owner, boxes, portraits, labels = [], [], [], [], []
     for i, seed in enumerate(seeds):
         rng = np.random.default_rng([seed, 1])
@@ -103,7 +104,8 @@ def contrast(u, v, temperature, same=None):
 
 # %% ../../nbs/toybox/12_dino.ipynb #a5c5b197
 class Teacher(nn.Module):
-    "A small residual convnet with the patch grid of the student: [n, 3, H, W] -> [n, (H / 8)(W / 8), D], each channel standardised."
+    """A small residual convnet with the patch grid of the student: [n, 3, H, W] -> [n, (H / 8)(W / 8), D], each channel
+    standardised."""
 
     def __init__(self, width=128, dim=CONFIG["hidden_size"]):
         super().__init__()
@@ -285,7 +287,8 @@ def _grid_features(model, pixels):
 
 @torch.no_grad()
 def pooled_regions(features, world, seeds, batch=25):
-    "Mask-pooled `features` (a function of normalised pictures) of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
+    """Mask-pooled `features` (a function of normalised pictures) of every thing in the scenes of `seeds` -> ([m, D],
+    labels [m])."""
     pooled, labels = [], []
     seeds = list(seeds)
     for at in range(0, len(seeds), batch):
@@ -323,7 +326,8 @@ def _portrait_regions(model, world, seeds):
 
 
 def class_mean_accuracy(reference, reference_labels, regions, labels):
-    "Share of regions whose nearest class mean (centred, cosine) is their own, both sets centred by the references' mean."
+    """Share of regions whose nearest class mean (centred, cosine) is their own, both sets centred by the references'
+    mean."""
     centre = reference.mean(0)
     means = torch.stack([reference[reference_labels == c].mean(0) for c in range(int(reference_labels.max()) + 1)])
     cosine = F.normalize(regions - centre, dim=1) @ F.normalize(means - centre, dim=1).T
@@ -331,11 +335,20 @@ def class_mean_accuracy(reference, reference_labels, regions, labels):
 
 
 def scene_accuracy(model, world, n=250):
+<<<<<<< HEAD
     "Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits against portraits."
     regions = _scene_regions(model, world, world.seeds("validation", n))
     near = _scene_regions(model, world, world.seeds("train", n))
     far = _portrait_regions(model, world, world.seeds("train", 8))
     portraits = _portrait_regions(model, world, world.seeds("validation", 8))
+=======
+    """Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits
+    against portraits."""
+    regions = scene_regions(model, world, world.seeds("validation", n))
+    near = scene_regions(model, world, world.seeds("train", n))
+    far = portrait_regions(model, world, world.seeds("train", 8))
+    portraits = portrait_regions(model, world, world.seeds("validation", 8))
+>>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     return dict(
         scenes=class_mean_accuracy(*near, *regions),
         portraits_to_scenes=class_mean_accuracy(*far, *regions),

@@ -96,7 +96,8 @@ def _in_two_dimensions(model):
 
 # %% ../../nbs/toybox/14_mae.ipynb #a3798082
 def reconstruct(model, pixels, noise):
-    "Loss and prediction of hidden patches; those of highest `noise` [n, h w] are hidden -> (loss, patches [n, h w, 3 p p], hidden [n, h w])."
+    """Loss and prediction of hidden patches; those of highest `noise` [n, h w] are hidden -> (loss, patches [n, h w, 3
+    p p], hidden [n, h w])."""
     out = model(pixels, noise=noise, interpolate_pos_encoding=True)
     return out.loss, out.logits, out.mask
 

@@ -30,7 +30,8 @@ WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path
 
 
 class Task:
-    "A model in training; subclasses set `name`, `modules`, `learning_rate`, `ema` and define `loss`, `validate`, `save`."
+    """A model in training; subclasses set `name`, `modules`, `learning_rate`, `ema` and define `loss`, `validate`,
+    `save`."""
 
     name = ""  # its key in TASKS
     learning_rate = 1e-3  # peak, AdamW
@@ -40,7 +41,8 @@ class Task:
     modules: torch.nn.ModuleDict
 
     def loss(self, seeds, generator):
-        "Loss on the pictures of `seeds(n) -> range`, the next n unused seeds; `generator` is seeded by the step -> (scalar, dict of floats to log)."
+        """Loss on the pictures of `seeds(n) -> range`, the next n unused seeds; `generator` is seeded by the step ->
+        (scalar, dict of floats to log)."""
         raise TypeError(f"{type(self).__name__} defines no loss")
 
     def validate(self):
@@ -90,7 +92,8 @@ def mixed_precision(
 
 # %% ../../nbs/toybox/01_training.ipynb #0410471f
 def components(pictures, patch, n, power=0.3):
-    "The `n` leading principal components of patches, each divided by its variance to `power`, unit variance on average -> (filters [n, 3, patch, patch], bias [n])."
+    """The `n` leading principal components of patches, each divided by its variance to `power`, unit variance on
+    average -> (filters [n, 3, patch, patch], bias [n])."""
     patches = torch.nn.functional.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
     centred = patches - patches.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
@@ -101,7 +104,8 @@ def components(pictures, patch, n, power=0.3):
 
 @torch.no_grad()
 def fair_start(conv, pictures, positions, layers):
-    "Set a patch embedding, a table of positions [side * side, D] and the layers' (query weight, query bias, key weight, key bias), eight heads of 16."
+    """Set a patch embedding, a table of positions [side * side, D] and the layers' (query weight, query bias, key
+    weight, key bias), eight heads of 16."""
     filters, bias = components(pictures, conv.kernel_size[0], min(conv.out_channels - 16, 3 * conv.kernel_size[0] ** 2))
     conv.weight.zero_()
     conv.weight[16 : 16 + len(filters)] = filters

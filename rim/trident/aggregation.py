@@ -75,7 +75,8 @@ def sam_tokens(
     *others, last = encoder.blocks
     if last.window_size:
         raise ValueError(
-            f"the last block of SAM's encoder must attend to the whole picture: this one has windows of {last.window_size}"
+            "the last block of SAM's encoder must attend to the whole picture: this one has windows of "
+            f"{last.window_size}"
         )
     resized = resize_long(image, encoder.img_size)
     hidden = sam.preprocess(torch.tensor(resized, device=sam.device).permute(2, 0, 1)[None].float())

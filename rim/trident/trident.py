@@ -98,7 +98,8 @@ def _check_window(
     for patch in patches:
         if settings.trident_crop % patch:
             raise ValueError(
-                f"trident_crop must be a multiple of the models' patches, of which one has {patch} pixels: got {settings.trident_crop}"
+                f"trident_crop must be a multiple of the models' patches, of which one has {patch} pixels: "
+                f"got {settings.trident_crop}"
             )
     if settings.trident_stride % patches[0]:
         raise ValueError(
@@ -253,7 +254,7 @@ def segment(
     self: Trident,
     image,  # path, PIL image or uint8 [H, W, 3]
     vocabulary,  # names, text or Vocabulary
-    background=None,  # of str: what the background consists of; empty: the word itself; None: the words of the setting trident_background
+    background=None,  # of str: names of the background; empty: the word itself; None: the setting trident_background
 ) -> Segmentation:
     "Label every pixel of an image with the names of a vocabulary."
     vocabulary = Vocabulary.of(vocabulary)

@@ -1,4 +1,5 @@
-"""The demo's page in a real browser. Needs chromium on the PATH, `pip install playwright` and the extra `demo`; without them it is skipped, and says so."""
+"""The demo's page in a real browser. Needs chromium on the PATH, `pip install playwright` and the extra `demo`; without
+them it is skipped, and says so."""
 
 import importlib.util, os, re, shutil, subprocess, sys, urllib.error, urllib.request
 import numpy as np, pytest
@@ -24,14 +25,23 @@ class Evidence:
     def __init__(self, names): self.names = names
     def explain(self, i):
         scores, picture = dict(zip(self.names, (0.75, 0.5))), np.full((64, 128, 3), 200, np.uint8)
-        return dict(text=f"{self.names[0]}, before {self.names[1]}.", runner_up=self.names[1], scores=scores, cosines=scores, agents=self.names, rankings=np.array([[0, 1], [1, 0]]),
-                    distributions=np.array([[0.7, 0.3], [0.6, 0.4], [0.5, 0.5]]), pictures=dict.fromkeys(self.names, picture))
+        return dict(
+            text=f"{self.names[0]}, before {self.names[1]}.",
+            runner_up=self.names[1],
+            scores=scores,
+            cosines=scores,
+            agents=self.names,
+            rankings=np.array([[0, 1], [1, 0]]),
+            distributions=np.array([[0.7, 0.3], [0.6, 0.4], [0.5, 0.5]]),
+            pictures=dict.fromkeys(self.names, picture),
+        )
 class Left:
     "Finds the first class in the left half."
     def segment(self, image, vocabulary):
         labels = np.zeros(image.shape[:2], int)
         labels[:, :image.shape[1] // 2] = 1
-        region = Region(labels == 1, (0, 0, image.shape[1] // 2, image.shape[0]), 1, vocabulary.names[0], 0.75, vocabulary.names[:2], {vocabulary.names[0]: 0.75})
+        name, box = vocabulary.names[0], (0, 0, image.shape[1] // 2, image.shape[0])
+        region = Region(labels == 1, box, 1, name, 0.75, vocabulary.names[:2], {name: 0.75})
         return Segmentation(image, labels, vocabulary, (region,), evidence=Evidence(vocabulary.names))
 serve(Left(), "boat, <img src=x onerror=alert(1)>", sys.argv[1], 0, say=lambda line: print(line, flush=True))
 """

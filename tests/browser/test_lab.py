@@ -1,4 +1,5 @@
-"""The widgets in a real browser: JupyterLab in both themes and at two widths, driven by Chromium. Needs chromium on the PATH and `pip install playwright`; without them it is skipped, and says so."""
+"""The widgets in a real browser: JupyterLab in both themes and at two widths, driven by Chromium. Needs chromium on the
+PATH and `pip install playwright`; without them it is skipped, and says so."""
 
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
 import nbformat, pytest
@@ -25,7 +26,8 @@ CELLS = [
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
 from rim.apps.widgets import ExplainWidget, MatchingWidget
-tiny = Settings.from_profile("toybox", pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip", images_per_class=4, denoising_steps=2,
+models = dict(diffusion="tiny:diffusion", sam="tiny:sam", dino="tiny:dino", clip="tiny:clip")
+tiny = Settings.from_profile("toybox", pretrained=False, **models, images_per_class=4, denoising_steps=2,
                              subcategories=2, points_per_side=4, pred_iou_thresh=0, stability_score_thresh=0)
 rim, image = RIM(tiny), np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 rim.bank_for("sun, <b>boat</b>", progress=False);""",

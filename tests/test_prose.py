@@ -1,0 +1,55 @@
+"""Prose and lines: at most 120 characters, and the words of the glossary."""
+
+import ast, io, json, re, tokenize
+import pytest
+from conftest import ROOT
+
+WIDTH = 120
+NOTEBOOKS = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search(r"checkpoint|partial", p.name)]
+PYTHON = [p for room in ("rim", "tests", "bench", "docs") for p in sorted((ROOT / room).rglob("*.py"))]
+TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+GENERATED = "_modidx.py"  # and the lines of `__all__`, both written by nbdev
+UNBREAKABLE = re.compile(r"^\s*(\||\$\$|#+ |!?\[|<|- \[|https?:)|^__all__ = |^ {6,}'.*'")
+
+
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def long_lines(text, unbreakable=None):
+    return [
+        line for line in text.split("\n") if len(line) > WIDTH and not (unbreakable and unbreakable.match(line))
+    ]
+
+
+def outside_fences(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_lines_of_a_notebook(path):
+    "Code and Markdown; a table row, a displayed formula and a heading can't be broken."
+    code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
+    prose = [outside_fences(source(c)) for c in cells(path) if c["cell_type"] == "markdown"]
+    long = [line for text in code for line in long_lines(text)]
+    assert long + [line for text in prose for line in long_lines(text, UNBREAKABLE)] == []
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.name != GENERATED], ids=relative)
+def test_lines_of_a_module(path):
+    assert long_lines(path.read_text(encoding="utf-8"), re.compile(r"^__all__ = ")) == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=relative)
+def test_lines_of_a_text(path):
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<!-- begin .*?<!-- end [^>]*-->", "", text, flags=re.S)  # results that are included
+    assert long_lines(outside_fences(text), UNBREAKABLE) == []
