@@ -171,7 +171,9 @@ def only_definitions(chosen):
 
     def keep(c):
         plain = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in c.parsed_() or ())
-        return bool(chosen(c)) and ({"export", "exporti"} & set(c.directives_) or plain or re.search(r"^show_doc\(", c.source, re.M))
+        return bool(chosen(c)) and (
+            {"export", "exporti"} & set(c.directives_) or plain or re.search(r"^show_doc\(", c.source, re.M)
+        )
 
     return keep
 

@@ -17,12 +17,8 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
-<<<<<<< HEAD
-    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation words shipped segmenter",
-=======
-    "method": "vocabulary synthesis proposals features references photographs bank ranking regions "
-    "segmentation segmenter",
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation "
+    "words shipped segmenter",
     "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }

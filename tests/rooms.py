@@ -1,4 +1,5 @@
-"""A room's modules as one namespace: a name is read from the module that has it, and replaced in every module that uses it."""
+"""A room's modules as one namespace: a name is read from the module that has it, and replaced in every module that uses
+it."""
 
 from importlib import import_module
 

@@ -9,7 +9,7 @@ NOTEBOOKS = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if not re.search
 PYTHON = [p for room in ("rim", "tests", "bench", "docs") for p in sorted((ROOT / room).rglob("*.py"))]
 TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = "_modidx.py"  # and the lines of `__all__`, both written by nbdev
-UNBREAKABLE = re.compile(r"^\s*(\||\$\$|#+ |!?\[|<|- \[|https?:)|^__all__ = |^ {6,}'.*'")
+UNBREAKABLE = re.compile(r"^\s*(- `tests/|\||\$\$|#+ |!?\[|<|- \[|https?:)|^__all__ = |^ {6,}'.*'")
 
 
 def relative(path):
@@ -25,9 +25,7 @@ def source(cell):
 
 
 def long_lines(text, unbreakable=None):
-    return [
-        line for line in text.split("\n") if len(line) > WIDTH and not (unbreakable and unbreakable.match(line))
-    ]
+    return [line for line in text.split("\n") if len(line) > WIDTH and not (unbreakable and unbreakable.match(line))]
 
 
 def outside_fences(text):

@@ -272,15 +272,10 @@ def test_a_failed_run_leaves_the_result_before_it_as_it_was(project):
 
 RUNS = """
 import sys
-<<<<<<< HEAD
 from rim.reproduce.command import reproduce
 from rim.reproduce.registry import Target
-sys.exit(reproduce(["tiny"], root=sys.argv[1], registry={"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}, say=lambda line: print(line, flush=True)))
-=======
-from rim.reproduce.running import Target, reproduce
 registry = {"tiny": Target("tiny", "Tiny", "paper/tiny.ipynb", 0.1)}
 sys.exit(reproduce(["tiny"], root=sys.argv[1], registry=registry, say=lambda line: print(line, flush=True)))
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
 """
 
 
@@ -459,16 +454,11 @@ def test_weights_are_hashed_once_and_again_when_they_change(project, monkeypatch
     (job,), problems = plan()
     assert not problems and set(job.inputs) == {"sam_vit_b_01ec64.pth", "benchmark toybox"}
     code = (
-<<<<<<< HEAD
-        "import sys; from pathlib import Path; from rim.reproduce.jobs import plan; from rim.reproduce.registry import Target\n"
+        "import sys; from pathlib import Path; from rim.reproduce.jobs import plan; from "
+        "rim.reproduce.registry import Target\n"
         "t = Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',))\n"
-        f"print(plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
-=======
-        "import sys; from pathlib import Path; from rim.reproduce import running as rp; t = "
-        "rp.Target('tiny', 'Title of tiny', 'paper/tiny.ipynb', 0.1, needs=('sam',)); "
-        f"print(rp.plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), "
+        f"print(plan(['tiny'], 'paper', dict(benchmark='toybox'), Path({str(project)!r}), "
         "dict(tiny=t))[0][0].inputs['sam_vit_b_01ec64.pth'], 'torch' in sys.modules)"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
         job.inputs["sam_vit_b_01ec64.pth"],

@@ -1,4 +1,5 @@
-"""Shipped banks: used where they equal what would be generated, and only there; words of a photographed bank get what they comprise."""
+"""Shipped banks: used where they equal what would be generated, and only there; words of a photographed bank get what
+they comprise."""
 
 from dataclasses import replace
 import numpy as np, pytest

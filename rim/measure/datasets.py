@@ -645,7 +645,8 @@ def _photos_home(
     found = [home for home in homes if (home / "images").is_dir() and (home / "coco_ids").is_dir()]
     if not found:
         raise FileNotFoundError(
-            f"photos needs a folder with images/ and coco_ids/: there is none in {root}, nor in its {', '.join(str(h.relative_to(root)) for h in homes[1:])}"
+            f"photos needs a folder with images/ and coco_ids/: there is none in {root}, nor in its "
+            f"{', '.join(str(h.relative_to(root)) for h in homes[1:])}"
         )
     return found[0]
 
@@ -663,7 +664,8 @@ class PhotosBenchmark(FolderBenchmark):
     ):
         if scoring not in _SCORINGS or part not in _PARTS:
             raise ValueError(
-                f"photos are scored as {' or '.join(_SCORINGS)} and have the parts {', '.join(_PARTS)}: got {scoring}, {part}"
+                f"photos are scored as {' or '.join(_SCORINGS)} and have the parts {', '.join(_PARTS)}: got "
+                f"{scoring}, {part}"
             )
         which, categories = _SCORINGS[scoring]
         self.root = _photos_home(root, "val" if part == "val" else "train")
@@ -724,12 +726,8 @@ def get_benchmark(
     if (Path(name).expanduser() / "images").is_dir():
         return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
     raise FileNotFoundError(
-<<<<<<< HEAD
-        f"the benchmark must be toybox, photos, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and names.txt: got {name!r}"
-=======
-        f"the benchmark must be toybox, one of {', '.join(SOURCES)}, or a folder with images/, labels/ and "
-        f"names.txt: got {name!r}"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+        f"the benchmark must be toybox, photos, one of {', '.join(SOURCES)}, or a folder with images/, "
+        f"labels/ and names.txt: got {name!r}"
     )
 
 # %% ../../nbs/measure/02_datasets.ipynb #2157132c
@@ -745,14 +743,10 @@ def _first_pictures(
     except (OSError, ValueError) as e:
         return f"<div>{escape(str(e))}</div>"
     return "".join(
-<<<<<<< HEAD
-        f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="truth"></div>'
-=======
         (
             f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img '
-            f'src="{data_uri(colours[truth], 160, "PNG")}" alt="truth"></div>'
+            f'src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="truth"></div>'
         )
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
         for image, truth, key in items
     )
 
@@ -769,16 +763,11 @@ def benchmark_page(
     )
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return framed(
-<<<<<<< HEAD
-        f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, {len(labels)} classes<br>{names}{more}</div>',
-        _first_pictures(self),
-=======
         (
             f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, '
             f"{len(labels)} classes<br>{names}{more}</div>"
         ),
-        first_pictures(self),
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+        _first_pictures(self),
     )
 
 

@@ -536,14 +536,9 @@ def _number_of(name):
     return int(text)
 
 
-<<<<<<< HEAD
 def _own_shard() -> tuple:  # (i, n), i from 1 to n
-    "The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT) number it; in both, it is a shard of a shard."
-=======
-def own_shard() -> tuple:  # (i, n), i from 1 to n
     """The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT)
     number it; in both, it is a shard of a shard."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     i, n, found = 0, 1, False
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         task, first, count, step = (_number_of(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT", "STEP"))

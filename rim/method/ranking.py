@@ -108,14 +108,9 @@ def ranking_similarity(
     a,  # float [..., n], positive, n up to 16; tensor or array
     b,  # float [..., n], positive; broadcasts with a
 ):
-<<<<<<< HEAD
-    "Cosine of the ranking distributions of a and b, [...] in 0..1 (eq. 9), exact, by recursion over subsets of the agents."
-    (a, b), numpy = _as_scores(a, b)
-=======
     """Cosine of the ranking distributions of a and b, [...] in 0..1 (eq. 9), exact, by recursion over subsets of the
     agents."""
-    (a, b), numpy = as_scores(a, b)
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+    (a, b), numpy = _as_scores(a, b)
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"both must score the same agents, got {a.shape[-1]} and {b.shape[-1]}")
     if a.shape[-1] > 16:

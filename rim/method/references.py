@@ -211,14 +211,9 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-<<<<<<< HEAD
-    "The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it has stays."
-    keys = [{**_request(item), **tools.painting_key} for item in batch]
-=======
     """The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it
     has stays."""
-    keys = [{"prompt": prompt, "word": word, "k": k, **tools.painting_key} for _, prompt, word, k in batch]
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+    keys = [{**_request(item), **tools.painting_key} for item in batch]
     found = [store and store.entry("picture", key) for key in keys]
     if all(found):
         return found

@@ -448,12 +448,8 @@ def _repr_html_(self: Explanation) -> str:
         parts.append(f'<img src="{data_uri(self.cut, 320)}" alt="" style="width:150px;image-rendering:pixelated">')
     if self.cosines:
         parts.append(
-<<<<<<< HEAD
-            f"<table><tr>{''.join(f'<th {_CELL}>{h}</th>' for h in ('', '', 'class', 'plain cosine', 'score'))}</tr>{_agent_rows(self)}</table>"
-=======
-            f"<table><tr>{''.join(f'<th {CELL}>{h}</th>' for h in ('', '', 'class', 'plain cosine', 'score'))}</tr>"
-            f"{agent_rows(self)}</table>"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+            f"<table><tr>{''.join(f'<th {_CELL}>{h}</th>' for h in ('', '', 'class', 'plain cosine', 'score'))}</tr>"
+            f"{_agent_rows(self)}</table>"
         )
     if self.distributions is not None:
         parts.append(_ranking_bars(self.rankings, self.distributions, ["the region", self.region.name, self.runner_up]))

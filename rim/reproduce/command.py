@@ -72,7 +72,8 @@ def make(job, root, force=False, say=print):
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             say(
-                f"{name}: failed: {anonymous(reason, root, job.settings).rstrip('.')}. See {where / (name + '.partial.ipynb')}."
+                f"{name}: failed: {anonymous(reason, root, job.settings).rstrip('.')}. See "
+                f"{where / (name + '.partial.ipynb')}."
             )
             return False
         store.put("reproduce", stamp(job), {"done": np.ones(1, np.uint8)})

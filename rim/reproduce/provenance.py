@@ -60,7 +60,8 @@ def measured(counted):
 
 
 def write_provenance(job, root, folder, seconds, counted):
-    "provenance.json in `folder`: what its files were made from, by which code, on what, in what time, and what was counted."
+    """provenance.json in `folder`: what its files were made from, by which code, on what, in what time, and what was
+    counted."""
     made = {k: v for k, v in job.made_from.items() if k != "code"}
     record = dict(
         target=job.target.name,

@@ -356,14 +356,9 @@ _LEVELS = tuple(range(50, 1000, 100))  # timesteps at which attention is read
 
 
 @torch.no_grad()
-<<<<<<< HEAD
 def _attention_on(pipeline, shots, words, seed=0):
-    "Class-token attention of noised real pictures: shots with `image` and `caption`, one word each -> float32 [n, 64, 64]."
-=======
-def attention_on(pipeline, shots, words, seed=0):
     """Class-token attention of noised real pictures: shots with `image` and `caption`, one word each -> float32 [n, 64,
     64]."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     x = (
         pipeline.vae.encode(_to_pixels(np.stack([s.image for s in shots])).to(pipeline.unet.device)).latent_dist.mean
         * pipeline.vae.config.scaling_factor
@@ -392,14 +387,9 @@ def attention_metrics(pipeline, world, n=64, threshold=0.7):
     return dict(attention_iou=iou.mean(), own_thing=np.mean(own))
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #53b27f46
-<<<<<<< HEAD
 def _portrait_classifier(world, steps=250, batch=64, seed=0):
-    "A convolutional classifier of rendered portraits -> (module from normalised pixels to logits, its accuracy on validation portraits)."
-=======
-def portrait_classifier(world, steps=250, batch=64, seed=0):
     """A convolutional classifier of rendered portraits -> (module from normalised pixels to logits, its accuracy on
     validation portraits)."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     torch.manual_seed(seed)
     body = Teacher(96).train()
     net = nn.ModuleDict(dict(body=body, head=nn.Linear(CONFIG["hidden_size"], len(world.names))))

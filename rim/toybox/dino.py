@@ -335,20 +335,12 @@ def class_mean_accuracy(reference, reference_labels, regions, labels):
 
 
 def scene_accuracy(model, world, n=250):
-<<<<<<< HEAD
-    "Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits against portraits."
+    """Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits
+    against portraits."""
     regions = _scene_regions(model, world, world.seeds("validation", n))
     near = _scene_regions(model, world, world.seeds("train", n))
     far = _portrait_regions(model, world, world.seeds("train", 8))
     portraits = _portrait_regions(model, world, world.seeds("validation", 8))
-=======
-    """Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits
-    against portraits."""
-    regions = scene_regions(model, world, world.seeds("validation", n))
-    near = scene_regions(model, world, world.seeds("train", n))
-    far = portrait_regions(model, world, world.seeds("train", 8))
-    portraits = portrait_regions(model, world, world.seeds("validation", 8))
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     return dict(
         scenes=class_mean_accuracy(*near, *regions),
         portraits_to_scenes=class_mean_accuracy(*far, *regions),

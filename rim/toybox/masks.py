@@ -41,14 +41,9 @@ CONFIG = dict(
 _STEEP, _LOW = 6.0, 64
 
 
-<<<<<<< HEAD
 def _load_pretrained(encoder, dino):
-    "Copy a `Dinov2Model` of the same width into SAM's image encoder; what has no counterpart (relative positions, a wider MLP's rest) starts at zero effect."
-=======
-def load_pretrained(encoder, dino):
     """Copy a `Dinov2Model` of the same width into SAM's image encoder; what has no counterpart (relative positions, a
     wider MLP's rest) starts at zero effect."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     state, d, out = dino.state_dict(), CONFIG["encoder_dim"], encoder.state_dict()
     patches, k = "embeddings.patch_embeddings.projection.", CONFIG["patch_size"] // dino.config.patch_size
     out["patch_embed.proj.weight"] = (
@@ -77,14 +72,9 @@ def load_pretrained(encoder, dino):
 
 
 @torch.no_grad()
-<<<<<<< HEAD
 def _aim(decoder, gain=2.0):
-    "Let a decoder's cross-attention begin as a match of positions: a point looks at the place it points to, and that place at the point."
-=======
-def aim(decoder, gain=2.0):
     """Let a decoder's cross-attention begin as a match of positions: a point looks at the place it points to, and that
     place at the point."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     attentions = [
         a
         for layer in decoder.transformer.layers
@@ -129,14 +119,9 @@ def predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, m
     return torch.einsum("pmc,pchw->pmhw", hyper, upscaled)[:, wanted], decoder.iou_prediction_head(hs[:, 0])[:, wanted]
 
 # %% ../../nbs/toybox/11_masks.ipynb #16363bb9
-<<<<<<< HEAD
 def _sample_points(masks, counts, rng):
-    "Per mask [n, H, W] bool, `counts[i]` points inside it (padded to the largest count with label -1) -> (xy float [n, k, 2], labels [n, k])."
-=======
-def sample_points(masks, counts, rng):
     """Per mask [n, H, W] bool, `counts[i]` points inside it (padded to the largest count with label -1) -> (xy float
     [n, k, 2], labels [n, k])."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     k = max(counts)
     xy, labels = np.zeros((len(masks), k, 2), np.float32), np.full((len(masks), k), -1, np.float32)
     for i, (mask, count) in enumerate(zip(masks, counts)):
@@ -146,14 +131,9 @@ def sample_points(masks, counts, rng):
     return torch.from_numpy(xy), torch.from_numpy(labels)
 
 
-<<<<<<< HEAD
 def _error_points(prediction, truth, rng):
-    "A point from the region of error of each pair of masks: label 1 where something was missed, 0 where too much was taken."
-=======
-def error_points(prediction, truth, rng):
     """A point from the region of error of each pair of masks: label 1 where something was missed, 0 where too much was
     taken."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     wrong = prediction ^ truth
     wrong = np.where(wrong.any((1, 2), keepdims=True), wrong, truth)
     at = [rng.choice(np.flatnonzero(w)) for w in wrong]
@@ -171,14 +151,9 @@ def _mask_losses(logits, truth):
     return 20 * focal + 0.2 * bce.mean((2, 3)) + dice
 
 
-<<<<<<< HEAD
 def _grouping_loss(codes, instances):
-    "Cross-entropy of `same thing or not` for all pairs of patches of each picture: codes [n, d, h, w], instances uint8 [n, H, W] (0 is the place) -> scalar."
-=======
-def grouping_loss(codes, instances):
     """Cross-entropy of `same thing or not` for all pairs of patches of each picture: codes [n, d, h, w], instances
     uint8 [n, H, W] (0 is the place) -> scalar."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     n, d, h, w = codes.shape
     whose = F.one_hot(torch.as_tensor(instances).long()).permute(0, 3, 1, 2).float()
     share, owner = (x.flatten(1).to(codes.device) for x in F.avg_pool2d(whose, instances.shape[1] // h).max(1))
@@ -292,14 +267,9 @@ class MasksTask(Task):
         )
 
     def rounds(self, embeddings, masks, rng, kind):
-<<<<<<< HEAD
-        "Ask for the masks by `one` point, `some` points or a `box`, then once more with a point where the answer was wrong."
-        truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // _LOW)[0].to(self.device)
-=======
         """Ask for the masks by `one` point, `some` points or a `box`, then once more with a point where the answer was
         wrong."""
-        truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // LOW)[0].to(self.device)
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+        truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // _LOW)[0].to(self.device)
         points = labels = boxes = None
         if kind == "box":
             boxes = _boxes_of(masks, rng).to(self.device)

@@ -100,14 +100,9 @@ def inner(boxes, share=_INNER):
     return torch.cat([middle - reach, middle + reach], 1)
 
 
-<<<<<<< HEAD
 def _patch_contrast(u, v, temperature=0.15):
-    "InfoNCE of patches [m, k, D] with those of another view [m, k, D]: an individual's k patches there share the probability."
-=======
-def patch_contrast(u, v, temperature=0.15):
     """InfoNCE of patches [m, k, D] with those of another view [m, k, D]: an individual's k patches there share the
     probability."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     logits = F.normalize(u.flatten(0, 1), dim=1) @ F.normalize(v.flatten(0, 1), dim=1).T / temperature
     owner = torch.arange(len(u), device=u.device).repeat_interleave(u.shape[1])
     positive = (owner[:, None] == owner[None]).float() / u.shape[1]
@@ -191,14 +186,9 @@ def _patch_pairs(
 
 
 @torch.no_grad()
-<<<<<<< HEAD
 def _vit_metrics(model, world, n=250, scenes=40):
-    "Nearest class mean of pooled tokens on `n` validation scenes, and how well tokens tell segments apart in `scenes` of them."
-=======
-def vit_metrics(model, world, n=250, scenes=40):
     """Nearest class mean of pooled tokens on `n` validation scenes, and how well tokens tell segments apart in `scenes`
     of them."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     model, device = model.eval(), next(model.parameters()).device
     features = lambda pixels: tokens(model, half(pixels).to(device))
     regions, near = (pooled_regions(features, world, world.seeds(split, n)) for split in ("validation", "train"))
