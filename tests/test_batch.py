@@ -85,7 +85,9 @@ def test_what_is_passed_over_is_named(photos, tmp_path):
     find_pictures([photos / "**" / "*"], tmp_path / "out", others=(others := []))
     assert {f.name for f in others} == {"IMG_1.HEIC", "film.mp4", "notes.txt", "1.json"}
     (photos / "a" / "1.png").unlink()
-    with pytest.raises(FileNotFoundError, match="no pictures in .*a .*passed over: 1 of no allowed ending .*IMG_1.HEIC"):
+    with pytest.raises(
+        FileNotFoundError, match="no pictures in .*a .*passed over: 1 of no allowed ending .*IMG_1.HEIC"
+    ):
         find_pictures([photos / "a"], tmp_path / "out")
 
 

@@ -315,14 +315,9 @@ def _benchmark_of(args, settings):
     return shard(whole, args.shard) if args.shard else whole
 
 
-<<<<<<< HEAD
 def _place_of(args):
-    "What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose files are in the root."
-=======
-def place_of(args):
     """What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose
     files are in the root."""
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
     if args.root and not Path(args.root).is_dir():
         raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
     inside = Path(args.root or ".", args.benchmark)
@@ -377,12 +372,8 @@ def evaluate(args):
         print("When all shards are done, the same command without --shard writes the report of the whole.")
     else:
         print(
-<<<<<<< HEAD
-            f"{_write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, classes.csv, images.csv, worst images"
-=======
-            f"{write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, "
+            f"{_write_evaluation(report, methods, benchmark, settings, args)}: report.md, methods.csv, "
             "classes.csv, images.csv, worst images"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
         )
     if report.aside:
         print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
@@ -465,19 +456,12 @@ def _store_list(args):
     for kind, row in rows.items():
         left = f", {row['temporary']} temporary files" if row["temporary"] else ""
         print(
-<<<<<<< HEAD
-            f"{kind:<12} {row['entries']:>8} entries {_shown_size(row['bytes']):>10}   {_shown_age(now - row['newest'])} to {_shown_age(now - row['oldest'])} old{left}"
-        )
-    print(
-        f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, {_shown_size(sum(r['bytes'] for r in rows.values()))}"
-=======
-            f"{kind:<12} {row['entries']:>8} entries {shown_size(row['bytes']):>10}   "
-            f"{shown_age(now - row['newest'])} to {shown_age(now - row['oldest'])} old{left}"
+            f"{kind:<12} {row['entries']:>8} entries {_shown_size(row['bytes']):>10}   "
+            f"{_shown_age(now - row['newest'])} to {_shown_age(now - row['oldest'])} old{left}"
         )
     print(
         f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, "
-        f"{shown_size(sum(r['bytes'] for r in rows.values()))}"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+        f"{_shown_size(sum(r['bytes'] for r in rows.values()))}"
     )
     return 0
 
@@ -503,12 +487,8 @@ def _store_prune(args):
     gone = store.prune(args.older_than, args.kind, args.limit, args.dry_run)
     left = sum(file.temporary for file in gone)
     print(
-<<<<<<< HEAD
-        f"{store.root}: {len(gone) - left} entries and {left} temporary files, {_shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
-=======
         f"{store.root}: {len(gone) - left} entries and {left} temporary files, "
-        f"{shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
->>>>>>> 78c8e83 (No line has more than 120 characters: notebooks, modules, tests, bench and docs; a test holds it)
+        f"{_shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
     )
     return 0
 
