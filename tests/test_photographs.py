@@ -234,3 +234,40 @@ def test_portraits_segment_scenes(tmp_path):
     scenes = [world.scene(seed) for seed in world.seeds("validation", 4)]
     found = RIM(settings, rim.tools.proposer, bank=bank)
     assert np.mean([(found.segment(s.image).labels == s.labels).mean() for s in scenes]) > 0.8
+
+
+def masked(folder, name):
+    "A mask of this name beside the cats."
+    Image.fromarray(np.full((24, 32), 255, np.uint8)).save(folder / "cat" / name, "PNG")
+    return photographs_in(folder)["cat"]
+
+
+@pytest.mark.promise(37)
+@pytest.mark.parametrize("ending", [".mask.PNG", ".Mask.png", ".MASK.PNG"])
+def test_capitals_in_the_ending_of_a_mask_do_not_matter(folder, ending):
+    (folder / "cat/0.png").rename(folder / "cat/0.PNG")
+    found = masked(folder, f"0{ending}")
+    assert (
+        [p.path.name for p in found] == ["0.PNG", "1.png"] and found[0].mask.name == f"0{ending}" and not found[1].mask
+    )
+
+
+@pytest.mark.promise(37)
+@pytest.mark.parametrize("name", ["0_mask.png", "0-mask.png", "0 Mask.jpg", "0.mask.jpg", "0_masks.png", "0.mask.tif"])
+def test_a_mask_of_another_spelling_is_no_photograph(folder, name):
+    with pytest.raises(ValueError, match="named like its photograph, as 0.mask.png"):
+        masked(folder, name)
+
+
+@pytest.mark.parametrize("name", ["unmask.png", "mask.png", "2_mask.png", "face mask.png"])
+def test_a_word_in_a_photograph_s_name_makes_it_no_mask(folder, name):
+    assert name in [p.path.name for p in masked(folder, name)]
+
+
+@pytest.mark.promise(37)
+def test_masks_and_clicks_find_their_photograph_in_both_spellings_of_an_accent(folder):
+    (folder / "cat/0.png").rename(folder / "cat/caf\u00e9.png")
+    (folder / "cat/1.png").rename(folder / "cat/nin\u0303o.png")
+    (folder / "cat/Clicks.CSV").write_text("file,x,y\nni\u00f1o.png,3,4\n", encoding="utf-8")
+    found = {len(p.path.stem): p for p in masked(folder, "cafe\u0301.mask.png")}
+    assert found[4].mask and found[5].clicks == ((3.0, 4.0),)

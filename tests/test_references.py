@@ -386,3 +386,28 @@ def test_word_that_is_cut_off_is_refused_before_painting(tiny, tools, monkeypatc
 def test_unknown_feature(tiny):
     with pytest.raises(ValueError, match="feature must be"):
         Tools(tiny.replace(feature="nose"))
+
+
+@pytest.mark.promise(37)
+def test_a_class_of_a_bank_goes_by_its_name_or_a_synonym_whatever_the_capitals():
+    facts = {"synonyms": {"Apple": ["fruit"]}}
+    bank = bank_from_references(("Apple", "balloon"), made([[1, 0]]) + made([[0, 1]], c=1), facts)
+    for word in ("Apple", "apple", "FRUIT"):
+        part = bank.subset([word])
+        assert part.names == (word,) and part.owner.tolist() == [0] and part.subset(["fruit"]).names == ("fruit",)
+        assert part.subset(["apple"]).names == ("apple",)
+    assert bank.subset(Vocabulary.of("Balloon, pome|apple")).names == ("Balloon", "pome")
+    with pytest.raises(ValueError, match="different classes.*apple, fruit are its class 'Apple'"):
+        bank.subset(["apple", "fruit"])
+    with pytest.raises(ValueError, match="Apple, balloon.*got pear"):
+        bank.subset(["pear"])
+    joined = bank.merge(bank_from_references(("fruit", "pear"), made([[1, 0]]) + made([[0, 1]], c=1)))
+    assert joined.names == ("Apple", "balloon", "pear") and joined.owner.tolist() == [0, 0, 1, 2]
+    assert joined.record["synonyms"] == {"Apple": ["fruit"]}
+
+
+@pytest.mark.promise(37)
+def test_a_bank_remembers_synonyms_in_its_file(tiny, tools, tmp_path):
+    built = ReferenceBank.build("tree|oak, boat", tiny, progress=False, tools=tools)
+    again = ReferenceBank.load(built.save(tmp_path / "bank.safetensors"))
+    assert again.index("OAK") == again.index("Tree") == 0 and again.index("moon") == -1

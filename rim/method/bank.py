@@ -127,6 +127,7 @@ def build(
         "painting": tools.painting_key,
         "masking": tools.masking_key,
         "settings": settings.as_dict(),
+        "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
     }
     return bank_from_references(vocabulary.names, made, facts)
 
@@ -194,15 +195,48 @@ def references(
 
 # %% ../../nbs/method/07_bank.ipynb #343f9dd3
 @patch
+def words(
+    self: ReferenceBank,
+    i: int,  # index of a class
+    but="",  # a word that is left out
+) -> tuple:  # of str
+    "Name and synonyms of a class."
+    name = self.names[i]
+    return tuple(w for w in (name, *self.record.get("synonyms", {}).get(name, ())) if w.casefold() != but.casefold())
+
+
+@patch
+def index(
+    self: ReferenceBank,
+    *words,  # a name, and synonyms to try after it
+) -> int:  # -1 where there is none
+    "The class that goes by one of the words, capitals ignored; names come before synonyms."
+    names, others = [n.casefold() for n in self.names], {}
+    for i in range(len(self)):
+        others |= {w.casefold(): others.get(w.casefold(), i) for w in self.words(i)[1:]}
+    for word in (w.casefold() for w in words):
+        if word in names or word in others:
+            return names.index(word) if word in names else others[word]
+    return -1
+
+
+@patch
 def subset(
     self: ReferenceBank,
-    names,  # some of the bank's names, in any order
+    names,  # some of the bank's names or synonyms, in any order; or a Vocabulary of them
 ) -> ReferenceBank:
     "The bank of some of the classes: the one that building them alone would give."
-    unknown = [n for n in names if n not in self.names]
-    if unknown:
+    synonyms = names.synonyms if isinstance(names, Vocabulary) else {}
+    names = names.names if isinstance(names, Vocabulary) else tuple(names)
+    old = [self.index(n, *synonyms.get(n, ())) for n in names]
+    if unknown := [n for n, i in zip(names, old) if i < 0]:
         raise ValueError(f"a bank can be cut to the classes it has ({', '.join(self.names)}): got {', '.join(unknown)}")
-    old = [self.names.index(n) for n in names]
+    if len(set(old)) < len(old):
+        twice = next(i for i in old if old.count(i) > 1)
+        raise ValueError(
+            f"words must name different classes of a bank: {', '.join(n for n, i in zip(names, old) if i == twice)} "
+            f"are its class {self.names[twice]!r}"
+        )
     rows, thumbs = (
         np.concatenate([np.flatnonzero(owner == i) for i in old]) for owner in (self.owner, self.thumbnails["owner"])
     )
@@ -211,6 +245,7 @@ def subset(
     thumbnails = {k: v[thumbs] for k, v in self.thumbnails.items()}
     thumbnails["owner"] = renumber[thumbnails["owner"]]
     record = {**self.record, "references": len(rows), "part_of": list(self.names)}
+    record["synonyms"] = {n: list(self.words(i, but=n)) for n, i in zip(names, old) if self.words(i, but=n)}
     return ReferenceBank(
         tuple(names),
         renumber[self.owner[rows]],
@@ -244,7 +279,7 @@ def _joined_negatives(
 @patch
 def merge(
     self: ReferenceBank,
-    other: ReferenceBank,  # of the same encoder; classes of the same name are joined
+    other: ReferenceBank,  # of the same encoder; classes of the same name, or of a synonym, are joined
 ) -> ReferenceBank:
     "The bank of both."
     if self.record.get("encoder") != other.record.get("encoder") or self.dim != other.dim:
@@ -252,8 +287,13 @@ def merge(
             f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width "
             f"{self.dim} and {other.record.get('encoder')} of width {other.dim}"
         )
-    names = (*self.names, *(n for n in other.names if n not in self.names))
-    renumber = np.array([names.index(n) for n in other.names])
+    known = [self.index(*other.words(i)) for i in range(len(other))]
+    names = (*self.names, *(n for n, i in zip(other.names, known) if i < 0))
+    renumber = np.array([i if i >= 0 else names.index(n) for n, i in zip(other.names, known)])
+    synonyms = {n: [] for n in names}
+    for bank, numbers in ((self, range(len(self))), (other, renumber)):
+        for i, number in enumerate(numbers):
+            synonyms[names[number]] += bank.words(i, but=names[number])
     owner, shown = (
         np.concatenate([a, renumber[b]])
         for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"]))
@@ -279,6 +319,7 @@ def merge(
         "dropped_of": dict(sum(dropped, Counter())),
         "source": " + ".join(joined := sum(sources, Counter())),
         "sources": dict(joined),
+        "synonyms": {n: list(dict.fromkeys(words)) for n, words in synonyms.items() if words},
     }
     extra = {k: v[order] for k, v in _joined_rows(self.extra, other.extra).items()}
     negatives = _joined_negatives(self.negatives, other.negatives)

@@ -7,6 +7,8 @@ __all__ = ['photographs_in']
 
 # %% ../../nbs/method/06_photographs.ipynb #9f05756b
 import csv
+import re
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -40,8 +42,8 @@ def _read_clicks(
     folder,  # of one class
 ) -> dict:  # file name -> list of (x, y)
     "The clicks of a folder; empty where there is no list of them."
-    file, found = Path(folder) / _CLICKS, {}
-    if not file.is_file():
+    file, found = next((f for f in Path(folder).iterdir() if f.name.casefold() == _CLICKS), None), {}
+    if not (file and file.is_file()):
         return found
     try:
         rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
@@ -49,7 +51,7 @@ def _read_clicks(
         raise ValueError(f"a list of clicks must be a table in UTF-8: {file} isn't ({e})") from None
     for row in rows:
         try:
-            found.setdefault(row["file"], []).append((float(row["x"]), float(row["y"])))
+            found.setdefault(unicodedata.normalize("NFC", row["file"]), []).append((float(row["x"]), float(row["y"])))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"a list of clicks has the columns file, x and y, the last two numbers: {file} has {dict(row)}"
@@ -95,25 +97,31 @@ def _fault_of(
     return ""
 
 # %% ../../nbs/method/06_photographs.ipynb #7444d622
+def _composed(name):
+    "A file's name in normal form C: macOS writes é as two code points."
+    return unicodedata.normalize("NFC", name)
+
+
 def _photographs_of(
     folder: Path,  # of one class
     name: str,  # of the class
 ) -> list:  # of Photograph, by file name
     "The photographs of a class."
-    files = {
-        f.name: f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".") and f.name != _CLICKS
-    }
-    masks, clicks = {n.removesuffix(MASK): files.pop(n) for n in list(files) if n.endswith(MASK)}, _read_clicks(folder)
-    lost = [
-        *(masks[stem].name for stem in masks.keys() - {f.stem for f in files.values()}),
-        *(clicks.keys() - files.keys()),
-    ]
+    kept = lambda f: f.is_file() and not f.name.startswith(".") and f.name.casefold() != _CLICKS
+    files = {_composed(f.name): f for f in sorted(folder.iterdir()) if kept(f)}
+    masks = {n[: -len(MASK)]: files.pop(n) for n in list(files) if n.casefold().endswith(MASK)}
+    clicks, stems = _read_clicks(folder), {_composed(f.stem) for f in files.values()}
+    for n in files:
+        stem, kind = re.match(r"(.*?)(?:[._ -]masks?)?(\.[^.]*)?$", n, re.IGNORECASE).groups()
+        if stem in stems - {n.removesuffix(kind or "")}:
+            raise ValueError(f"a mask is named like its photograph, as {stem}{MASK}: {folder} has {n}")
+    lost = [*(masks[stem].name for stem in masks.keys() - stems), *(clicks.keys() - files.keys())]
     if lost:
         raise FileNotFoundError(
             f"masks and clicks belong to photographs of the same folder: in {folder} there is none for "
             f"{', '.join(sorted(lost))}"
         )
-    found = [Photograph(f, name, masks.get(f.stem), tuple(clicks.get(f.name, ()))) for f in files.values()]
+    found = [Photograph(f, name, masks.get(_composed(f.stem)), tuple(clicks.get(n, ()))) for n, f in files.items()]
     return [Photograph(p.path, p.name, p.mask, p.clicks, _fault_of(p)) for p in found]
 
 
@@ -215,7 +223,8 @@ def describe_photographs(
     vocabulary=None,  # names and synonyms that the folders are named after; None: the folders' names are the classes
 ) -> tuple:  # (class names, references as a bank takes them, facts for its record)
     "The references that a folder of photographs becomes."
-    classes, tools = photographs_in(folder, vocabulary and Vocabulary.of(vocabulary)), tools or Tools(settings)
+    vocabulary, tools = vocabulary and Vocabulary.of(vocabulary), tools or Tools(settings)
+    classes = photographs_in(folder, vocabulary)
     items = [(c, k, photo) for c, these in enumerate(classes.values()) for k, photo in enumerate(these)]
     made = [
         (c, photo.name, k, *_describe_photograph(photo, tools, store))
@@ -235,5 +244,6 @@ def describe_photographs(
         "encoder": tools.masking_key["encoder"],
         "masking": tools.masking_key,
         "settings": settings.as_dict(),
+        "synonyms": {n: list(w) for n, w in vocabulary.synonyms.items() if n in classes} if vocabulary else {},
     }
     return tuple(classes), made, facts

@@ -181,12 +181,17 @@ def extended(
     tools: Tools,
 ) -> ReferenceBank:
     "The references of a vocabulary from a bank, those of names that it lacks from the shipped one."
-    lacking = [name for name in vocabulary.names if name not in bank.names]
+    known = {name for name in vocabulary.names if bank.index(name, *vocabulary.synonyms.get(name, ())) >= 0}
+    lacking = [name for name in vocabulary.names if name not in known]
     more = shipped_bank(replace(vocabulary, names=tuple(lacking), synonyms={}), tools) if lacking else None
     if more is None:
-        return bank.subset(vocabulary.names)
-    own = [name for name in vocabulary.names if name in bank.names]
-    return (bank.subset(own).merge(more) if own else more).subset(vocabulary.names)
+        return bank.subset(vocabulary)
+    own = replace(
+        vocabulary,
+        names=tuple(n for n in vocabulary.names if n in known),
+        synonyms={k: v for k, v in vocabulary.synonyms.items() if k in known},
+    )
+    return (bank.subset(own).merge(more) if known else more).subset(vocabulary.names)
 
 # %% ../../nbs/method/12_shipped.ipynb #5e1b0017
 def ship(
