@@ -5,20 +5,21 @@ from importlib import import_module, util
 from importlib.machinery import ModuleSpec
 
 __version__ = "0.1.0"
-__all__ = ["RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
+__all__ = ["Matcher", "RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
 _HOMES = {
+    "Matcher": "method.matcher",
     "RIM": "method.segmenter",
     "ReferenceBank": "method.bank",
     "Settings": "base.settings",
     "Trident": "trident.trident",
     "Vocabulary": "method.vocabulary",
     "World": "toybox.world",
-    "segment": "method.segmenter",
+    "segment": "method.matcher",
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
     "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation "
-    "words shipped segmenter",
+    "words shipped segmenter matcher",
     "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }

@@ -151,6 +151,9 @@ class RegionSettings:
     feature: str  # encoder of references and regions: dino, clip, mae, sd or efficientnet
     feature_layer: str  # last, a number from 1 on, or of the efficientnet head or logits, open
     feature_kind: str  # keys, values or tokens of a transformer's layer, open
+    fusion: (
+        str  # further encoders whose cells are joined to the feature's, encoder[:layer[:kind]], several with +, open
+    )
     sd_timestep: int  # noise that the diffusion UNet sees the image in, 0 to 999, open
     sd_block: int  # block of its decoder that is read, 0 the coarsest, open
     sd_scale: float  # its input, in multiples of the two sides that follow, open
@@ -174,6 +177,19 @@ class MatchingSettings:
     centring: str  # none, or bank: cosines after subtracting the mean of the bank's class references, open
     painting: str  # area: small proposals on top; score: the best score on top, open
     uncovered: str  # auto, background or patches: who labels pixels without a proposal, open
+    method: str  # what a practitioner gets: match, or the paper's rim; reproduction targets name theirs
+    match_fusion: str  # of the matcher, in place of fusion; empty: that
+    match_references: float  # k nearest references of a class, in square roots of their number
+    match_negatives: float  # k nearest negatives of the background, likewise
+    match_margin: float  # added to the cosine of the background
+    match_centring: (
+        str  # bank: cosines after subtracting the mean of the class means, the background's among them; or none
+    )
+    match_presence: (
+        float  # share of a class in the softmax of one region, without which it isn't in the image; 0: all are
+    )
+    match_temperature: float  # of that softmax
+    match_voting: str  # mean: of all proposals that cover a pixel; smallest: the smallest alone
 
 # %% ../../nbs/base/01_settings.ipynb #eb8f1215
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +259,9 @@ _CHOICES = dict(
     candidates=("all", "agents"),
     ranking=("plackett-luce", "softmax"),
     centring=("none", "bank"),
+    method=("match", "rim"),
+    match_centring=("none", "bank"),
+    match_voting=("mean", "smallest"),
     painting=("area", "score"),
     uncovered=("auto", "background", "patches"),
     names=("plain", "engineered"),
@@ -268,6 +287,9 @@ _POSITIVE = (
     "agents",
     "ranking_temperature",
     "score_floor",
+    "match_references",
+    "match_negatives",
+    "match_temperature",
     "bootstrap",
     "trident_side",
     "trident_longest",
@@ -279,6 +301,13 @@ _POSITIVE = (
 _PATTERNS = dict(
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
     attention_resolutions=(r"(\d+( *, *\d+)*)?", "side lengths separated by commas, as in 16,32, or empty"),
+    **dict.fromkeys(
+        ("fusion", "match_fusion"),
+        (
+            r"(PART(\+PART)*)?".replace("PART", r"(dino|clip|mae|sd|efficientnet)(:\w+(:\w+)?)?"),
+            "encoder[:layer[:kind]], several with +",
+        ),
+    ),
 )  # key -> what its value looks like, as a regular expression and in words
 _SHARES = (
     "attention_threshold",
@@ -291,6 +320,7 @@ _SHARES = (
     "box_nms_thresh",
     "maskformer_score",
     "maskformer_thresh",
+    "match_presence",
     "trident_prob_thd",
     "trident_coarse_thresh",
 )

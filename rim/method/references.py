@@ -21,8 +21,10 @@ from rim.method.features import (
     DiffusionFeatures,
     DinoKeys,
     EfficientNetFeatures,
+    FusedFeatures,
     MaeKeys,
     encoder_key,
+    fusion_parts,
     pool,
 )
 from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask
@@ -102,13 +104,25 @@ class Tools:
     def network(self):
         return self.pipeline if self.settings.feature == "sd" else ENCODERS[self.settings.feature][0](self.settings)
 
+    def _encoder(self, side):
+        own = ENCODERS[self.settings.feature][1](self.network, side, self.settings)
+        return FusedFeatures([own, *(t._encoder(side) for t in self.others)]) if self.settings.fusion else own
+
+    @cached_property
+    def others(self):
+        tools = [Tools(part) for part in fusion_parts(self.settings)]
+        for t in tools:
+            if t.settings.feature == self.settings.feature:
+                t.network = self.network
+        return tools
+
     @cached_property
     def encoder(self):
-        return ENCODERS[self.settings.feature][1](self.network, self.settings.reference_side, self.settings)
+        return self._encoder(self.settings.reference_side)
 
     @cached_property
     def region_encoder(self):
-        return ENCODERS[self.settings.feature][1](self.network, self.settings.region_side, self.settings)
+        return self._encoder(self.settings.region_side)
 
 # %% ../../nbs/method/05_references.ipynb #d62438d7
 def painting_key(self):

@@ -870,7 +870,8 @@ def _needed_roles(
     settings,
 ) -> list[str]:  # keys of `ROLES`, in their order
     "The roles that a profile's targets need, by its setting `needs`, and the one of its feature."
-    asked = {role.strip() for role in settings.needs.split(",")} | {FEATURE_ROLES[settings.feature]}
+    features = [settings.feature, *(part.split(":")[0] for part in settings.fusion.split("+") if part)]
+    asked = {role.strip() for role in settings.needs.split(",")} | {FEATURE_ROLES[feature] for feature in features}
     if unknown := sorted(asked - ROLES.keys() - {""}):
         raise ValueError(f"setting needs must name roles of {', '.join(ROLES)}; got {unknown[0]!r}")
     return [role for role in ROLES if role in asked]
