@@ -78,11 +78,13 @@ def _segmenter_of(args):
         from rim.trident.trident import Trident
 
         if args.bank:
-            raise ValueError("--bank goes with --method rim: trident has no references.")
+            raise ValueError("--bank goes with --method match or rim: trident has no references.")
         return Trident.from_profile(args.profile, **overrides)
-    from rim.method.segmenter import RIM
+    from rim.base.store import Store
+    from rim.method.matcher import SEGMENTERS
     from rim.method.shipped import find_bank
 
+<<<<<<< HEAD
     bank = find_bank(args.bank) if args.bank else None
     rim = RIM.from_profile(args.profile, bank=bank, **overrides)
     if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]):
@@ -91,6 +93,18 @@ def _segmenter_of(args):
             f"settings ask for {asked}."
         )
     return rim
+=======
+    bank, settings = find_bank(args.bank) if args.bank else None, Settings.from_profile(args.profile, **overrides)
+    make = partial(SEGMENTERS[args.method or settings.method], bank=bank, store=Store(settings.store))
+    segmenters = [make(settings), *([make(settings.replace(match_fusion=""))] if bank else [])]
+    for segmenter in segmenters:  # a bank of the plain feature serves the matcher, too
+        if not bank or bank.record.get("encoder") == segmenter.tools.masking_key["encoder"]:
+            return segmenter
+    raise ValueError(
+        f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')},"
+        f" the settings ask for {segmenters[0].tools.masking_key['encoder']}."
+    )
+>>>>>>> c2019f6 (The command line takes the matcher where the profile says so; a bank of the plain feature serves it too)
 
 
 def settings_of(args):
@@ -148,7 +162,7 @@ def segment(args):
     from rim.method.vocabulary import Vocabulary
 
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
-    if args.method == "rim":
+    if args.method != "trident":
         announced_bank(segmenter, vocabulary)
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
@@ -688,9 +702,9 @@ def _add_method(commands):
     )
     command.add_argument(
         "--method",
-        choices=("rim", "trident"),
-        default="rim",
-        help="rim: by painted references (default); trident: by CLIP's texts, DINO and SAM",
+        choices=("match", "rim", "trident"),
+        help="match: by the nearest references; rim: by the paper's ranking; trident: by CLIP's texts, DINO and SAM"
+        " (as the profile says: match in toybox and photo, rim elsewhere)",
     )
     command.set_defaults(run=segment)
     command = with_settings(
@@ -704,7 +718,7 @@ def _add_method(commands):
     )
     command.add_argument("--classes", help="the words that the page begins with, separated by commas")
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
-    command.add_argument("--method", choices=("rim", "trident"), default="rim")
+    command.add_argument("--method", choices=("match", "rim", "trident"))
     command.add_argument("--port", type=int, default=7860, help="7860; 0: a free one")
     command.set_defaults(run=demo)
     both = commands.add_parser("references", help="build or show a reference bank").add_subparsers(

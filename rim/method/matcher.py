@@ -109,7 +109,8 @@ def cells(
 ) -> tuple[np.ndarray, np.ndarray]:  # cover bool [A, P]; index int64 [H, W], of each pixel's cell
     "Pixels grouped by the proposals that cover them."
     masks = np.asarray(masks, bool)
-    flat, index = masks.reshape(len(masks), -1), np.zeros(masks.shape[1:], np.int64).ravel()
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    index = np.zeros(flat.shape[1], np.int64)
     for start in range(0, len(masks), 32):
         word = index << 32
         for bit, mask in enumerate(flat[start : start + 32]):
