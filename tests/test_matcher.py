@@ -17,7 +17,7 @@ from rim.method.matcher import (
     segmenter_class,
     vote,
 )
-from rim.method.proposals import Proposals, by_area
+from rim.method.proposals import Proposals
 from rim.method.references import Tools
 from rim.method.regions import Regions
 from rim.method.segmenter import RIM
@@ -189,7 +189,7 @@ def test_regions_without_features_are_left_out_and_uncovered_pixels_filled(match
     ones = np.ones(2, np.float32)
     features = torch.from_numpy(np.stack([bank.foreground[0], np.full(bank.dim, np.nan, np.float32)]))
     grid = torch.from_numpy(bank.foreground[-1]).reshape(-1, 1, 1)
-    regions = Regions(by_area(masks, boxes, ones, ones), features, grid)
+    regions = Regions(Proposals(masks, boxes, ones, ones), features, grid)
     found = matcher.match(regions, bank)
     assert found.labels[1] == -1 and found.record["unmatched"] == 1
     with_background = matcher.predict(image, regions, Vocabulary(("boat", "tree")), bank)
