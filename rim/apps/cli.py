@@ -84,16 +84,6 @@ def _segmenter_of(args):
     from rim.method.matcher import SEGMENTERS
     from rim.method.shipped import find_bank
 
-<<<<<<< HEAD
-    bank = find_bank(args.bank) if args.bank else None
-    rim = RIM.from_profile(args.profile, bank=bank, **overrides)
-    if bank and bank.record.get("encoder") != (asked := rim.tools.masking_key["encoder"]):
-        raise ValueError(
-            f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')}, the "
-            f"settings ask for {asked}."
-        )
-    return rim
-=======
     bank, settings = find_bank(args.bank) if args.bank else None, Settings.from_profile(args.profile, **overrides)
     make = partial(SEGMENTERS[args.method or settings.method], bank=bank, store=Store(settings.store))
     segmenters = [make(settings), *([make(settings.replace(match_fusion=""))] if bank else [])]
@@ -104,7 +94,6 @@ def _segmenter_of(args):
         f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')},"
         f" the settings ask for {segmenters[0].tools.masking_key['encoder']}."
     )
->>>>>>> c2019f6 (The command line takes the matcher where the profile says so; a bank of the plain feature serves it too)
 
 
 def settings_of(args):
