@@ -247,7 +247,7 @@ def _write_results(
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False))
 
 # %% ../../nbs/apps/01_batch.ipynb #a17c3e97
-BATCH = Stage("batch", 1, ("rim.base.images", "rim.method.segmentation", "rim.apps.batch"))
+_BATCH = Stage("batch", 1, ("rim.base.images", "rim.method.segmentation", "rim.apps.batch"))
 
 # %% ../../nbs/apps/01_batch.ipynb #dbb46f71
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _recipe(
     places = ("store", "models_dir", "data_dir", "device")
     settings = {key: value for key, value in segmenter.settings.as_dict().items() if key not in places}
     return address(
-        BATCH.key(
+        _BATCH.key(
             method=segmenter.method(vocabulary).key or uuid4().hex,  # without a key nothing counts as done
             labels=list(vocabulary.labels),
             settings_read=settings,

@@ -65,7 +65,7 @@ def _as_methods(
     }
 
 # %% ../../nbs/measure/04_evaluation.ipynb #79248a20
-CONFUSION = Stage("confusion", 1, ("rim.measure.metrics",))
+_CONFUSION = Stage("confusion", 1, ("rim.measure.metrics",))
 
 # %% ../../nbs/measure/04_evaluation.ipynb #df2b730d
 def item_key(
@@ -79,7 +79,7 @@ def item_key(
         hashlib.sha256(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
         for a in (image, truth)
     ]
-    return CONFUSION.key(content=content, classes=classes, method=method.key)
+    return _CONFUSION.key(content=content, classes=classes, method=method.key)
 
 # %% ../../nbs/measure/04_evaluation.ipynb #3377a78a
 def pack_confusion(

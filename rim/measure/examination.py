@@ -74,7 +74,7 @@ def digest(image):
     return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
 # %% ../../nbs/measure/07_examination.ipynb #25eb235e
-ORACLE = Stage("oracle", 1, ("rim.measure.examination", "rim.method.regions"))
+_ORACLE = Stage("oracle", 1, ("rim.measure.examination", "rim.method.regions"))
 
 # %% ../../nbs/measure/07_examination.ipynb #a9309173
 def oracle(
@@ -99,7 +99,7 @@ def oracle(
         labels, share = majority(regions.proposals.masks, truth, classes)
         return paint(regions.proposals.masks, labels, share, image.shape[:2], rim.settings.painting).clip(0)
 
-    key = ORACLE.key(parts={"analysis": rim.analysis_key}, method="oracle", painting=rim.settings.painting)
+    key = _ORACLE.key(parts={"analysis": rim.analysis_key}, method="oracle", painting=rim.settings.painting)
     return Method(predict, rim.analyse, key, informed=True)
 
 # %% ../../nbs/measure/07_examination.ipynb #f99803e3

@@ -125,7 +125,7 @@ def predict(
     )
 
 # %% ../../nbs/measure/06_rivals.ipynb #39efe69c
-CLIP_CROP = Stage(
+_CLIP_CROP = Stage(
     "clip-crop", 1, ("rim.method.features", "rim.method.regions", "rim.measure.rivals"), ("clip_side", "painting")
 )
 
@@ -149,7 +149,7 @@ def method(
     "Row 1 of Table 2."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     words = [[name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels]
-    key = CLIP_CROP.key(
+    key = _CLIP_CROP.key(
         s,
         {"proposals": self.analyser.analysis_key},
         method="clip-crop",

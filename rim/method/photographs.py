@@ -178,7 +178,7 @@ def find_mask(
     return attention_mask(attention, (height, width), s), "attention", attention
 
 # %% ../../nbs/method/06_photographs.ipynb #3b01ab41
-PHOTOGRAPH = Stage("photograph", 1, ("rim.method.photographs", "rim.base.images"))
+_PHOTOGRAPH = Stage("photograph", 1, ("rim.method.photographs", "rim.base.images"))
 
 # %% ../../nbs/method/06_photographs.ipynb #eb2d47a2
 def _photograph_key(
@@ -187,7 +187,7 @@ def _photograph_key(
 ) -> dict:
     "What determines the reference that a photograph becomes."
     mask, clicks = photo.mask and file_digest(photo.mask), [list(c) for c in photo.clicks]
-    return PHOTOGRAPH.key(photograph=file_digest(photo.path), mask=mask, clicks=clicks, reference=tools.masking_key)
+    return _PHOTOGRAPH.key(photograph=file_digest(photo.path), mask=mask, clicks=clicks, reference=tools.masking_key)
 
 
 def _describe_photograph(

@@ -73,10 +73,10 @@ _PROPOSERS = {  # proposer -> (tools -> what proposes regions of a test image)
 }
 
 # %% ../../nbs/method/05_references.ipynb #94b8ee96
-PICTURE = Stage("picture", 1, ("rim.method.synthesis",), PAINTING)
-CUTTING = "rim.models.fast_sam", "rim.method.proposals", "rim.method.references"
-MASK = Stage("mask", 1, CUTTING, MASKING)
-REFERENCE = Stage("reference", 1, (*CUTTING, "rim.method.features"), (*MASKING, "feature", "reference_side"))
+_PICTURE = Stage("picture", 1, ("rim.method.synthesis",), PAINTING)
+_CUTTING = "rim.models.fast_sam", "rim.method.proposals", "rim.method.references"
+MASK = Stage("mask", 1, _CUTTING, MASKING)
+_REFERENCE = Stage("reference", 1, (*_CUTTING, "rim.method.features"), (*MASKING, "feature", "reference_side"))
 
 # %% ../../nbs/method/05_references.ipynb #03c030e4
 class Tools:
@@ -137,7 +137,7 @@ class Tools:
     @cached_property
     def painting_key(self):  # dict: what determines the images of a prompt
         s = self.settings
-        return PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s))
+        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s))
 
     @cached_property
     def cutting_key(self):  # dict: what determines the mask of an image
@@ -147,7 +147,7 @@ class Tools:
     def masking_key(self):  # dict: what determines masks and features of an image
         s = self.settings
         encoder = part_key(self, "encoder", s)
-        return REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
+        return _REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
 
 # %% ../../nbs/method/05_references.ipynb #d62438d7
 def part_key(

@@ -80,8 +80,8 @@ def describe(
 
 # %% ../../nbs/method/09_regions.ipynb #ab045649
 _CODE = "rim.models.fast_sam", "rim.method.proposals", "rim.method.regions"
-PROPOSALS = Stage("proposals", 1, _CODE)
-ANALYSIS = Stage("analysis", 1, (*_CODE, "rim.method.features"), ("feature", "region_side"))
+_PROPOSALS = Stage("proposals", 1, _CODE)
+_ANALYSIS = Stage("analysis", 1, (*_CODE, "rim.method.features"), ("feature", "region_side"))
 
 # %% ../../nbs/method/09_regions.ipynb #402a8c27
 class Analyser:
@@ -100,13 +100,13 @@ class Analyser:
     @cached_property
     def proposals_key(self):
         s = self.settings
-        return PROPOSALS.key(s, {"proposer": part_key(self.tools, "proposer", s)}, dtype=str(dtype_of(s)))
+        return _PROPOSALS.key(s, {"proposer": part_key(self.tools, "proposer", s)}, dtype=str(dtype_of(s)))
 
     @cached_property
     def analysis_key(self):
         s = self.settings
         parts = {part: part_key(self.tools, part, s) for part in ("proposer", "encoder")}
-        return ANALYSIS.key(s, parts, dtype=str(dtype_of(s)))
+        return _ANALYSIS.key(s, parts, dtype=str(dtype_of(s)))
 
     def analyse(self, image) -> Regions:
         "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."

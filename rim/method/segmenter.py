@@ -340,7 +340,7 @@ def segment(
     return self.predict(image, self.analyse(image), vocabulary, bank, **variant)
 
 # %% ../../nbs/method/13_segmenter.ipynb #767a6747
-MATCHING = Stage("matching", 1, tuple(f"rim.method.{name}" for name in ("ranking", "bank", "regions", "segmenter")))
+_MATCHING = Stage("matching", 1, tuple(f"rim.method.{name}" for name in ("ranking", "bank", "regions", "segmenter")))
 
 # %% ../../nbs/method/13_segmenter.ipynb #2a538363
 def matching_key(
@@ -364,7 +364,7 @@ def matching_key(
     if ranking and settings.agent_choice == "random":
         names += ["seed"]
     variant = dict(references=references, ranking=ranking, subcategories=subcategories)
-    return MATCHING.key(**variant, settings_read=settings.subset(*names))
+    return _MATCHING.key(**variant, settings_read=settings.subset(*names))
 
 # %% ../../nbs/method/13_segmenter.ipynb #692bcc02
 @patch

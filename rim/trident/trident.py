@@ -266,7 +266,7 @@ def segment(
     )
 
 # %% ../../nbs/trident/05_trident.ipynb #edf6bb72
-TRIDENT = Stage(
+_TRIDENT = Stage(
     "trident",
     1,
     (
@@ -302,7 +302,7 @@ def method(
         "trident_background",
     ]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
-    key = TRIDENT.key(
+    key = _TRIDENT.key(
         method="trident",
         names=names,
         owner=owner.tolist(),
