@@ -148,9 +148,12 @@ def segment(args):
         print(f"rim: files are passed over: {some_files(others)}", file=sys.stderr)
     _check_one_opens(pictures)
     segmenter, folder = _segmenter_of(args), _output_folder(args.out)
+    from rim.base.images import typeset
     from rim.method.vocabulary import Vocabulary
 
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
+    if odd := [name for name in vocabulary.names if typeset(name, 13)[0] != name]:
+        print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
     if args.method != "trident":
         announced_bank(segmenter, vocabulary)
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
