@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-slow docs bench lab clean
+.PHONY: help setup reproduce test test-slow docs bench gpu-day release lab clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,6 +34,12 @@ docs: $(STAMP)  ## build the site into _docs/
 
 bench: $(STAMP)  ## time our code beside what one would use instead
 	$(BIN)/python -m bench $(ARGS)
+
+gpu-day: $(STAMP)  ## print what the paper's profile costs on a GPU, then run all of it, resumable
+	$(BIN)/python -m bench.gpu_day $(ARGS)
+
+release: $(STAMP)  ## build sdist, wheel, site and archive of results into dist/ and print their digests
+	$(BIN)/python docs/release.py
 
 lab: $(STAMP)  ## open the first tutorial in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/tutorials/01_first_steps.ipynb $(ARGS)

@@ -170,6 +170,13 @@ def test_the_decoder_equals_the_librarys(decoders):
         assert a.shape == b.shape and b.std() > 1e-2 and (a - b).abs().max() < 2e-5 * b.abs().max().clamp(min=1)
 
 
+def test_prompts_of_points_are_the_librarys_to_the_last_bit(decoders):
+    sam, _, xy = decoders
+    with torch.no_grad():
+        sparse, _ = sam.prompt_encoder(points=(xy[:, None], torch.ones(len(xy), 1)), boxes=None, masks=None)
+        assert torch.equal(PointDecoder(sam).embed(xy), sparse)
+
+
 def test_the_decoder_in_bfloat16(decoders):
     (logits, ious), (exact, sure) = by_ours(*decoders, torch.bfloat16), by_library(*decoders)
     assert (

@@ -6,7 +6,7 @@
 __all__ = ['read_ledger']
 
 # %% ../../nbs/base/04_ledger.ipynb #1ae6cbe1
-import atexit, json, os, sys
+import atexit, json, os, sys, time
 from pathlib import Path
 
 # %% ../../nbs/base/04_ledger.ipynb #1b609b7f
@@ -57,11 +57,9 @@ def peak_memory() -> int:  # MB; None where the system doesn't tell
 
 # %% ../../nbs/base/04_ledger.ipynb #2986ece8
 def _process_facts() -> dict:
-    "Peak memory of this process, its device, and the device's peak memory."
-    facts, torch = (
-        dict(pid=os.getpid(), peak_memory_mb=peak_memory(), device="cpu"),
-        sys.modules.get("torch"),
-    )  # what wasn't imported wasn't used
+    "Peak memory and CPU time of this process, its device, and the device's peak memory."
+    facts = dict(pid=os.getpid(), peak_memory_mb=peak_memory(), cpu_seconds=round(time.process_time(), 1), device="cpu")
+    torch = sys.modules.get("torch")  # what wasn't imported wasn't used
     if torch is not None and torch.cuda.is_initialized():
         facts.update(device=torch.cuda.get_device_name(), device_memory_mb=torch.cuda.max_memory_allocated() // 2**20)
     return facts

@@ -35,8 +35,7 @@ from rim.measure.metrics import (
 )
 from ..method.segmentation import Method, Segmentation
 from ..base.settings import Settings
-from ..base.stages import Stage
-from ..base.store import atomic_write
+from ..base.store import atomic_write, code_digest
 from ..method.vocabulary import Vocabulary, unscored_label
 
 # %% ../../nbs/measure/04_evaluation.ipynb #040d4ae2
@@ -64,9 +63,6 @@ def _as_methods(
         for name, m in (methods(benchmark) if callable(methods) else methods).items()
     }
 
-# %% ../../nbs/measure/04_evaluation.ipynb #79248a20
-_CONFUSION = Stage("confusion", 1, ("rim.measure.metrics",))
-
 # %% ../../nbs/measure/04_evaluation.ipynb #df2b730d
 def item_key(
     image,  # uint8 [H, W, 3]
@@ -79,7 +75,7 @@ def item_key(
         hashlib.sha256(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
         for a in (image, truth)
     ]
-    return _CONFUSION.key(content=content, classes=classes, method=method.key)
+    return {"content": content, "classes": classes, "method": method.key, "code": code_digest("rim.measure.metrics")}
 
 # %% ../../nbs/measure/04_evaluation.ipynb #3377a78a
 def pack_confusion(

@@ -191,7 +191,8 @@ def decode(
     def piece(xy):
         logits, ious = self.candidates(xy)
         stability, boxes = measure(logits, *axes, threshold, self.offset)
-        stable = stability >= self.least_stability if self.least_stability > 0 else slice(None)
+        every = torch.ones_like(stability, dtype=torch.bool)
+        stable = (stability >= self.least_stability if self.least_stability > 0 else every).nonzero()[:, 0]
         return [x[stable] for x in (logits, boxes, ious, stability)]
 
     logits, boxes, ious, stability = (torch.cat(part) for part in zip(*halving(piece, points, step)))
@@ -231,19 +232,13 @@ class Proposer:
         settings,
         dtype: torch.dtype = None,  # of the automatic generation; None: as the settings say
     ):
-        self.settings, self.predictor = settings, SamPredictor(sam)
-        grid = settings.points_per_side, settings.points_per_batch
+        self.predictor, grid = SamPredictor(sam), (settings.points_per_side, settings.points_per_batch)
         if settings.mask_generator == "stock":
             self.generate = partial(stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **thresholds(settings)))
         else:
             self.generate = MaskGenerator(
                 sam, *grid, **thresholds(settings), dtype=dtype or dtype_of(settings)
             ).generate
-
-    @property
-    def key(self) -> dict:
-        "What identifies its proposals."
-        return proposal_key(self.settings.replace(proposer="sam"))
 
     def proposals(
         self,

@@ -65,13 +65,6 @@ def written(
     )
     return weights.transpose(1, 2) @ answers.flatten(1, 2).to(weights.dtype)
 
-# %% ../../nbs/models/03_fast_sam.ipynb #f1748371
-def quartering(
-    conv: torch.nn.ConvTranspose2d,  # kernel 2, stride 2
-) -> tuple[torch.Tensor, torch.Tensor]:  # weight [C, 4 D]; bias [4 D]
-    "A transposed convolution without overlap, as the four places that a place becomes."
-    return conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous(), conv.bias.repeat(4)
-
 # %% ../../nbs/models/03_fast_sam.ipynb #d413a5aa
 def in_dtype(
     module: torch.nn.Module,  # float32
@@ -90,8 +83,7 @@ class PointDecoder:
         dtype: torch.dtype = torch.float32,  # of the places
     ):
         self.prompts, self.net, self.dtype = sam.prompt_encoder, sam.mask_decoder, dtype
-        first, self.between, _, second, _ = in_dtype(self.net.output_upscaling, dtype)
-        self.first, self.second = quartering(first), quartering(second)
+        self.upscaling = in_dtype(self.net.output_upscaling, dtype)
         self.norms = [in_dtype(layer.norm4, dtype) for layer in self.net.transformer.layers]
 
     def look(
@@ -170,14 +162,27 @@ def later_layer(
 
 # %% ../../nbs/models/03_fast_sam.ipynb #d4f1f59d
 @patch
+def embed(
+    self: PointDecoder,
+    xy: torch.Tensor,  # [B, 2] x y, in pixels of SAM's input
+) -> torch.Tensor:  # [B, 2, C] float32
+    "Prompts of foreground points, each with the library's padding; its masks of labels would make a GPU wait."
+    points = torch.stack([xy + 0.5, torch.zeros_like(xy)], 1)
+    found = self.prompts.pe_layer.forward_with_coords(points, self.prompts.input_image_size)
+    found[:, 0] += self.prompts.point_embeddings[1].weight
+    found[:, 1] = self.prompts.not_a_point_embed.weight
+    return found
+
+
+@patch
 def tokens(
     self: PointDecoder,
     xy: torch.Tensor,  # [B, 2] x y, in pixels of SAM's input
 ) -> tuple[torch.Tensor, torch.Tensor]:  # tokens [B, t, C] float32; places [B, places, C]
     "The transformer's results for foreground points."
     net, last = self.net, self.net.transformer
-    prompts, _ = self.prompts(points=(xy[:, None], torch.ones(len(xy), 1, device=xy.device)), boxes=None, masks=None)
-    points = torch.cat([torch.cat([net.iou_token.weight, net.mask_tokens.weight]).expand(len(xy), -1, -1), prompts], 1)
+    own = torch.cat([net.iou_token.weight, net.mask_tokens.weight]).expand(len(xy), -1, -1)
+    points = torch.cat([own, self.embed(xy)], 1)
     tokens, places = self.first_layer(points)
     for number in range(1, len(last.layers)):
         tokens, places = self.later_layer(number, points, tokens, places)
@@ -201,24 +206,9 @@ def logits(
     places: torch.Tensor,  # [B, places, C]
 ) -> torch.Tensor:  # [B, 3, 4 h, 4 w] float32
     "Low-resolution logits of each point's three masks."
-    hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 2)
-    step = 1 if places.device.type == "cpu" else len(places)  # a point's finest places fill a core's cache
-    pieces = zip(places.split(step), hyper.to(self.dtype).split(step))
-    found = torch.cat([self.finest(*piece) for piece in pieces]).unflatten(1, (*self.grid, 2, 2, 2, 2))
-    return found.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(places), 3, *(4 * n for n in self.grid)).float()
-
-
-@patch
-def finest(
-    self: PointDecoder,
-    places: torch.Tensor,  # [B, places, C]
-    hyper: torch.Tensor,  # [B, c, 3], what each mask looks for
-) -> torch.Tensor:  # [B, places 16, 3]
-    "The masks at the sixteen places that each place becomes, in the order of `quartering`, twice."
-    norm, (first, shift), (second, offset) = self.between, self.first, self.second
-    x = torch.addmm(shift, places.flatten(0, 1), first).view(-1, len(norm.weight))
-    x = F.gelu(F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, norm.eps))
-    return F.gelu(torch.addmm(offset, x, second)).view(len(places), -1, hyper.shape[1]) @ hyper
+    up = self.upscaling(places.transpose(1, 2).unflatten(2, self.grid))
+    hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 1)
+    return (hyper.to(self.dtype) @ up.flatten(2)).unflatten(2, up.shape[2:]).float()
 
 # %% ../../nbs/models/03_fast_sam.ipynb #e36cc0d9
 class Axis:

@@ -53,6 +53,7 @@ def measured(counted):
     devices = sorted({p["device"] for p in processes} - {"cpu"}) or [p["device"] for p in processes[:1]]
     return dict(
         device=", ".join(devices) or None,
+        cpu_seconds=round(sum(p["cpu_seconds"] for p in processes if "cpu_seconds" in p), 1) or None,
         peak_memory_mb=highest("peak_memory_mb"),
         device_memory_mb=highest("device_memory_mb"),
         counted={kind: facts for kind, facts in counted.items() if kind != "process"},
