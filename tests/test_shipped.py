@@ -6,6 +6,7 @@ import numpy as np, pytest
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
+from rim.method.matcher import segmenter_class
 from rim.method.segmenter import RIM
 from rim.method.shipped import (
     extended,
@@ -79,6 +80,12 @@ def test_generation_gives_the_shipped_bank(toybox):
 def test_the_segmenter_takes_it_without_generating(toybox, monkeypatch):
     monkeypatch.setattr(ReferenceBank, "build", lambda *args: pytest.fail("nothing has to be generated"))
     assert RIM(toybox.settings).bank_for("boat, sun").names == ("boat", "sun")
+
+
+def test_the_matcher_of_the_toybox_has_a_bank_of_its_own(toybox, monkeypatch):
+    monkeypatch.setattr(ReferenceBank, "build", lambda *args: pytest.fail("nothing has to be generated"))
+    part = segmenter_class(toybox.settings)(toybox.settings).bank_for("boat, sun")
+    assert part.dim == 256 and (part.owner == shipped_bank("boat, sun", toybox).owner).all()
 
 
 def test_unknown_bank_is_named(toybox):
