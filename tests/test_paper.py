@@ -45,6 +45,7 @@ FEWER = dict(
     fig5=dict(numbers=[1, 2], thresholds=[0.3, 0.9], images=2),
     study_images_per_class=dict(numbers=[1, 2], draws=2),
     study_agents=dict(numbers=[1, 2, 5]),
+    study_matching=dict(numbers=[1, 2], draws=1),
     study_background=dict(numbers=[1, 2], words="sky, water", images=1),
 )  # of the settings that a notebook tries
 

@@ -161,6 +161,7 @@ _STUDIES = tuple(
         ("agents", "Number of agents, from 1 to 10", 3),
         ("background", "What describes the background: one vector, clusters, a list of words", 4, "clip"),
         ("label_painting", "Overlapping masks: painted by area or by score", 3),
+        ("matching", "What a match needs: oracles of each stage, and the matcher step by step", 10, "clip"),
     )
 )
 
