@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-slow docs bench gpu-day release lab clean
+.PHONY: help setup reproduce test test-photo test-slow docs bench gpu-day release lab clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,6 +24,9 @@ reproduce: $(STAMP)  ## make the tables and figures of the toybox, in figures/to
 test: $(STAMP)  ## run the notebooks' fast cells, then the tests
 	$(ONE_THREAD) $(BIN)/nbdev-test nbs --skip-folder-re '^([_.].*|paper)$$' --n-workers $(JOBS) --timing
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-photo: $(STAMP)  ## run the tests of trained weights, where rim weights fetch --keep has brought them
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --photo -m photo -rs $(ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes, one by one, and put their figures onto the page of promises
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --slow -m slow $(ARGS)

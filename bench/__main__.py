@@ -22,6 +22,7 @@ NAMES = (
     "proposals",
     "pooling",
     "segment",
+    "photo",
 )
 
 

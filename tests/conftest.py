@@ -21,6 +21,7 @@ WEIGHTS = ROOT / "rim" / "toybox" / "weights"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
+    parser.addoption("--photo", action="store_true", help="run the tests of the trained weights of the profile photo")
     parser.addoption("--gpu", action="store_true", help="run the tests that need a CUDA device")
 
 
@@ -28,6 +29,7 @@ def pytest_collection_modifyitems(config, items):
     weights = all((WEIGHTS / name).is_dir() for name in ("diffusion", "sam", "dino", "clip"))
     reasons = dict(
         slow=not config.getoption("--slow") and "slow: run with --slow",
+        photo=not config.getoption("--photo") and "trained weights: run with --photo, or make test-photo",
         gpu=not config.getoption("--gpu") and "needs a GPU: run with --gpu",
         weights=not weights and "the toybox weights are not in rim/toybox/weights",
     )
