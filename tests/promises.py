@@ -71,6 +71,7 @@ PROMISES = {
     ),
     36: "What others read has what their format lists: a COCO file has every key, also those that few readers ask for.",
     37: "Capitals, synonyms and spellings of an accent name the same class, mask or photograph everywhere, and a mask of another spelling is never taken for a photograph.",
+    38: "Overlays write names in their own letters; one that no font of the machine has is its number, so that no two names look alike.",
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: (
         "What can be known of settings and machine at the start is refused at the start: exit code 2, one "

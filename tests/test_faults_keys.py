@@ -1,7 +1,7 @@
 """Every setting is classified: by what has to be computed again when it changes. A new setting fails here until
 somebody has thought about it."""
 
-import functools, importlib
+import functools
 from types import SimpleNamespace
 import pytest
 from rim.method.references import Tools, plan, reference_key
@@ -139,16 +139,6 @@ WHICH = {
         **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")},
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def digested_once():
-    "The code stays as it is meanwhile; parsing it for every key would take a minute."
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("method.references", "method.regions", "measure.rivals", "method.segmenter", "trident.trident"):
-            module = importlib.import_module(f"rim.{name}")
-            patch.setattr(module, "code_digest", functools.cache(module.code_digest))
-        yield
 
 
 @functools.cache

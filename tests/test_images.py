@@ -4,7 +4,7 @@ import io, struct, zlib
 import numpy as np, pytest
 from PIL import Image
 from hypothesis import given, strategies as st
-from rim.base.images import image_size, read_image, read_labels
+from rim.base.images import image_size, read_image, read_labels, typeset
 
 
 def saved(folder, image, name, **options):
@@ -258,3 +258,37 @@ def test_missing(tmp_path):
 def test_arrays(array):
     with pytest.raises(ValueError, match="uint8"):
         read_image(array)
+
+
+WORDS = ["Größe", "vélo", "niño", "żółw", "лодка", "σκύλος", "قطة", "כלב", "小船", "boat"]
+
+
+def drawn(text):
+    text, font = typeset(text, 13)
+    core = font.getmask(text)
+    return core.size, bytes(core.getpixel((x, y)) for y in range(core.size[1]) for x in range(core.size[0]))
+
+
+@pytest.mark.promise(38)
+@pytest.mark.parametrize("word", WORDS)
+def test_every_letter_of_a_name_is_drawn_or_told_from_others_by_its_number(word):
+    boxes = {drawn(letter) for letter in "\u0378\u0379"}  # no font has them
+    assert len(boxes) == 2 and not boxes & {drawn(letter) for letter in word}
+    text, font = typeset(word, 13)
+    assert text == word or word == "小船" and text in (word, "[5C0F][8239]")
+    if word != "小船":
+        assert all(font.getmask(letter).getbbox() for letter in word)
+
+
+@pytest.mark.promise(38)
+def test_a_font_of_the_machine_is_taken_where_it_has_all_letters(monkeypatch):
+    from rim.base import images
+
+    monkeypatch.setattr(
+        images, "_letters", lambda path: set(range(256)) | {0x5C0F} if "DejaVuSerif" in str(path) else set()
+    )
+    serif = str(images._font_file(frozenset([65]))[0]).replace("DejaVuSans.ttf", "DejaVuSerif.ttf")
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: ["/gone.ttf", serif])
+    images._font_file.cache_clear()
+    assert typeset("小", 13)[1].getname()[0] == "DejaVu Serif" and typeset("船", 13)[0] == "[8239]"
+    images._font_file.cache_clear()

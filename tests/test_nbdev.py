@@ -1,6 +1,6 @@
 """Invariants of the repository: notebooks and modules agree, notebooks are clean, modules import downwards only."""
 
-import ast, json, re, shutil, subprocess, sys
+import ast, builtins, json, re, shutil, subprocess, symtable, sys
 from pathlib import Path
 import pytest
 from conftest import ROOT
@@ -154,3 +154,22 @@ def test_public_names_are_few():
     assert 100 <= len(public) <= 130, len(public)
     assert not [name for name in public if name[1].startswith("_")]
     assert {"RIM", "Trident", "ReferenceBank", "Settings", "segment"} <= {name for _, name in public}
+
+
+def test_modules_define_what_they_name():
+    "A name that a merge left behind would be found when its line runs, perhaps in an hour."
+    known = {*dir(builtins), "__file__", "__name__"}
+
+    def scopes(table):
+        yield table
+        for child in table.get_children():
+            yield from scopes(child)
+
+    for module in MODULES:
+        top = symtable.symtable((ROOT / module).read_text(encoding="utf-8"), str(module), "exec")
+        own = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+        used = {
+            s.get_name() for scope in scopes(top) for s in scope.get_symbols() if s.is_global() and s.is_referenced()
+        }
+        used |= {s.get_name() for s in top.get_symbols() if s.is_referenced()}
+        assert not used - own - known, f"{module} names {sorted(used - own - known)}"

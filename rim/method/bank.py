@@ -14,11 +14,11 @@ from html import escape
 from pathlib import Path
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack_arrays
-from ..base.images import data_uri, framed
+from ..base.images import data_uri, framed, typeset
 from ..base.ledger import note
 from ..base.settings import Settings
 from ..base.store import address, atomic_write, canonical, checksum
@@ -414,13 +414,14 @@ def contact_sheet(
     columns=8,  # pictures per class, at most 8
 ) -> Image.Image:
     "The first reference pictures of each class, one row per class."
-    left, font, owner = 110, ImageFont.load_default(13), self.thumbnails["owner"]
+    left, owner = 110, self.thumbnails["owner"]
     sheet = Image.new("RGB", (left + columns * (THUMB + 2), len(self) * (THUMB + 2)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(self.names):
+        name, font = typeset(name if len(name) < 15 else name[:13] + "…", 13)
         draw.text(
             (6, row * (THUMB + 2) + THUMB // 2 - 8),
-            name if len(name) < 15 else name[:13] + "…",
+            name,
             fill="black",
             font=font,
         )

@@ -26,6 +26,7 @@ class Encoder(Protocol):
 
     name: str
     dim: int
+    key: dict  # all that identifies its features; without one (None) nothing of it is kept in a store
 
     def features(self, image: np.ndarray) -> torch.Tensor:  # [H, W, 3] uint8 RGB -> [D, h, w] float32
         "The feature grid of one image."

@@ -19,7 +19,8 @@ from ..base.images import image_size, read_image, read_labels
 from .proposals import attention_mask, foreground_mask
 from .references import Tools, describe_reference
 from ..base.settings import Settings
-from ..base.store import code_digest, file_digest
+from ..base.stages import Stage
+from ..base.store import file_digest
 from .synthesis import image_seed
 from .vocabulary import Vocabulary, clean_name
 
@@ -176,19 +177,17 @@ def find_mask(
         return mask, "click", attention
     return attention_mask(attention, (height, width), s), "attention", attention
 
+# %% ../../nbs/method/06_photographs.ipynb #3b01ab41
+_PHOTOGRAPH = Stage("photograph", 1, ("rim.method.photographs", "rim.base.images"))
+
 # %% ../../nbs/method/06_photographs.ipynb #eb2d47a2
 def _photograph_key(
     photo: Photograph,
     tools: Tools,
 ) -> dict:
     "What determines the reference that a photograph becomes."
-    return {
-        "photograph": file_digest(photo.path),
-        "mask": photo.mask and file_digest(photo.mask),
-        "clicks": [list(c) for c in photo.clicks],
-        "photographs": code_digest("rim.method.photographs", "rim.base.images"),
-        **tools.masking_key,
-    }
+    mask, clicks = photo.mask and file_digest(photo.mask), [list(c) for c in photo.clicks]
+    return _PHOTOGRAPH.key(photograph=file_digest(photo.path), mask=mask, clicks=clicks, reference=tools.masking_key)
 
 
 def _describe_photograph(
@@ -225,6 +224,7 @@ def describe_photographs(
     "The references that a folder of photographs becomes."
     vocabulary, tools = vocabulary and Vocabulary.of(vocabulary), tools or Tools(settings)
     classes = photographs_in(folder, vocabulary)
+    store = tools.keepable(store)
     items = [(c, k, photo) for c, these in enumerate(classes.values()) for k, photo in enumerate(these)]
     made = [
         (c, photo.name, k, *_describe_photograph(photo, tools, store))

@@ -232,13 +232,19 @@ class Proposer:
         settings,
         dtype: torch.dtype = None,  # of the automatic generation; None: as the settings say
     ):
-        self.predictor, grid = SamPredictor(sam), (settings.points_per_side, settings.points_per_batch)
+        self.settings, self.predictor = settings, SamPredictor(sam)
+        grid = settings.points_per_side, settings.points_per_batch
         if settings.mask_generator == "stock":
             self.generate = partial(stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **thresholds(settings)))
         else:
             self.generate = MaskGenerator(
                 sam, *grid, **thresholds(settings), dtype=dtype or dtype_of(settings)
             ).generate
+
+    @property
+    def key(self) -> dict:
+        "What identifies its proposals."
+        return proposal_key(self.settings.replace(proposer="sam"))
 
     def proposals(
         self,

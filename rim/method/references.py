@@ -6,16 +6,18 @@
 __all__ = ['Tools', 'k_means', 'cosine_matrix', 'References']
 
 # %% ../../nbs/method/05_references.ipynb #eedfa9f5
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image
 from sklearn.cluster import KMeans
 from tqdm import tqdm
 from ..base.engine import Engine, Undone, run
 from ..base.settings import Settings
-from ..base.store import code_digest, library_versions
+from ..base.stages import Stage
 from rim.method.features import (
     ClipPatches,
     DiffusionFeatures,
@@ -27,7 +29,7 @@ from rim.method.features import (
     fusion_parts,
     pool,
 )
-from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask
+from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask, proposal_key
 from .synthesis import class_tokens, image_seed, prompt_length, synthesise
 from .vocabulary import Vocabulary
 from rim.models.loading import (
@@ -70,6 +72,12 @@ _PROPOSERS = {  # proposer -> (tools -> what proposes regions of a test image)
     "none": lambda tools: NoProposals(),
 }
 
+# %% ../../nbs/method/05_references.ipynb #94b8ee96
+_PICTURE = Stage("picture", 1, ("rim.method.synthesis",), PAINTING)
+_CUTTING = "rim.models.fast_sam", "rim.method.proposals", "rim.method.references"
+MASK = Stage("mask", 1, _CUTTING, MASKING)
+_REFERENCE = Stage("reference", 1, (*_CUTTING, "rim.method.features"), (*MASKING, "feature", "reference_side"))
+
 # %% ../../nbs/method/05_references.ipynb #03c030e4
 class Tools:
     "The models of stage 1, each loaded when first used, and what identifies their work."
@@ -82,11 +90,11 @@ class Tools:
     ):
         if settings.feature not in ENCODERS:
             raise ValueError(f"feature must be one of {', '.join(ENCODERS)}: got {settings.feature!r}")
-        self.settings = settings
-        if proposer is not None:
-            self.proposer = self.region_proposer = proposer
-        if encoder is not None:
-            self.encoder = self.region_encoder = encoder
+        self.settings, given = settings, dict(proposer=proposer, encoder=encoder)
+        self.given = {name: part for name, part in given.items() if part is not None}
+        for name, part in self.given.items():
+            setattr(self, name, part)
+            setattr(self, f"region_{name}", part)
 
     @cached_property
     def pipeline(self):
@@ -106,7 +114,9 @@ class Tools:
 
     def _encoder(self, side):
         own = ENCODERS[self.settings.feature][1](self.network, side, self.settings)
-        return FusedFeatures([own, *(t._encoder(side) for t in self.others)]) if self.settings.fusion else own
+        encoder = FusedFeatures([own, *(t._encoder(side) for t in self.others)]) if self.settings.fusion else own
+        encoder.key = encoder_key(self.settings)
+        return encoder
 
     @cached_property
     def others(self):
@@ -124,49 +134,51 @@ class Tools:
     def region_encoder(self):
         return self._encoder(self.settings.region_side)
 
+    @cached_property
+    def painting_key(self):  # dict: what determines the images of a prompt
+        s = self.settings
+        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s))
+
+    @cached_property
+    def cutting_key(self):  # dict: what determines the mask of an image
+        return MASK.key(self.settings, dtype=str(dtype_of(self.settings)), sam=_masks_by(self))
+
+    @cached_property
+    def masking_key(self):  # dict: what determines masks and features of an image
+        s = self.settings
+        encoder = part_key(self, "encoder", s)
+        return _REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
+
 # %% ../../nbs/method/05_references.ipynb #d62438d7
-def painting_key(self):
-    "What determines the pictures of a prompt."
-    s = self.settings
-    return {
-        "settings": s.subset(*PAINTING),
-        "dtype": str(dtype_of(s)),
-        "diffusion": weights_key("diffusion", s),
-        "code": code_digest("rim.method.synthesis"),
-        "libraries": library_versions(),
-    }
+def part_key(
+    tools,  # Tools; anything without `given` has the parts of its settings
+    part: str,  # proposer or encoder
+    settings: Settings,
+):  # dict; None where a given part has no key
+    "What identifies a part: its own `key` where it was given, else its settings and weights."
+    if part in (given := getattr(tools, "given", {})):
+        return getattr(given[part], "key", None)
+    return encoder_key(settings) if part == "encoder" else proposal_key(settings)
 
 
-def cutting_key(self):
-    "What determines the mask of a picture."
-    s = self.settings
-    return {
-        "settings": s.subset(*MASKING),
-        "dtype": str(dtype_of(s)),
-        "sam": weights_key("sam", s),
-        "code": code_digest("rim.models.fast_sam", "rim.method.proposals", "rim.method.references"),
-        "libraries": library_versions(),
-    }
+@patch
+def keepable(
+    self: Tools,
+    store,  # Store or None
+):  # the store; None where a part has no key
+    "Where results may be kept: nowhere if a part has no key, since another part's results would be found for its own."
+    lacking = [name for name in self.given if part_key(self, name, self.settings) is None]
+    if store and lacking:
+        warnings.warn(
+            f"a part needs a key for its results to be kept: the {' and the '.join(lacking)} has none, so the store is not used",
+            stacklevel=3,
+        )
+    return None if lacking else store
 
 
-def masking_key(self):
-    "What determines masks and features of a picture."
-    s = self.settings
-    return {
-        "settings": s.subset(*MASKING, "feature", "reference_side"),
-        "dtype": str(dtype_of(s)),
-        "sam": weights_key("sam", s),
-        "encoder": encoder_key(s),
-        "code": code_digest(
-            "rim.models.fast_sam", "rim.method.proposals", "rim.method.features", "rim.method.references"
-        ),
-        "libraries": library_versions(),
-    }
-
-
-for part in (painting_key, cutting_key, masking_key):
-    setattr(Tools, part.__name__, described := cached_property(part))
-    described.__set_name__(Tools, part.__name__)
+def _masks_by(tools):
+    key = part_key(tools, "proposer", tools.settings) if "proposer" in tools.given else {}
+    return key if key is None else key.get("weights") or key or weights_key("sam", tools.settings)
 
 # %% ../../nbs/method/05_references.ipynb #06cdea4f
 THUMB = 64  # side of thumbnails, pixels
@@ -323,6 +335,11 @@ def _make_elsewhere(batches, tools, store, engine, progress):
     "Let workers make batches of references; Undone names those that could not be made."
     if not store:
         raise ValueError(f"the engine {engine.name} needs a store, where its workers leave the references")
+    own = [
+        name for name in tools.given if part_key(tools, name, tools.settings) != part_key(None, name, tools.settings)
+    ]
+    if own:
+        raise ValueError(f"the workers of an engine load the parts of the settings: use serial with your own {own[0]}")
     try:
         outcomes = run(
             Describing(tools.settings, store),
@@ -356,6 +373,7 @@ def make_references(
 ) -> list:  # (class index from 0, word, k, arrays, record)
     "Every reference of a vocabulary, resumable."
     batches, made, engine = plan(vocabulary, tools.settings), [], Engine(engine) if isinstance(engine, str) else engine
+    store = tools.keepable(store)
     total = sum(map(len, batches))
     lacking = [
         b

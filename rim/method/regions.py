@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import numpy as np
 import torch
-from .features import encoder_key, pool
+from .features import pool
 from ..base.images import read_image
 from ..models.loading import dtype_of
-from .proposals import Proposals, proposal_key
+from .proposals import Proposals
 from ..base.settings import Settings
-from ..base.store import code_digest, library_versions
+from ..base.stages import Stage
+from .references import part_key
 
 # %% ../../nbs/method/09_regions.ipynb #64bde938
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def describe(
     pooled, valid = pool(grid, proposals.masks)
     return Regions(proposals, pooled.masked_fill(~valid[:, None], torch.nan).cpu(), grid.cpu())
 
+# %% ../../nbs/method/09_regions.ipynb #ab045649
+_CODE = "rim.models.fast_sam", "rim.method.proposals", "rim.method.regions"
+_PROPOSALS = Stage("proposals", 1, _CODE)
+_ANALYSIS = Stage("analysis", 1, (*_CODE, "rim.method.features"), ("feature", "region_side"))
+
 # %% ../../nbs/method/09_regions.ipynb #402a8c27
 class Analyser:
     "Proposals and features of images; kept in a store if there is one."
@@ -88,29 +94,19 @@ class Analyser:
         store=None,  # where analyses are kept; None: nowhere
     ):
         self.settings, self.tools, self.store = settings, tools, store
+        if store and hasattr(tools, "keepable"):
+            self.store = tools.keepable(store)
 
     @cached_property
     def proposals_key(self):
-        return {
-            "proposals": proposal_key(self.settings),
-            "dtype": str(dtype_of(self.settings)),
-            "code": code_digest("rim.models.fast_sam", "rim.method.proposals", "rim.method.regions"),
-            "libraries": library_versions(),
-        }
+        s = self.settings
+        return _PROPOSALS.key(s, {"proposer": part_key(self.tools, "proposer", s)}, dtype=str(dtype_of(s)))
 
     @cached_property
     def analysis_key(self):
         s = self.settings
-        return {
-            "proposals": proposal_key(s),
-            "settings": s.subset("feature", "region_side"),
-            "dtype": str(dtype_of(s)),
-            "encoder": encoder_key(s),
-            "code": code_digest(
-                "rim.models.fast_sam", "rim.method.proposals", "rim.method.features", "rim.method.regions"
-            ),
-            "libraries": library_versions(),
-        }
+        parts = {part: part_key(self.tools, part, s) for part in ("proposer", "encoder")}
+        return _ANALYSIS.key(s, parts, dtype=str(dtype_of(s)))
 
     def analyse(self, image) -> Regions:
         "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."

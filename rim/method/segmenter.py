@@ -26,7 +26,8 @@ from .references import References, Tools, cosine_matrix
 from .regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from .segmentation import Method, Region, Segmentation
 from ..base.settings import Settings
-from ..base.store import Store, code_digest
+from ..base.stages import Stage
+from ..base.store import Store
 from .vocabulary import Vocabulary
 
 # %% ../../nbs/method/13_segmenter.ipynb #15b38973
@@ -154,7 +155,8 @@ class RIM:
         if self.bank is not None:
             return self.bank if self.bank.names == vocabulary.names else extended(self.bank, vocabulary, self.tools)
         key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
-        if key not in self.banks and self.analysis_key:
+        if key not in self.banks:
+            self.analysis_key  # what the analysis lacks is found before anything is generated
             self.banks[key] = shipped_bank(vocabulary, self.tools) or ReferenceBank.build(
                 vocabulary, self.settings, self.store, progress, self.tools
             )
@@ -337,6 +339,9 @@ def segment(
     bank = self.bank_for(vocabulary)
     return self.predict(image, self.analyse(image), vocabulary, bank, **variant)
 
+# %% ../../nbs/method/13_segmenter.ipynb #767a6747
+_MATCHING = Stage("matching", 1, tuple(f"rim.method.{name}" for name in ("ranking", "bank", "regions", "segmenter")))
+
 # %% ../../nbs/method/13_segmenter.ipynb #2a538363
 def matching_key(
     settings: Settings,
@@ -358,15 +363,8 @@ def matching_key(
         ]
     if ranking and settings.agent_choice == "random":
         names += ["seed"]
-    return {
-        "references": references,
-        "with_ranking": ranking,
-        "with_subcategories": subcategories,
-        **settings.subset(*names),
-        "code": code_digest(
-            "rim.method.ranking", "rim.method.references", "rim.method.regions", "rim.method.segmenter"
-        ),
-    }
+    variant = dict(references=references, ranking=ranking, subcategories=subcategories)
+    return _MATCHING.key(**variant, settings_read=settings.subset(*names))
 
 # %% ../../nbs/method/13_segmenter.ipynb #692bcc02
 @patch
@@ -386,4 +384,6 @@ def method(
         "analysis": self.analysis_key,
         "matching": matching_key(self.settings, **variant),
     }
+    if self.analysis_key is None:
+        key = None  # a part without a key: nothing identifies the result
     return Method(lambda image, regions: self.predict(image, regions, vocabulary, bank, **variant), self.analyse, key)

@@ -135,7 +135,7 @@ def photographed_part(
     vocabulary: Vocabulary,
     name="",  # of the bank, for messages
 ) -> ReferenceBank:
-    "The references of a vocabulary; what has a true mask and isn't asked for becomes a negative."
+    "The references of a vocabulary."
     shared = share_things(bank, vocabulary)
     _check_known(shared, name)
     number = np.full(len(bank.names), -1)
@@ -143,8 +143,6 @@ def photographed_part(
         number[things] = i
     owner, shown = number[bank.owner], number[bank.thumbnails["owner"]]
     rows, tiles = (np.argsort(o, kind="stable")[(o < 0).sum() :] for o in (owner, shown))
-    others = np.flatnonzero((owner < 0) & (bank.extra["masked"][:, 0] > 0)) if "masked" in bank.extra else []
-    vectors = {"foreground": bank.foreground, **bank.extra}
     return ReferenceBank(
         vocabulary.names,
         owner[rows],
@@ -152,7 +150,7 @@ def photographed_part(
         {**{k: v[tiles] for k, v in bank.thumbnails.items()}, "owner": shown[tiles]},
         {**bank.record, "references": len(rows), "part_of": name},
         {k: v[rows] for k, v in bank.extra.items()},
-        {k: np.concatenate([v, vectors[k][others]]) for k, v in bank.negatives.items()},
+        bank.negatives,
     )
 
 # %% ../../nbs/method/12_shipped.ipynb #5e1b0011
@@ -166,7 +164,8 @@ def shipped_bank(
         return None
     bank = read_shipped(name)
     if bank.record["source"] == "diffusion":
-        return _generated_part(bank, vocabulary, tools)
+        banks = [bank, *(read_shipped(other) for other in shipped_names() if other.startswith(f"{name}-"))]
+        return next(filter(None, (_generated_part(each, vocabulary, tools) for each in banks)), None)
     if (asked := tools.masking_key["encoder"]) != bank.record["encoder"]:
         raise ValueError(
             f"a bank goes with the encoder that made it: {name} is of {bank.record['encoder']}, the settings ask for"

@@ -64,7 +64,21 @@ def _read_ranks(
 
 # %% ../../nbs/method/11_words.ipynb #3c0a000d
 _FOOD, _PLANT, _DEPTH = "n00021265", "n00017222", 5
-OWN = {"n07555863": _FOOD, "n04019101": "n04524313"}  # solid food is food, public transport consists of vehicles
+OWN = {  # synset -> a broader one that WordNet doesn't name
+    "n07555863": _FOOD,  # solid food
+    "n04019101": "n04524313",  # public transport: vehicles
+    **dict.fromkeys(("n04404412", "n03782006", "n04152593"), "n04405907"),  # television system, monitor, screen: tv
+    "n02403003": "n02403454",  # ox: cow
+    "n03991062": "c064",  # flowerpot: potted plant
+    "n04026417": "n02774152",  # purse: handbag
+    "n04128837": "n02858304",  # sailing vessel: boat
+    **dict.fromkeys(("n03797390", "n07930864"), "n03147509"),  # mug, cup of punch: cup
+    "n03443371": "n04592099",  # goblet: wine glass
+    "n04447861": "n04446521",  # toilet seat: toilet
+    "n04553703": "n04223580",  # washbasin: sink
+    "n03832673": "n03642806",  # notebook: laptop
+    **dict.fromkeys(("n06596364", "n07248320"), "n02870092"),  # comic book, book jacket: book
+}
 
 
 def gather(

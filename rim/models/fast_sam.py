@@ -65,6 +65,13 @@ def written(
     )
     return weights.transpose(1, 2) @ answers.flatten(1, 2).to(weights.dtype)
 
+# %% ../../nbs/models/03_fast_sam.ipynb #f1748371
+def quartering(
+    conv: torch.nn.ConvTranspose2d,  # kernel 2, stride 2
+) -> tuple[torch.Tensor, torch.Tensor]:  # weight [C, 4 D]; bias [4 D]
+    "A transposed convolution without overlap, as the four places that a place becomes."
+    return conv.weight.permute(0, 2, 3, 1).flatten(1).contiguous(), conv.bias.repeat(4)
+
 # %% ../../nbs/models/03_fast_sam.ipynb #d413a5aa
 def in_dtype(
     module: torch.nn.Module,  # float32
@@ -83,7 +90,8 @@ class PointDecoder:
         dtype: torch.dtype = torch.float32,  # of the places
     ):
         self.prompts, self.net, self.dtype = sam.prompt_encoder, sam.mask_decoder, dtype
-        self.upscaling = in_dtype(self.net.output_upscaling, dtype)
+        first, self.between, _, second, _ = in_dtype(self.net.output_upscaling, dtype)
+        self.first, self.second = quartering(first), quartering(second)
         self.norms = [in_dtype(layer.norm4, dtype) for layer in self.net.transformer.layers]
 
     def look(
@@ -206,9 +214,24 @@ def logits(
     places: torch.Tensor,  # [B, places, C]
 ) -> torch.Tensor:  # [B, 3, 4 h, 4 w] float32
     "Low-resolution logits of each point's three masks."
-    up = self.upscaling(places.transpose(1, 2).unflatten(2, self.grid))
-    hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 1)
-    return (hyper.to(self.dtype) @ up.flatten(2)).unflatten(2, up.shape[2:]).float()
+    hyper = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.net.output_hypernetworks_mlps)][1:], 2)
+    step = 1 if places.device.type == "cpu" else len(places)  # a point's finest places fill a core's cache
+    pieces = zip(places.split(step), hyper.to(self.dtype).split(step))
+    found = torch.cat([self.finest(*piece) for piece in pieces]).unflatten(1, (*self.grid, 2, 2, 2, 2))
+    return found.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(places), 3, *(4 * n for n in self.grid)).float()
+
+
+@patch
+def finest(
+    self: PointDecoder,
+    places: torch.Tensor,  # [B, places, C]
+    hyper: torch.Tensor,  # [B, c, 3], what each mask looks for
+) -> torch.Tensor:  # [B, places 16, 3]
+    "The masks at the sixteen places that each place becomes, in the order of `quartering`, twice."
+    norm, (first, shift), (second, offset) = self.between, self.first, self.second
+    x = torch.addmm(shift, places.flatten(0, 1), first).view(-1, len(norm.weight))
+    x = F.gelu(F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, norm.eps))
+    return F.gelu(torch.addmm(offset, x, second)).view(len(places), -1, hyper.shape[1]) @ hyper
 
 # %% ../../nbs/models/03_fast_sam.ipynb #e36cc0d9
 class Axis:

@@ -212,10 +212,10 @@ SAM_SIZES = {
 }
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 FEATURE_ROLES = dict(dino="dino", clip="clip", mae="mae", sd="diffusion", efficientnet="efficientnet")  # whose weights
-_PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # converted from files in registries' packages
+PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # converted from files in registries' packages
 
 # %% ../../nbs/models/02_loading.ipynb #a1b13f15
-def _models_folder(
+def models_folder(
     settings,  # `rim.base.settings.Settings`
 ) -> Path:
     """The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or
@@ -227,7 +227,7 @@ def _role_of(name: str, settings) -> str:
     return next((role for role in ROLES if getattr(settings, role) == name), "dino")
 
 
-def _fetch_command(
+def fetch_command(
     name: str,  # weights' name as in the settings
     settings,
 ) -> str:
@@ -235,10 +235,10 @@ def _fetch_command(
     role = _role_of(name, settings)
     if name.startswith("toybox:"):
         return f"python -m rim.toybox.training {name.removeprefix('toybox:')}"
-    if name in _PACKAGED:
+    if name in PACKAGED:
         return f"rim weights fetch {name}"
     if name in SAM_FILES:
-        return f"curl -L --create-dirs -o {_models_folder(settings) / name} {_SAM_URL}{name}"
+        return f"curl -L --create-dirs -o {models_folder(settings) / name} {_SAM_URL}{name}"
     revision = getattr(settings, f"{role}_revision", "main")
     return f"hf download {name} --revision {revision} {ROLES[role].fetch}".strip()
 
@@ -246,7 +246,7 @@ def _fetch_command(
 def _candidates(name: str, settings) -> list[Path]:
     if name.startswith("toybox:"):
         return [Path(__file__).parents[1] / "toybox/weights" / name.removeprefix("toybox:")]
-    folders = [Path(name).expanduser(), _models_folder(settings) / name]
+    folders = [Path(name).expanduser(), models_folder(settings) / name]
     try:
         revision = getattr(settings, f"{_role_of(name, settings)}_revision", None)
         folders.append(Path(snapshot_download(name, revision=revision, local_files_only=True)))
@@ -270,7 +270,7 @@ def resolve(
             return path
     raise FileNotFoundError(
         f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(map(str, places))}; "
-        f"fetch them with: {_fetch_command(name, settings)}"
+        f"fetch them with: {fetch_command(name, settings)}"
     )
 
 # %% ../../nbs/models/02_loading.ipynb #fbc0343b
@@ -822,7 +822,7 @@ def halving(
             torch.cuda.empty_cache()  # outside the handler: its exception would hold what the failed piece left
 
 # %% ../../nbs/models/02_loading.ipynb #f8c1e4a1
-_PUBLISHED = {
+PUBLISHED = {
     "CompVis/stable-diffusion-v1-4": ("CreativeML OpenRAIL-M", 4270),
     "sam_vit_b_01ec64.pth": ("Apache-2.0", 375),
     "facebook/dinov2-base": ("Apache-2.0", 346),
@@ -853,6 +853,7 @@ class Finding:
     licence: str = ""  # empty where we know of none
     megabytes: float = 0  # measured where present, else as published
     kind: str = "weights"  # or "data"
+    sources: tuple[str, ...] = ()  # where they are looked for and fetched from, in order
 
 
 def _revision(name: str, role: str, settings) -> str:
@@ -866,7 +867,7 @@ def _megabytes(path: Path) -> float:
     return round(sum(f.stat().st_size for f in files) / 1e6, 1)
 
 
-def _needed_roles(
+def needed_roles(
     settings,
 ) -> list[str]:  # keys of `ROLES`, in their order
     "The roles that a profile's targets need, by its setting `needs`, and the one of its feature."
@@ -882,13 +883,13 @@ def doctor(
 ) -> list[Finding]:
     "Which weights a profile needs, and which of them this machine has."
     rows = []
-    for role in _needed_roles(settings):
+    for role in needed_roles(settings):
         name, spec = getattr(settings, role), ROLES[role]
         places = [] if not settings.pretrained else _candidates(name, settings)
         found = next((p for p in places if _complete(p, role)), None)
         present = found is not None or not settings.pretrained
         where = str(found or "; ".join(map(str, places)) or "random weights")
-        licence, size = _PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
+        licence, size = PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
         if name.startswith("toybox:"):
             licence = "as this package"
         rows.append(
@@ -897,7 +898,7 @@ def doctor(
                 spec.what,
                 where,
                 present,
-                "" if present else _fetch_command(name, settings),
+                "" if present else fetch_command(name, settings),
                 _revision(name, role, settings),
                 licence,
                 _megabytes(found) if found else size,

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from scipy import ndimage
 from ..base.images import read_image
 from ..base.settings import Settings
-from ..base.store import code_digest, library_versions
+from ..base.stages import Stage
 from ..method.segmentation import Method, Region, Segmentation, mask_box
 from ..method.vocabulary import Vocabulary
 from ..models.loading import dtype_of, halving, load_clip, load_sam, load_vit, resolve, weights_key
@@ -265,6 +265,17 @@ def segment(
         read_image(image), vocabulary, usual_background(self.settings, vocabulary) if background is None else background
     )
 
+# %% ../../nbs/trident/05_trident.ipynb #edf6bb72
+_TRIDENT = Stage(
+    "trident",
+    1,
+    (
+        "rim.method.features",
+        *(f"rim.trident.{step}" for step in ("windows", "splice", "aggregation", "refinement", "trident")),
+    ),
+    libraries=("torch", "transformers", "segment-anything", "scipy", "pillow"),
+)
+
 # %% ../../nbs/trident/05_trident.ipynb #542f1e0e
 _UNUSED = {
     "refine": ("trident_coarse_thresh", "trident_min_area", "trident_iou_thresh", "trident_mask_weight"),
@@ -291,19 +302,14 @@ def method(
         "trident_background",
     ]
     own = s.subset(*[key for key in s.as_dict() if key.startswith("trident_") and key not in unused])
-    key = {
-        "method": "trident",
-        "names": names,
-        "owner": owner.tolist(),
-        "background": vocabulary.background,
-        "settings": own,
-        "templates": list(self.templates),
-        "weights": [weights_key(role, s) for role in _roles_of(s)],
-        "dtype": str(dtype_of(s)),
-        "libraries": library_versions("torch", "transformers", "segment-anything", "scipy", "pillow"),
-        "code": code_digest(
-            "rim.method.features",
-            *(f"rim.trident.{step}" for step in ("windows", "splice", "aggregation", "refinement", "trident")),
-        ),
-    }
+    key = _TRIDENT.key(
+        method="trident",
+        names=names,
+        owner=owner.tolist(),
+        background=vocabulary.background,
+        settings_read=own,
+        templates=list(self.templates),
+        weights=[weights_key(role, s) for role in _roles_of(s)],
+        dtype=str(dtype_of(s)),
+    )
     return Method(lambda image, analysis: self.predict(image, vocabulary, background), None, key)
