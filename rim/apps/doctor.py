@@ -6,6 +6,7 @@
 __all__ = ['findings']
 
 # %% ../../nbs/apps/04_doctor.ipynb #f767791d
+import os, shlex
 from dataclasses import dataclass
 from ..measure.datasets import SOURCES, PublishedBenchmark
 from ..models import weights
@@ -99,6 +100,7 @@ def data_findings(
     for download in DOWNLOADS:
         for name in download.benchmarks:
             problem, root = trouble(name, settings.data_dir), settings.data_dir or "data"
+            quoted = shlex.quote(os.path.expanduser(root))
             where = problem or str(PublishedBenchmark(name, root, 1).home)
             rows.append(
                 Finding(
@@ -106,7 +108,7 @@ def data_findings(
                     f"{download.what}, {SOURCES[name].images} images",
                     where,
                     not problem,
-                    f"mkdir -p {root} && " + download.command.replace("{}", str(root)) if problem else "",
+                    f"mkdir -p {quoted} && " + download.command.replace("{}", quoted) if problem else "",
                     licence=download.licence,
                     megabytes=download.megabytes,
                     kind="data",

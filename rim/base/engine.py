@@ -20,7 +20,7 @@ from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import connection, get_context
+from multiprocessing import connection, current_process, get_context
 from pathlib import Path
 from fastcore.basics import patch
 from tqdm import tqdm
@@ -196,6 +196,15 @@ def _cause_of_death(
         return f"exit code {code}"
 
 # %% ../../nbs/base/05_engine.ipynb #51820822
+_UNGUARDED = 78  # exit code of a worker that is about to start workers of its own
+
+
+def _refuse_in_a_worker():
+    "End a worker that runs the script again which started it, before it starts workers."
+    if getattr(current_process(), "_inheriting", False):
+        os._exit(_UNGUARDED)
+
+
 class Processes:
     "A crew of spawned processes."
 
@@ -204,6 +213,7 @@ class Processes:
         work,  # () -> function of an item, picklable
         workers: int,
     ):
+        _refuse_in_a_worker()
         self.work, self.threads, self.context = pickle.dumps(work), threads(workers), get_context("spawn")
         self.folder, self.processes = (
             tempfile.TemporaryDirectory(prefix="rim-"),
@@ -237,6 +247,11 @@ class Processes:
         except (EOFError, OSError):
             process, crash = self.processes.pop(pipe)
             process.join()
+            if process.exitcode == _UNGUARDED:
+                raise RuntimeError(
+                    "each worker runs the script that starts it: what starts workers belongs below"
+                    " `if __name__ == '__main__':`"
+                ) from None
             return "died", (_cause_of_death(process.exitcode), crash.read_text())
 
     def stop(self):

@@ -190,10 +190,28 @@ class Store:
         self,
         root="~/.cache/rim",  # folder; made when first written to
     ):
-        self.root = Path(root).expanduser()
+        try:
+            self.root = Path(root).expanduser()
+        except RuntimeError:
+            raise ValueError(
+                f"the store {root} lies in the user's home, and this user has none: the variable RIM_STORE or the setting"
+                " store names another folder"
+            ) from None
 
     def __repr__(self):
         return f"Store({str(self.root)!r})"
+
+    def check(self):
+        "OSError where nothing can be written: asked before work whose result would be lost."
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as e:
+            raise OSError(
+                f"nothing can be written to the store {self.root} ({e.strerror}): the variable RIM_STORE or the setting"
+                " store names another folder"
+            ) from None
 
     def path(self, kind, key):
         "Where an entry is or would be."

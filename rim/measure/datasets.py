@@ -6,6 +6,7 @@
 __all__ = ['Benchmark', 'ToyboxBenchmark', 'FolderBenchmark', 'PublishedBenchmark', 'get_benchmark']
 
 # %% ../../nbs/measure/02_datasets.ipynb #e334fce1
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -154,8 +155,9 @@ class FolderBenchmark:
         names="plain",  # names.txt; or engineered: names-engineered.txt
     ):
         self.root = Path(root)
+        own = self.root.resolve().name
         self.name, self.vocabulary = (
-            self.root.resolve().name,
+            f"folder-{own}" if own in SOURCES or is_toybox(own) else own,  # its results are not the benchmark's
             read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt")),
         )
         images, labels = _by_stem(self.root / "images"), _by_stem(self.root / "labels")
@@ -723,8 +725,8 @@ def get_benchmark(
             options = (scoring or "coco-object", part or "val", settings.names)
             return PhotosBenchmark(settings.data_dir, settings.benchmark_images, *options)
         return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
-    if (Path(name).expanduser() / "images").is_dir():
-        return FolderBenchmark(Path(name).expanduser(), settings.benchmark_images, settings.names)
+    if (Path(os.path.expanduser(name)) / "images").is_dir():
+        return FolderBenchmark(Path(os.path.expanduser(name)), settings.benchmark_images, settings.names)
     raise FileNotFoundError(
         f"the benchmark must be toybox, photos, one of {', '.join(SOURCES)}, or a folder with images/, "
         f"labels/ and names.txt: got {name!r}"

@@ -142,6 +142,8 @@ def _measure_image(
         if key and (entry := store.entry("confusion", key)):
             results[which] = unpack_confusion(entry[0], classes), entry[1]
             continue
+        if key:
+            store.check()
         try:
             if method.analyse and method.analyse not in analyses:
                 analyses[method.analyse] = method.analyse(image)

@@ -44,6 +44,7 @@ STYLE = {
     "legend.frameon": False,
     "image.interpolation": "antialiased",
 }
+_HOUSE = ["default", STYLE]  # the library's own defaults below it: a matplotlibrc may ask for LaTeX, or for anything
 
 
 def _styled(draw):
@@ -53,7 +54,7 @@ def _styled(draw):
         # chooses the backend: within the context its interactive mode would be undone, and notebooks would show the
         # first figure only
         plt.draw_if_interactive()
-        with plt.rc_context(STYLE):
+        with plt.style.context(_HOUSE):
             return draw(*args, **kwargs)
 
     wrapped.__doc__, wrapped.__name__, wrapped.__wrapped__ = draw.__doc__, draw.__name__, draw
@@ -97,6 +98,7 @@ def profile_line(
     return join.join(filter(None, [line, _departure_line(settings, methods)]))
 
 # %% ../../nbs/measure/05_figures.ipynb #34e2251a
+@styled
 def label_profile(
     fig,
     settings: Settings,
@@ -124,7 +126,7 @@ def save(
         ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
     ):
         buffer, path = io.BytesIO(), Path(folder) / f"{name}.{kind}"
-        with plt.rc_context(STYLE):
+        with plt.style.context(_HOUSE):
             fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight")
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, buffer.getvalue())
@@ -524,7 +526,7 @@ def add_classes(
     from matplotlib.patches import Patch
 
     colours = overlay_colours(vocabulary.palette()) / 255
-    with plt.rc_context(STYLE):
+    with plt.style.context(_HOUSE):
         shown = [
             Patch(facecolor=colours[i], edgecolor=_FAINT, label=vocabulary.labels[i])
             for i in labels

@@ -381,6 +381,8 @@ def make_references(
         if not (store and all(store.path("reference", reference_key(item, tools)).exists() for item in b))
     ]
     if lacking:
+        if store:
+            store.check()
         _check_words(vocabulary, tools)
     if lacking and engine.name != "serial":
         _make_elsewhere(lacking, tools, store, engine, progress)
@@ -406,7 +408,7 @@ def k_means(
 ) -> np.ndarray:  # float32 [T, D], largest cluster first
     "Cluster centres; seeded, the best of ten starts."
     n = min(clusters, len(np.unique(points, axis=0)))
-    fit = KMeans(n, n_init=10, random_state=seed).fit(np.asarray(points, np.float64))
+    fit = KMeans(n, n_init=10, random_state=seed % 2**32).fit(np.asarray(points, np.float64))
     sizes = np.bincount(fit.labels_, minlength=n)
     return fit.cluster_centers_[np.argsort(-sizes, kind="stable")].astype(np.float32)
 

