@@ -79,7 +79,11 @@ PROMISES = {
     ),
     52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",
     53: "Results hold no path of the machine or of its user, however it is spelled.",
-    54: "Notebooks run in the environment of the command, without the user's kernels, start-up files and styles.",
+    54: "Notebooks run in the environment of the command, and figures are drawn in the house style, whatever kernels, start-up files and styles the user has.",
+    55: "A console that can't show a letter, or whose reader goes away, costs no result.",
+    56: "A folder named like a benchmark is measured where its path is given, and a name that means two things is refused.",
+    57: "Every command that is printed can be pasted into a shell, whatever blanks and quotes its paths have.",
+    58: "A script that starts workers without a guard ends, and its last line says what to do.",
 }
 
 

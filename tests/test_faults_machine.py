@@ -66,6 +66,8 @@ WRITERS = {
     "json of ascii": lambda path: json.dumps(ascii(path)),
     "file in it": lambda path: f"{path}/deep/er.png",
     "json of a traceback": lambda path: json.dumps(f"\x1b[0;32m{path}/mine.py\x1b[0m in line 3\n"),
+    "json of a line": lambda path: json.dumps(f"{path}\n"),
+    "json of a repr": lambda path: json.dumps(f'"{path}"'),
     "url": lambda path: Path(path).as_uri(),
 }
 
@@ -80,6 +82,7 @@ def test_no_spelling_of_a_path_tells_who_made_a_result(tmp_path, monkeypatch, us
     for path in (home, home / "rim", home / "data/mine"):
         said = rp.anonymous(WRITERS[writer](str(path)), home / "rim")
         told = [user, *(spelling.split("/")[-1] for spelling in rp.spellings(user))]
+        assert not writer.startswith("json") or json.loads(said), "JSON stays JSON"
         assert not [word for word in told if word in said] and str(tmp_path) not in said, said
 
 

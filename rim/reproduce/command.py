@@ -59,6 +59,7 @@ def make(job, root, force=False, say=print):
         if not force and up_to_date(job, store):
             say(f"{name}: up to date in {where} (--force makes it again).")
             return True
+        store.check()
         say(
             f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from "
             "nothing on two cores (profile toybox)."

@@ -285,6 +285,10 @@ def plan(names, profile, overrides, root, registry=TARGETS):
             settings = Settings.from_profile(
                 profile, **{k: v for k, v in overrides.items() if k in names_of_settings and k != "profile"}
             )
+            if settings.device not in ("auto", "cpu"):  # which every machine has, and torch takes its time
+                from rim.models.loading import check_device
+
+                check_device(settings)
             parameters = bind(notebook, settings, overrides, folder)
         except (ValueError, OSError) as error:
             problems.append(str(error))

@@ -52,7 +52,7 @@ def anonymous(text, root, settings=None):
     for path, name in places(root, settings):
         for written in spellings(path):
             inside = "" if name == "." else f"{name}/"
-            text = re.sub(re.escape(written) + r"[/\\\\]+", lambda _: inside, text)
+            text = re.sub(re.escape(written) + "/+", lambda _: inside, text)
             text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: name, text)
     return text
 
