@@ -156,13 +156,13 @@ def test_a_folder_that_is_named_like_a_benchmark_is_the_folder_or_refused(tmp_pa
         Image.fromarray(tiny_image[..., 0] * (part == "images")).save(Path(name, part, "a.png"))
     Path(name, "names.txt").write_text("background\nboat\n")
     for spelling in (f"./{name}", f"{name}/", str(tmp_path / name)):
-        place = cli.place_of(Namespace(root=None, benchmark=spelling))
+        place = cli._place_of(Namespace(root=None, benchmark=spelling))
         benchmark = get_benchmark(place["benchmark"], Settings.from_profile("toybox", **place))
         assert benchmark.root.resolve() == tmp_path / name
         assert benchmark.name == f"folder-{name}", "its results are kept apart from the benchmark's"
     for root, benchmark in ((None, name), (str(tmp_path), name)):
         with pytest.raises(ValueError, match="of a benchmark and of a folder"):
-            cli.place_of(Namespace(root=root, benchmark=benchmark))
+            cli._place_of(Namespace(root=root, benchmark=benchmark))
     with pytest.raises(ValueError, match="of a benchmark and of a folder"):
         cli.data_check(Namespace(root=None, benchmark=name))
 

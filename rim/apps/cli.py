@@ -396,9 +396,9 @@ def _check_one_meant(
     folder,  # that it would be
 ):
     "ValueError where a bare name is that of a benchmark and of a folder of one's own."
-    from rim.measure.datasets import SOURCES, is_toybox
+    from rim.measure.datasets import SOURCES, _is_toybox
 
-    if (name in SOURCES or is_toybox(name)) and os.path.isfile(os.path.join(folder, "names.txt")):
+    if (name in SOURCES or _is_toybox(name)) and os.path.isfile(os.path.join(folder, "names.txt")):
         raise ValueError(
             f"{name} is the name of a benchmark and of a folder: {os.path.join('.', folder)} is the folder, and without"
             " that folder the name is the benchmark."

@@ -157,7 +157,7 @@ class FolderBenchmark:
         self.root = Path(root)
         own = self.root.resolve().name
         self.name, self.vocabulary = (
-            f"folder-{own}" if own in SOURCES or is_toybox(own) else own,  # its results are not the benchmark's
+            f"folder-{own}" if own in SOURCES or _is_toybox(own) else own,  # its results are not the benchmark's
             read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt")),
         )
         images, labels = _by_stem(self.root / "images"), _by_stem(self.root / "labels")

@@ -98,7 +98,7 @@ def profile_line(
     return join.join(filter(None, [line, _departure_line(settings, methods)]))
 
 # %% ../../nbs/measure/05_figures.ipynb #34e2251a
-@styled
+@_styled
 def label_profile(
     fig,
     settings: Settings,
