@@ -164,7 +164,7 @@ def test_a_folder_that_is_named_like_a_benchmark_is_the_folder_or_refused(tmp_pa
         with pytest.raises(ValueError, match="of a benchmark and of a folder"):
             cli._place_of(Namespace(root=root, benchmark=benchmark))
     with pytest.raises(ValueError, match="of a benchmark and of a folder"):
-        cli.data_check(Namespace(root=None, benchmark=name))
+        cli._data_check(Namespace(root=None, benchmark=name))
 
 
 @pytest.mark.promise(51)
