@@ -18,9 +18,9 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
-    "method": "vocabulary synthesis proposals features references photographs bank ranking regions segmentation "
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions overlay segmentation "
     "words shipped segmenter matcher",
-    "measure": "metrics datasets prepare evaluation rivals examination sweeps agreement figures",
+    "measure": "metrics datasets prepare results report evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }
 _FLAT = {f"rim.{module}": f"rim.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split()}

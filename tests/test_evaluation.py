@@ -2,18 +2,9 @@
 
 import shutil, signal, subprocess, sys, time
 import numpy as np, pytest
-from rim.measure.evaluation import (
-    PATIENCE,
-    Part,
-    Report,
-    Unmeasured,
-    as_method,
-    evaluate,
-    item_key,
-    pack_confusion,
-    shard,
-    unpack_confusion,
-)
+from rim.measure.evaluation import PATIENCE, Part, Unmeasured, evaluate, shard
+from rim.measure.report import Report
+from rim.measure.results import as_method, item_key, pack_confusion, unpack_confusion
 from rim.base.ledger import VARIABLE, read_ledger
 from rim.measure.metrics import confusion, mean_iou
 from rim.method.segmentation import Method

@@ -5,7 +5,8 @@ import re
 import numpy as np, pytest
 from PIL import Image
 from rim.measure.datasets import FolderBenchmark, ToyboxBenchmark
-from rim.measure.evaluation import Part, Report
+from rim.measure.evaluation import Part
+from rim.measure.report import Report
 from rim.method.ranking import ranking_distribution, ranking_permutations, ranking_similarity
 from rim.method.references import cosine_matrix
 from rim.method.segmentation import Region, Segmentation, reduced, run_paths

@@ -3,7 +3,8 @@
 import json
 import numpy as np, pytest
 from PIL import Image
-from rim.method.segmentation import Method, Region, Segmentation, from_rle, label_edges, label_image, mask_box, to_rle
+from rim.method.overlay import label_edges
+from rim.method.segmentation import Method, Region, Segmentation, from_rle, label_image, mask_box, to_rle
 from rim.method.vocabulary import Vocabulary
 
 

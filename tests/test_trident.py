@@ -7,7 +7,7 @@ from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
 from rim.models import loading as models
 from rooms import trident as T
-from rim.measure.evaluation import as_method
+from rim.measure.results import as_method
 from rim.base.settings import Settings
 from rim.trident.aggregation import SamTokens
 from rim.trident.trident import Trident

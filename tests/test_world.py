@@ -4,7 +4,8 @@ import hashlib
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from rim.toybox.world import LIKES, PLACES, SPLIT_SIZE, SPLITS, THINGS, World, pair
+from rim.toybox.more_things import THINGS
+from rim.toybox.world import LIKES, PLACES, SPLITS, SPLIT_SIZE, World, pair
 
 world = World()
 

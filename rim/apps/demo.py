@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from .batch import shrink
 from ..base.images import read_image, swatch
-from ..method.segmentation import overlay_colours
+from ..method.overlay import overlay_colours
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/03_demo.ipynb #a8d8b4e2

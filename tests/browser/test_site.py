@@ -95,7 +95,7 @@ def test_pictures_show(seen):
 
 
 def test_formulas_are_set(seen):
-    assert seen["nbs/method/13_segmenter.html"]["formulas"] and those(seen, "misprints") == {}
+    assert seen["nbs/method/14_segmenter.html"]["formulas"] and those(seen, "misprints") == {}
 
 
 def test_no_page_is_wider_than_its_window(seen):
