@@ -10,7 +10,7 @@ TOKENS = [5, 6]
 
 
 class Explicit:
-    """An attention processor in the manner of DAAM and prompt-to-prompt: in place of the fused kernel softmax(QK^T) as
+    """An attention processor in the manner of DAAM and prompt-to-prompt: instead of the fused kernel softmax(QK^T) as
     a matrix, which is kept."""
 
     def __init__(self, keep):
@@ -58,7 +58,7 @@ class ExplicitCapture:
 
 @torch.no_grad()
 def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
-    "One pass with guidance, latents of `side`; on a GPU eight pictures at once in bfloat16, of 64."
+    "One pass with guidance, latents of `side`; on a GPU eight images at once in bfloat16, of 64."
     dtype = torch.float32
     if device == "cuda":
         side, pictures, dtype, rounds = 64, 8, torch.bfloat16, 15

@@ -1,4 +1,4 @@
-"""How cost grows: matching with classes, agents and proposals, label maps with the picture, painting with the pictures
+"""How cost grows: matching with classes, agents and proposals, label maps with the image, generation with the images
 per class."""
 
 import numpy as np, torch
@@ -16,7 +16,7 @@ WATCHED, LIMIT = (21, 171), "at most 1 ms on an H200"  # classes of Pascal VOC w
 
 
 def matching(settings, proposals, classes, device):
-    "Milliseconds to match the regions of one picture; the references' Gram matrix is there already."
+    "Milliseconds to match the regions of one image; the references' Gram matrix is there already."
     g = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, WIDTH, generator=g).abs()
     prototypes = (

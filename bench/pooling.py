@@ -25,7 +25,7 @@ def averaged(grid, masks):
 
 
 def resized(low, size):
-    "`Sam.postprocess_masks` for a picture of this size."
+    "`Sam.postprocess_masks` for an image of this size."
     inside = [round(s * 1024 / max(size)) for s in size]
     up = F.interpolate(low[None], (1024, 1024), mode="bilinear")[..., : inside[0], : inside[1]]
     return F.interpolate(up, size, mode="bilinear")[0] > 0

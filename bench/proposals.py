@@ -1,4 +1,4 @@
-"""Masks of a picture whose SAM features are there: the batched generator against the stock one and transformers'
+"""Masks of an image whose SAM features are there: the batched generator against the stock one and transformers'
 pipeline; ViT-B's decoder, random weights made to give masks that pass."""
 
 from functools import cache, partial
@@ -36,7 +36,7 @@ RENAMES = [
 
 
 class Seen(torch.nn.Module):
-    "In the encoder's place: features that a picture might have."
+    "In the encoder's place: features that an image might have."
 
     img_size = 1024
 
@@ -116,7 +116,7 @@ def renamed(name):
 
 
 def theirs():
-    "transformers' mask generation with the same decoder; its encoder is left out too."
+    "transformers' mask generation with the same decoder; its encoder is skipped too."
     from transformers import SamConfig, SamImageProcessor, SamModel, SamVisionConfig, pipeline
 
     net = SamModel(
@@ -158,7 +158,7 @@ def agreement(found, other):
 
 
 def stage2(image, device, share=0.03):
-    """Milliseconds from a picture to its regions with their features, both encoders included: ours in bfloat16, the
+    """Milliseconds from an image to its regions with their features, both encoders included: ours in bfloat16, the
     library's generator and full-size pooling in float32; and what they found."""
     settings, found = Settings.from_profile("paper", pretrained=False, device=device, dtype="bfloat16"), {}
     torch.manual_seed(0)

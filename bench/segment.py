@@ -1,4 +1,4 @@
-"""`rim segment` on the toybox, per picture, references there already: the fast path against the plain one, the
+"""`rim segment` on the toybox, per image, references there already: the fast path against the plain one, the
 library's own generator and enumeration included."""
 
 from rim.measure.agreement import Plain

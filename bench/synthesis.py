@@ -1,4 +1,4 @@
-"""Reference pictures with their attention: ours against the stock pipeline, one picture at a time, with an explicit
+"""Reference images with their attention: ours against the stock pipeline, one image at a time, with an explicit
 softmax captured on the way."""
 
 import numpy as np, torch
@@ -9,13 +9,13 @@ from bench.capture import ExplicitCapture
 from bench.harness import Row, alternate
 
 OTHER, FLOOR = (
-    "StableDiffusionPipeline per picture, explicit softmax",
+    "StableDiffusionPipeline per image, explicit softmax",
     105.0,
-)  # milliseconds, per picture of 512x512 in 50 steps with guidance
+)  # milliseconds, per image of 512x512 in 50 steps with guidance
 
 
 def stock(pipeline, items, settings):
-    "What a user writes: the library's pipeline, a seed per picture."
+    "What a user writes: the library's pipeline, a seed per image."
     made, length = [], prompt_length(pipeline)
     for prompt, name, k in items:
         generator = torch.Generator().manual_seed(image_seed(settings.seed, name, k))
@@ -37,7 +37,7 @@ def stock(pipeline, items, settings):
 
 
 def compare(stage, settings, names, each, rounds, device, target="", floor=None):
-    "Pictures of several classes in shared batches, and the same ones singly."
+    "Images of several classes in shared batches, and the same ones singly."
     pipeline = load_diffusion(settings)
     items = [(settings.prompt.format(name), name, k) for name in names for k in range(each)]
     kept = {}

@@ -9,7 +9,7 @@ HEADS, SIDE, WIDTH, CHANNELS, COS_FAC = 12, 64, 64, 768, 1.2  # of SAM's last bl
 
 
 def inputs(grid):
-    "Tokens of a picture whose valid part is `grid`, and a canvas of CLIP's features."
+    "Tokens of an image whose valid part is `grid`, and a canvas of CLIP's features."
     g, n = torch.Generator().manual_seed(0), grid[0] * grid[1]
 
     def draw(*shape):

@@ -1,4 +1,4 @@
-"""Pictures of the toybox world: drawing from a seed against reading the same pictures from PNG files."""
+"""Images of the toybox world: drawing from a seed against reading the same images from PNG files."""
 
 from io import BytesIO
 from itertools import cycle
@@ -35,7 +35,7 @@ def run(n=64):
         same = all(np.array_equal(a, b) for s, f in zip(seeds, files) for a, b in zip(parts(draw(s)), read(f)))
         yield Row(
             f"toybox {kind.split(',')[0]}",
-            f"{n} pictures, {kind.split(', ')[1]}",
+            f"{n} images, {kind.split(', ')[1]}",
             ours,
             "decoding PNG files",
             disk,

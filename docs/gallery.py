@@ -20,7 +20,7 @@ def opening(path):
 
 
 def thumbnail(picture, target, size=(440, 330)):
-    "A small copy of a picture, on white."
+    "A small copy of an image, on white."
     from PIL import Image
 
     image = Image.open(picture).convert("RGBA")
@@ -45,7 +45,7 @@ def card(notebook, pages):
 
 
 def gallery(pages, results, registry, profiles):
-    "The results by profile and kind; `registry` gives their order, `profiles` what each profile's pictures are."
+    "The results by profile and kind; `registry` gives their order, `profiles` what each profile's images are."
     made = {tuple(Path(name).parts[1:3]): f"{name}.ipynb" for name in results}
     parts = []
     for profile in [p for p in ("paper", "toybox") if any(key[0] == p for key in made)]:
@@ -104,7 +104,7 @@ def provenance(folder):
         "Fingerprint": f"`{record['fingerprint'][:16]}`",
         "Time": (
             f"{record['seconds']:g} s on {record['device']} ({machine['processor']}, {machine['cores']} "
-            f"cores{memory}); what earlier targets had painted and cut was there already, if any ran before"
+            f"cores{memory}); what earlier targets had generated and cut was there already, if any ran before"
         ),
         "Libraries": ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v),
         "Weights and data": ", ".join(f"`{k}` {v[:12]}" for k, v in record["inputs"].items()),

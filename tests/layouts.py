@@ -1,4 +1,4 @@
-"""Benchmarks in the layouts that they are published in, with random pictures and all values that may occur."""
+"""Benchmarks in the layouts that they are published in, with random images and all values that may occur."""
 
 from pathlib import Path
 import numpy as np, pytest

@@ -32,12 +32,12 @@ PROMISES = {
     11: "Weights: a pickle's payload never runs, a wrong hash is refused, another architecture is named.",
     12: "Where the device's memory doesn't do, the batch is halved, and the result is the same.",
     13: (
-        "No proposal, an empty mask, NaN features, a black picture, an empty attention map: each has a defined "
+        "No proposal, an empty mask, NaN features, a black image, an empty attention map: each has a defined "
         "outcome, and is counted."
     ),
     14: "Ctrl-C ends with a summary of what is done and exit code 130, and the same command goes on.",
     15: (
-        "What fails on one item again and again is set aside with its traceback, the others finish, and the exit "
+        "What fails on one item again and again is excluded with its traceback, the others finish, and the exit "
         "code isn't zero."
     ),
     16: "Ray listens on the loopback only, without a dashboard, with tokens, without usage statistics.",
@@ -45,7 +45,7 @@ PROMISES = {
         "Nothing that a data set, a checkpoint or a parameter contains is executed, and no path in an input "
         "leaves the output folder."
     ),
-    18: "Any bytes are a picture, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
+    18: "Any bytes are an image, a vocabulary, settings, a bank or an entry, or one sentence says why not.",
     19: "Large inputs take time, not ever more memory.",
     20: "Dependencies are pinned and have the versions that mend known holes; no code comes from a model's repository.",
     30: (

@@ -1,4 +1,4 @@
-"""Many pictures: names that don't collide, results that stay in their folder, and a COCO file that COCO's own reader
+"""Many images: names that don't collide, results that stay in their folder, and a COCO file that COCO's own reader
 reads."""
 
 import os
@@ -35,7 +35,7 @@ def photos(tmp_path, tiny_image):
     for name in ("1.png", "a/1.png", "b/c/2.jpg", ".hidden.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(tiny_image).save(root / name)
-    (root / "notes.txt").write_text("no picture")
+    (root / "notes.txt").write_text("no image")
     return root
 
 
@@ -85,9 +85,7 @@ def test_what_is_passed_over_is_named(photos, tmp_path):
     find_pictures([photos / "**" / "*"], tmp_path / "out", others=(others := []))
     assert {f.name for f in others} == {"IMG_1.HEIC", "film.mp4", "notes.txt", "1.json"}
     (photos / "a" / "1.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match="no pictures in .*a .*passed over: 1 of no allowed ending .*IMG_1.HEIC"
-    ):
+    with pytest.raises(FileNotFoundError, match="no images in .*a .*passed over: 1 of no allowed ending .*IMG_1.HEIC"):
         find_pictures([photos / "a"], tmp_path / "out")
 
 
@@ -100,7 +98,7 @@ def test_what_is_passed_over_is_named(photos, tmp_path):
         (["1.png", "A/1.PNG"], "1.png"),
         (["coco.png"], "coco.json"),
         (["nowhere.png"], "no image file"),
-        (["a/*.jpg"], "no pictures in"),
+        (["a/*.jpg"], "no images in"),
         (["b"], "--recursive"),
         (["a/../*/../1.png"], "leave"),
     ],
@@ -114,7 +112,7 @@ def test_names_that_cannot_be(photos, tmp_path, given, named):
 
 
 def test_no_picture_is_overwritten(photos):
-    with pytest.raises(ValueError, match="overwrite the picture"):
+    with pytest.raises(ValueError, match="overwrite the image"):
         find_pictures([photos], photos)
     assert find_pictures([photos], photos / "out", True)
 

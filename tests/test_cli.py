@@ -25,7 +25,7 @@ def photo(tmp_path, tiny_image):
 
 @pytest.fixture
 def fake_rim(monkeypatch):
-    "A segmenter that finds the first class in the left half of every picture."
+    "A segmenter that finds the first class in the left half of every image."
     from rim.method import segmenter
     from rim.base.images import read_image
     from rim.method.segmentation import Method, Region, Segmentation
@@ -102,7 +102,7 @@ REFUSALS = [
     (["segment", "nowhere.png", "--classes", "boat", "--out", "OUT"], "nowhere.png"),
     (["segment", "TEXT", "--classes", "boat", "--out", "OUT"], "text.png"),
     (["segment", "PHOTO", "TWIN", "--classes", "boat", "--out", "OUT"], "photo.jpg would both have photo.png"),
-    (["segment", "PHOTO", "--classes", "boat", "--out", "FOLDER"], "overwrite the picture"),
+    (["segment", "PHOTO", "--classes", "boat", "--out", "FOLDER"], "overwrite the image"),
     (["segment", "NOTHING*.png", "--classes", "boat", "--out", "OUT"], "NOTHING*.png"),
     (["segment", "PHOTO", "--out", "OUT"], "--classes"),
     (["segment", "PHOTO", "--classes", "nowhere.txt", "--out", "OUT"], "nowhere.txt"),
@@ -146,7 +146,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("words, named", REFUSALS, ids=[" ".join(w) for w, _ in REFUSALS])
 def test_bad_input_is_one_sentence_and_exit_2(capsys, tmp_path, photo, words, named):
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     Image.open(photo).save(tmp_path / "photo.jpg")
     places = dict(
         PHOTO=photo, TWIN=tmp_path / "photo.jpg", OUT=tmp_path / "out", TEXT=tmp_path / "text.png", FOLDER=tmp_path
@@ -178,7 +178,7 @@ def test_a_damaged_picture_is_named_and_the_others_go_on(capsys, tmp_path, photo
     assert (
         code == 1
         and "half.png" in err
-        and "1 of 2 pictures failed" in err
+        and "1 of 2 images failed" in err
         and (tmp_path / "out/photo.png").exists()
         and not (tmp_path / "out/half.png").exists()
     )
@@ -212,7 +212,7 @@ def test_a_second_run_finds_its_results(capsys, tmp_path, photo, fake_rim):
     (tmp_path / "out/photo_overlay.png").unlink()
     assert "tree 50%" in run(capsys, *words[:3], "tree", *words[4:])[1], "a file is gone"
     Image.new("RGB", (9, 9)).save(photo)
-    assert "tree" in run(capsys, *words[:3], "tree", *words[4:])[1], "another picture"
+    assert "tree" in run(capsys, *words[:3], "tree", *words[4:])[1], "another image"
 
 
 @pytest.mark.promise(35)
@@ -239,7 +239,7 @@ def test_folders_are_mirrored_and_coco_is_written(capsys, tmp_path, photo, fake_
         tmp_path / "in/out",
         "--coco",
     )
-    assert code == 0 and err == "" and "2 pictures" in out
+    assert code == 0 and err == "" and "2 images" in out
     assert sorted(p.relative_to(tmp_path / "in/out").as_posix() for p in (tmp_path / "in/out").rglob("*.json")) == [
         "a/1.json",
         "b/c/1.json",
@@ -272,7 +272,7 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
     )
     rim, words = RIM(tiny, store=Store(tmp_path / "store")), Vocabulary.of("boat, tree")
     cli.announced_bank(rim, words)
-    assert "painting 4 of 4 reference pictures for 2 classes" in capsys.readouterr().out
+    assert "generating 4 of 4 reference images for 2 classes" in capsys.readouterr().out
     bank = cli.announced_bank(rim, words)
     assert capsys.readouterr().out == f"bank {bank.digest[:12]}: 2 classes, 4 references (4 from diffusion)\n"
     bank.save(tmp_path / "bank.safetensors")
@@ -309,7 +309,9 @@ for method in ("rim", "trident"):
     assert rim.apps.cli.main({words} + ["--method", method, "--out", {str(tmp_path)!r} + "/" + method]) == 0
     assert "diffusers" not in sys.modules, method"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "bank " in done.stdout and "painting" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "bank " in done.stdout and "generating" not in done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 def test_photographs_become_a_bank(capsys, tmp_path, photo):
@@ -337,7 +339,7 @@ def test_photographs_become_a_bank(capsys, tmp_path, photo):
     assert (
         code == 0
         and "2 photographs of 2 classes" in out
-        and "1 of 3 photographs are left out" in err
+        and "1 of 3 photographs are skipped" in err
         and "bad.png" in err
     )
     code, out, err = run(
@@ -352,7 +354,7 @@ def test_photographs_become_a_bank(capsys, tmp_path, photo):
         tmp_path / "bank",
         *more,
     )
-    assert code == 0 and "3 classes, 6 references" in out and "painting 4 of 4" in out
+    assert code == 0 and "3 classes, 6 references" in out and "generating 4 of 4" in out
     assert "photographs" in run(capsys, "references", "show", tmp_path / "bank", "--out", tmp_path / "sheet.png")[1]
     code, out, _ = run(capsys, "segment", photo, "--bank", tmp_path / "bank", "--out", tmp_path / "out", *more)
     assert code == 0 and "4 from diffusion, 2 from photographs" in out and (tmp_path / "out/photo.json").exists()
@@ -459,7 +461,7 @@ def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path
     )
     assert (
         code == 1
-        and "2 images, 1 set aside" in out
+        and "2 images, 1 excluded" in out
         and "RuntimeError: too dark" in err
         and "too dark" in (tmp_path / "out/set_aside.txt").read_text()
     )

@@ -336,7 +336,7 @@ DAMAGES = [
 @pytest.mark.promise(8)
 @pytest.mark.parametrize("name", ["voc20", "coco-object", "cityscapes"])
 @pytest.mark.parametrize(
-    "damage, match", DAMAGES, ids=["size", "range", "16 bit", "colours", "truncated", "empty", "no picture"]
+    "damage, match", DAMAGES, ids=["size", "range", "16 bit", "colours", "truncated", "empty", "no image"]
 )
 def test_damaged_files_are_named_before_a_model_runs(tmp_path, name, damage, match):
     make(name, tmp_path, 2)

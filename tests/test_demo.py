@@ -48,7 +48,7 @@ def test_large_pictures_are_shrunk_and_broken_ones_refused(tmp_path):
     assert demo.answer(Seen(), tmp_path / "large.png", "boat") == ((512, 1024, 3), ("boat",))
     with pytest.raises(ValueError, match="bad.png"):
         demo.answer(Seen(), tmp_path / "bad.png", "boat")
-    with pytest.raises(ValueError, match="a picture is needed"):
+    with pytest.raises(ValueError, match="an image is needed"):
         demo.answer(Seen(), None, "boat")
 
 

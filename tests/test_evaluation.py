@@ -133,7 +133,7 @@ def test_a_failing_image_is_set_aside_and_named_and_the_others_are_done(settings
     store, whole = Store(tmp_path / "store"), evaluate(Counter().methods(), Blocks(), settings, progress=False)
     with pytest.raises(
         Unmeasured,
-        match=r"1 of 5 images could not be measured and was set aside \('guesses' on 'block-1': RuntimeError: no\)",
+        match=r"1 of 5 images could not be measured and was excluded \('guesses' on 'block-1': RuntimeError: no\)",
     ):
         evaluate(failing_on([1]), Blocks(), settings, store, False)
     assert len(store.list("confusion")) == 4
@@ -146,7 +146,7 @@ def test_a_failing_image_is_set_aside_and_named_and_the_others_are_done(settings
     assert (
         [a.index for a in report.aside] == [1]
         and "raise error" in report.aside[0].trace
-        and "1 set aside" in report.markdown()
+        and "1 excluded" in report.markdown()
     )
     assert all(key == f"block-{index}" for index, key, _ in report.worst("guesses", 4)), "the index is the benchmark's"
     assert read_ledger(tmp_path / "ledger")["evaluation"] == [
@@ -325,7 +325,7 @@ def test_a_shard_reads_who_it_is(monkeypatch, environment, part):
     [
         ({}, "none of them is set"),
         (dict(RANK="1"), "WORLD_SIZE, which is not set"),
-        (dict(RANK="x", WORLD_SIZE="2"), "RANK must be a whole number: got 'x'"),
+        (dict(RANK="x", WORLD_SIZE="2"), "RANK must be an integer: got 'x'"),
         (dict(RANK="2", WORLD_SIZE="2"), "below the number of shards: got 2 of 2"),
         (SLURM | dict(SLURM_ARRAY_TASK_MAX="9"), "without gaps"),
     ],

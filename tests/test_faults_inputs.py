@@ -1,4 +1,4 @@
-"""What comes from outside: pictures, truth, names, weights, models that aren't there, and the attempts to have
+"""What comes from outside: images, truth, names, weights, models that aren't there, and the attempts to have
 something executed."""
 
 import ast, io, json, os, pickle, resource, struct, subprocess, sys, zlib
@@ -70,7 +70,7 @@ def told(capsys, *words):
     return code, [line for line in capsys.readouterr().err.splitlines() if line.startswith("rim")]
 
 
-# --- pictures
+# --- images
 
 
 def saved(kind, image, **how):
@@ -181,7 +181,7 @@ def test_mutated_pictures_are_pictures_or_one_sentence(tmp_path_factory, data):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read_or_refuse(tmp_path_factory.getbasetemp() / "fuzzed.img", bytes(content))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000, (
-        "kB: no more than the largest picture that is allowed takes"
+        "kB: no more than the largest image that is allowed takes"
     )
 
 
@@ -618,7 +618,7 @@ def test_degenerate_references_are_drawn_again_dropped_or_cut_by_attention_and_c
 
 @pytest.mark.promise(13)
 def test_a_class_without_any_usable_picture_is_named(tiny):
-    with pytest.raises(ValueError, match="at least one usable reference picture: 'boat'"):
+    with pytest.raises(ValueError, match="at least one usable reference image: 'boat'"):
         ReferenceBank.build("boat", tiny.replace(degenerate_std=255, redraws=1), None, False)
 
 

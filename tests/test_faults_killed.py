@@ -35,7 +35,7 @@ fork = multiprocessing.get_context("fork").Process  # models are loaded once, be
 
 
 class Pictures:
-    "Random pictures whose truth is in their red channel."
+    "Random images whose truth is in their red channel."
 
     name, vocabulary = "pictures", Vocabulary.of("boat, tree")
     images = np.random.default_rng(1).integers(0, 3, (4, 24, 32, 3), dtype=np.uint8)
@@ -215,7 +215,7 @@ def test_no_damage_to_a_bank_goes_unnoticed(bank_bytes, tmp_path_factory, data):
     path, flipped = tmp_path_factory.mktemp("bank") / "bank.safetensors", bytearray(bank_bytes)
     header = 8 + int.from_bytes(
         bank_bytes[:8], "little"
-    )  # names and counts, then vectors and pictures: both get their share
+    )  # names and counts, then vectors and images: both get their share
     at = data.draw(st.one_of(st.integers(0, header - 1), st.integers(0, len(bank_bytes) - 1)))
     flipped[at] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(flipped if data.draw(st.booleans()) else bank_bytes[:at])
@@ -415,7 +415,7 @@ NOTEBOOK = [
 
 @pytest.fixture
 def clone(tmp_path):
-    "A folder with one notebook, in the place of a target that needs no weights."
+    "A folder with one notebook, instead of a target that needs no weights."
     cells = [
         dict(
             cell_type="code",

@@ -183,7 +183,7 @@ def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_suc
 
 
 def last_lines(path):
-    "Height of the lowest block of ink in a picture, and of the white above it, in pixels."
+    "Height of the lowest block of ink in an image, and of the white above it, in pixels."
     rows = (np.asarray(Image.open(path).convert("L")) < 250).any(1)[::-1]
     first = rows.argmax()
     height = (~rows[first:]).argmax()
@@ -208,7 +208,7 @@ def test_the_stamp_lies_below_everything(tmp_path, classes):
         assert height < 20 and gap > 2, "one line of small type, apart from what is above it"
     for drawn in (fig, others[0]):
         foot = min(ax.get_tightbbox().y0 for ax in drawn.axes)
-        assert drawn.legends[0].get_window_extent().y1 <= foot, "and the legend lies below the pictures"
+        assert drawn.legends[0].get_window_extent().y1 <= foot, "and the legend lies below the images"
 
 
 def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):

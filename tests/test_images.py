@@ -1,4 +1,4 @@
-"""Every kind of picture arrives as upright RGB, or is refused in one sentence."""
+"""Every kind of image arrives as upright RGB, or is refused in one sentence."""
 
 import io, struct, zlib
 import numpy as np, pytest

@@ -1,4 +1,4 @@
-"""Load: many images, many names, large pictures, many damaged files. What takes minutes is slow, and leaves its figure
+"""Load: many images, many names, large images, many damaged files. What takes minutes is slow, and leaves its figure
 on the page of promises."""
 
 import multiprocessing, time, tracemalloc
@@ -46,7 +46,7 @@ def apart(run, *args):
 
 
 class Large:
-    "Pictures of a megabyte each, made when they are asked for."
+    "Images of a megabyte each, made when they are asked for."
 
     name, vocabulary = "large", Vocabulary.of("boat")
 
@@ -70,7 +70,7 @@ def test_pictures_that_are_measured_are_let_go(tmp_path):
             Store(tmp_path),
             False,
         )
-        assert tracemalloc.get_traced_memory()[1] < 25 << 20, "a few pictures and their float copies, not forty"
+        assert tracemalloc.get_traced_memory()[1] < 25 << 20, "a few images and their float copies, not forty"
     finally:
         tracemalloc.stop()
 
@@ -106,7 +106,7 @@ def test_twenty_thousand_images(tmp_path, figure):
     seconds, done, first, last, kept = receiver.recv()
     process.join()
     grown = last - first
-    assert done == n and grown < 2 * kept + 20, "no picture, label map or entry stays in memory"
+    assert done == n and grown < 2 * kept + 20, "no image, label map or entry stays in memory"
     figure(
         f"{n} rendered scenes of 48 pixels in one evaluation, a threshold as the method: {seconds:.0f} s of "
         f"one core, {grown} MB more at the end than after a tenth, for the {kept} MB of confusion matrices "
@@ -139,7 +139,7 @@ def many_names(n):
     bank = rim.bank_for([f"thing {i}" for i in range(n)], progress=False)
     built, memory = time.process_time() - start, peak_memory()
     references = bank.references(rim.settings)
-    references.gram  # made once for all pictures
+    references.gram  # made once for all images
     start = time.process_time()
     found = match_features(torch.from_numpy(bank.foreground[:64]), references, rim.settings)
     return built, memory, time.process_time() - start, peak_memory(), int((found.labels == 1 + np.arange(64)).sum())
@@ -150,7 +150,7 @@ def test_five_thousand_names(figure):
     process, receiver = apart(many_names, 5000)
     built, memory, seconds, most, own = receiver.recv()
     process.join()
-    assert own > 32 and most < 6000, "a picture's own features are most like its class"
+    assert own > 32 and most < 6000, "an image's own features are most like its class"
     figure(
         f"a bank of 5000 names, one tiny picture each: {built:.0f} s of one core, {memory} MB; matching 64 "
         f"regions with it: {seconds:.1f} s of one core, {most} MB at most"
@@ -197,7 +197,7 @@ DAMAGES = (
 
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory):
-    "A folder benchmark of a thousand scenes, every twentieth picture damaged."
+    "A folder benchmark of a thousand scenes, every twentieth image damaged."
     root, scenes = tmp_path_factory.mktemp("thousand"), ToyboxBenchmark(1000, size=48)
     for name in ("images", "labels"):
         (root / name).mkdir()
@@ -235,7 +235,7 @@ def test_a_folder_of_which_five_percent_are_damaged(capsys, tmp_path, thousand, 
     assert code != 0 and all(path.name in said for path in broken)
     assert len(list((tmp_path / "out").glob("*_overlay.png"))) == 1000 - len(broken)
     figure(
-        f"1000 pictures of 48 pixels, {len(broken)} of them damaged, tiny models: {seconds:.0f} s of one "
+        f"1000 images of 48 pixels, {len(broken)} of them damaged, tiny models: {seconds:.0f} s of one "
         f"core, {1000 - len(broken)} segmented, {len(broken)} named"
     )
 

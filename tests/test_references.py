@@ -72,7 +72,7 @@ def test_batch_size_does_not_matter(bank, tools, tiny, batch):
 def test_order_and_company_do_not_matter(bank, tools, tiny):
     left_over = ReferenceBank.build("tree, moon, boat", tiny, progress=False, tools=tools).subset(
         ["boat", "tree"]
-    )  # two of a batch's three pictures have other company
+    )  # two of a batch's three images have other company
     np.testing.assert_allclose(left_over.foreground, bank.foreground, atol=0.02 * np.abs(bank.foreground).max())
     full = with_settings(tools, tiny.replace(synthesis_batch=3))
     bank, other = (
@@ -113,7 +113,7 @@ def test_batches_are_full_and_hold_every_picture_once(tiny, batch):
 
 
 def test_a_batch_is_painted_whole_and_what_was_stored_stays(tiny, tools, tmp_path, monkeypatch):
-    "A picture's rounding may depend on its batch: so a resumed batch is the interrupted one."
+    "An image's rounding may depend on its batch: so a resumed batch is the interrupted one."
     store, asked, real = Store(tmp_path), [], references.synthesise
     monkeypatch.setattr(
         references,
@@ -287,7 +287,7 @@ def test_subcategories(bank, tiny):
     assert found.owner.tolist() == [0, 1, 1, 2, 2] and found.subcategories == 2  # the toybox's background has one
     assert bank.references(tiny.replace(background_subcategories=3)).owner.tolist() == [0, 0, 0, 1, 1, 2, 2]
     more = bank.references(tiny.replace(subcategories=8))
-    assert (more.owner == 1).sum() == 3 and more.subcategories == 8  # three pictures give at most three
+    assert (more.owner == 1).sum() == 3 and more.subcategories == 8  # three images give at most three
     one = bank.references(tiny, subcategories=False)
     assert torch.equal(one.prototypes, one.classes) and one.subcategories == 1
     assert bank.references(tiny, background=False).classes.shape[0] == 2

@@ -1,4 +1,4 @@
-"""The result: files that say what the label map says, and a picture of it."""
+"""The result: files that say what the label map says, and an image of it."""
 
 import json
 import numpy as np, pytest

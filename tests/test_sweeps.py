@@ -118,7 +118,7 @@ def test_a_thinner_bank_is_part_of_the_bank_and_of_the_next_thicker(made):
     assert rows(sizes[1]) <= rows(sizes[2]) <= rows(sizes[4]) == rows(sizes[9]) == rows(bank)
     assert thinned(bank, 1, 1).digest == sizes[1].digest != thinned(bank, 1, 2).digest
     assert sizes[1].references(Settings.from_profile("toybox")).prototypes.shape[0] == len(bank) + 1
-    with pytest.raises(ValueError, match="at least one picture: got 0"):
+    with pytest.raises(ValueError, match="at least one image: got 0"):
         thinned(bank, 0, 0)
 
 
@@ -126,7 +126,7 @@ def test_other_masks_need_no_new_pictures(made, monkeypatch):
     rim, toybox, bank = made
 
     def painted(*_):
-        raise AssertionError("a picture was painted again")
+        raise AssertionError("an image was generated again")
 
     monkeypatch.setattr(references, "synthesise", painted)
     again = rebank(rim, toybox.vocabulary, attention_threshold=0.2, images_per_class=2)

@@ -1,4 +1,4 @@
-"""Captured attention against an explicit softmax(QK^T), on a real UNet; pictures that depend on their own seed
+"""Captured attention against an explicit softmax(QK^T), on a real UNet; images that depend on their own seed
 alone."""
 
 import math
@@ -225,7 +225,7 @@ def test_steps_and_resolutions_are_averaged(unet):
 @torch.no_grad()
 def test_refusals(unet):
     x, t, context = inputs(2)
-    with AttentionCapture(unet, [[3]] * 3), pytest.raises(ValueError, match="3 pictures"):
+    with AttentionCapture(unet, [[3]] * 3), pytest.raises(ValueError, match="3 images"):
         unet(x, t, encoder_hidden_states=context)
     with AttentionCapture(unet, [[77]]), pytest.raises(ValueError, match="77"):
         unet(x, t, encoder_hidden_states=context)

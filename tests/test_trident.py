@@ -1,4 +1,4 @@
-"""Trident without reference arrays: each step against the slow way, the models' own forward passes, and pictures of
+"""Trident without reference arrays: each step against the slow way, the models' own forward passes, and images of
 every shape."""
 
 import json
@@ -261,7 +261,7 @@ def test_tokens_are_those_of_sams_last_block(build, shape):
 
 
 def test_a_last_block_with_windows_is_refused():
-    with pytest.raises(ValueError, match="whole picture.*windows of 4"):
+    with pytest.raises(ValueError, match="whole image.*windows of 4"):
         T.sam_tokens(models.build_sam(models.TINY_SAM | dict(encoder_global_attn=[])), picture(64, 64))
 
 
@@ -664,7 +664,7 @@ def test_dinov2_by_name(towers):
     sound(other.segment(image, "boat"), (40, 50))
 
 
-# own pictures
+# own images
 
 
 def test_the_usual_background_leaves_out_what_is_asked_for(trident):

@@ -1,4 +1,4 @@
-"""The widgets from Python's side: what a browser sends, what it gets back, and the picture where there is none.
+"""The widgets from Python's side: what a browser sends, what it gets back, and the image where there is none.
 tests/browser/ has the other side."""
 
 import io, json
@@ -130,7 +130,7 @@ def test_each_is_a_picture_elsewhere(labels, rim):
 
 
 def test_the_committed_pictures_are_pictures(root):
-    "A view without its kernel would be shown as an error instead of the picture beside it."
+    "A view without its kernel would be shown as an error instead of the image beside it."
     cells = json.loads((root / "nbs" / "45_widgets.ipynb").read_text(encoding="utf-8"))["cells"]
     data = [
         o["data"]

@@ -102,7 +102,7 @@ class Golden:
 
 
 class Case:
-    """One picture through the pipeline: our own arrays step by step, each from the stored ones of the step before where
+    """One image through the pipeline: our own arrays step by step, each from the stored ones of the step before where
     these are complete."""
 
     def __init__(self, golden, name, arrays=None):
@@ -334,7 +334,7 @@ class Case:
 
 
 class Refinement(Case):
-    "The refinement alone, on synthetic chances."
+    "The refinement alone, on synthetic probabilities."
 
     def __init__(self, golden):
         self.golden, self.name = golden, "unit_refinement"
@@ -667,7 +667,7 @@ def settings_of(case):
 
 
 def check_end_to_end(case):
-    "From the picture to the labels with nothing given but the names' vectors."
+    "From the image to the labels with nothing given but the names' vectors."
     from rim.method.vocabulary import Vocabulary
 
     segmenter = T.Trident(settings_of(case), (case.clip, None), case.dino, case.sam)

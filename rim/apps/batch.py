@@ -24,10 +24,10 @@ from ..method.vocabulary import Vocabulary
 # %% ../../nbs/apps/01_batch.ipynb #a1e8d09a
 @dataclass(frozen=True)
 class Picture:
-    "A picture of a batch."
+    "An image of a batch."
 
     path: Path
-    file: str  # relative path of the picture, with forward slashes
+    file: str  # relative path of the image, with forward slashes
 
     @property
     def name(self):
@@ -68,25 +68,25 @@ def _folders_below(
 def _pictures_below(
     folder,
     recursive: bool,  # whether folders in it count
-    others=None,  # list that takes the visible files which are no pictures
+    others=None,  # list that takes the visible files which are no images
 ) -> list:  # of Path, sorted
-    "The pictures of a folder."
+    "The images of a folder."
     files = [f for place in (_folders_below(folder) if recursive else [Path(folder)]) for f in place.iterdir()]
     return sorted(_split(files, others))
 
 
 def _pictures_like(
     pattern: str,  # with * ? [..] or **
-    others=None,  # list that takes the visible files which are no pictures
+    others=None,  # list that takes the visible files which are no images
 ):  # (fixed part: folder, list of Path, sorted)
-    "The pictures that a pattern describes."
+    "The images that a pattern describes."
     parts = Path(pattern).parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
     return fixed, sorted(_split(map(Path, glob.glob(pattern, recursive=True)), others))
 
 
 def _split(files, others):
-    "The pictures among some files."
+    "The images among some files."
     files = [f for f in files if f.is_file() and not f.name.startswith(".")]
     if others is not None:
         others += [f for f in files if not _is_picture(f)]
@@ -99,7 +99,7 @@ def find_pictures(
     recursive=False,  # whether folders inside the folders count
     others=None,  # list that takes the files that are passed over: visible, and of no allowed ending
 ) -> list:  # of Picture
-    "The pictures of a batch, each once; their results don't get into each other's way."
+    "The images of a batch, each once; their results don't get into each other's way."
     out, found, passed = Path(out).resolve(), {}, []
     for given in map(str, inputs):
         path = Path(given)
@@ -117,7 +117,7 @@ def find_pictures(
         if not files:
             more = "" if recursive or not path.is_dir() else " (folders inside it count with --recursive)"
             more += f"; passed over: {some_files(passed)}" if passed else ""
-            raise FileNotFoundError(f"no pictures in {shown(given)}{more}")
+            raise FileNotFoundError(f"no images in {shown(given)}{more}")
         for file in files:
             found.setdefault((file.resolve(), relative := file.relative_to(base).as_posix()), Picture(file, relative))
     _check_results(found.values(), out)
@@ -126,7 +126,7 @@ def find_pictures(
     return list(found.values())
 
 # %% ../../nbs/apps/01_batch.ipynb #cb2abbc1
-COCO = "coco.json"  # the one file that is not named after a picture
+COCO = "coco.json"  # the one file that is not named after an image
 
 
 def shown(
@@ -149,7 +149,7 @@ def _check_results(
     pictures,  # of Picture
     out: Path,  # resolved
 ):
-    "ValueError where the results of two pictures have one name, would overwrite a picture, or would lie outside."
+    "ValueError where the results of two images have one name, would overwrite an image, or would lie outside."
     taken, inputs = {COCO: Picture(Path(COCO), COCO)}, {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
         if ".." in PurePosixPath(picture.file).parts:
@@ -157,20 +157,20 @@ def _check_results(
         for result in picture.results:
             if (other := taken.setdefault(result.casefold(), picture)) is not picture:
                 raise ValueError(
-                    f"results are named after their pictures: {shown(other.path)} and {shown(picture.path)} "
+                    f"results are named after their images: {shown(other.path)} and {shown(picture.path)} "
                     f"would both have {shown(result)}"
                 )
             if hit := inputs.get(os.path.normcase(out / result)):
                 raise ValueError(
-                    f"--out must be another folder: the results there would overwrite the picture {shown(hit)}"
+                    f"--out must be another folder: the results there would overwrite the image {shown(hit)}"
                 )
 
 # %% ../../nbs/apps/01_batch.ipynb #34de4e27
 def made_from(
     picture: Picture,
-    made_by: str,  # address of all that determines results, besides the picture
+    made_by: str,  # address of all that determines results, besides the image
 ) -> str:
-    "The address of a picture's results."
+    "The address of an image's results."
     return address({"picture": file_digest(picture.path), "made_by": made_by})
 
 
@@ -179,7 +179,7 @@ def _is_done(
     folder,  # of the results
     wanted: str,  # of `made_from`
 ) -> bool:
-    "Whether the results of a picture are there, made as they would be made now."
+    "Whether the results of an image are there, made as they would be made now."
     paths = [Path(folder) / result for result in picture.results]
     if not all(path.is_file() for path in paths):
         return False
@@ -193,7 +193,7 @@ def shrink(
     image,  # uint8 [H, W, 3]
     longest: int,  # pixels; 0: any size
 ) -> np.ndarray:  # uint8 [h, w, 3]
-    "The picture with a long side of at most `longest`."
+    "The image with a long side of at most `longest`."
     height, width = image.shape[:2]
     if not longest or max(height, width) <= longest:
         return image
@@ -227,13 +227,13 @@ def _enlarge_region(
 
 
 def _write_results(
-    result,  # Segmentation, of the picture or of a smaller one
+    result,  # Segmentation, of the image or of a smaller one
     picture: Picture,
     folder,
-    size,  # (H, W) of the picture
+    size,  # (H, W) of the image
     address: str,  # of `made_from`
 ):
-    "Write the three files of a picture, at its size; the JSON is finished last."
+    "Write the three files of an image, at its size; the JSON is finished last."
     target = Path(folder) / picture.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(Path(folder).resolve()):
@@ -252,7 +252,7 @@ _BATCH = Stage("batch", 1, ("rim.base.images", "rim.method.segmentation", "rim.a
 # %% ../../nbs/apps/01_batch.ipynb #dbb46f71
 @dataclass(frozen=True)
 class Outcome:
-    "What became of a picture."
+    "What became of an image."
 
     picture: Picture
     legend: tuple = ()  # of (label, name, share), largest first
@@ -265,7 +265,7 @@ def _recipe(
     vocabulary: Vocabulary,
     longest: int,
 ) -> str:
-    "Address of all that determines results, besides the picture."
+    "Address of all that determines results, besides the image."
     places = ("store", "models_dir", "data_dir", "device")
     settings = {key: value for key, value in segmenter.settings.as_dict().items() if key not in places}
     return address(
@@ -279,7 +279,7 @@ def _recipe(
 
 # %% ../../nbs/apps/01_batch.ipynb #949dfef1
 def _segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest) -> Outcome:
-    "Segment one picture, unless that is done."
+    "Segment one image, unless that is done."
     wanted = made_from(picture, made_by)
     if not force and _is_done(picture, folder, wanted):
         return Outcome(picture, skipped=True)
@@ -295,9 +295,9 @@ def segment_pictures(
     pictures,  # of `find_pictures`
     folder,  # of the results
     force=False,  # make again what is done
-    longest=2048,  # pixels: larger pictures are looked at this size; 0: at their own
+    longest=2048,  # pixels: larger images are looked at this size; 0: at their own
 ):  # iterator of Outcome
-    "Segment pictures one after the other; one that fails doesn't stop the others."
+    "Segment images one after the other; one that fails doesn't stop the others."
     vocabulary = Vocabulary.of(vocabulary)
     made_by = _recipe(segmenter, vocabulary, longest)
     for picture in pictures:
@@ -320,7 +320,7 @@ _UNKNOWN = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
 
 
 def annotation(
-    region: dict,  # of a picture's JSON
+    region: dict,  # of an image's JSON
     number: int,
     image: int,
     first: int,  # category of label 0
@@ -345,7 +345,7 @@ def write_coco(
     folder,  # of the results
     vocabulary: Vocabulary,
 ) -> Path:
-    "One COCO file over many pictures."
+    "One COCO file over many images."
     first, images = int(not vocabulary.background), []
 
     def body(file):

@@ -158,9 +158,9 @@ def announced_bank(
     rim,  # RIM
     vocabulary,
     say=print,
-    engine=None,  # whose workers paint; None: this process
+    engine=None,  # whose workers generate; None: this process
 ):
-    "The bank for a vocabulary; says which it is, and how much there is to paint before."
+    "The bank for a vocabulary; says which it is, and how much there is to generate before."
     from rim.method.bank import ReferenceBank
     from rim.method.references import plan, reference_key
     from rim.method.shipped import shipped_bank
@@ -172,7 +172,7 @@ def announced_bank(
         if lacking:
             rim.store.check()
             say(
-                f"painting {lacking} of {len(items)} reference pictures for {len(vocabulary.names)} classes, "
+                f"generating {lacking} of {len(items)} reference images for {len(vocabulary.names)} classes, "
                 f"{rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
             )
     bank = (
@@ -189,7 +189,7 @@ def announced_bank(
 
 # %% ../../nbs/apps/05_cli.ipynb #5b72aad6
 def segment(args):
-    "rim segment: label maps, overlays and regions of pictures."
+    "rim segment: label maps, overlays and regions of images."
     if args.classes is None and not args.bank:
         raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
     if args.longest < 0:
@@ -215,11 +215,11 @@ def segment(args):
     if args.coco:
         print(
             f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} "
-            f"picture{'s' * (len(done) != 1)}"
+            f"image{'s' * (len(done) != 1)}"
         )
     if faults:
         print(
-            f"rim: {len(faults)} of {len(outcomes)} pictures failed, the others are done:",
+            f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:",
             *(told(o, folder) for o in faults),
             sep="\n",
             file=sys.stderr,
@@ -228,7 +228,7 @@ def segment(args):
 
 # %% ../../nbs/apps/05_cli.ipynb #ad19a1e1
 def _check_one_opens(pictures):
-    "ValueError names the first picture where not a single one can be opened."
+    "ValueError names the first image where not a single one can be opened."
     from rim.base.images import open_image
 
     faults = []
@@ -241,7 +241,7 @@ def _check_one_opens(pictures):
 
 
 def told(outcome, folder):
-    "One line on a picture."
+    "One line on an image."
     from rim.apps.batch import shown
 
     if outcome.fault:
@@ -258,7 +258,7 @@ def reported(segmenter, vocabulary, pictures, folder, args):
     from tqdm import tqdm
     from rim.apps.batch import segment_pictures
 
-    with tqdm(total=len(pictures), unit="picture", disable=None) as bar:
+    with tqdm(total=len(pictures), unit="image", disable=None) as bar:
         for outcome in segment_pictures(segmenter, vocabulary, pictures, folder, args.force, args.longest):
             if not outcome.fault:
                 tqdm.write(told(outcome, folder))
@@ -274,9 +274,9 @@ def _engine_of(args):
 
 # %% ../../nbs/apps/05_cli.ipynb #5c10e7e8
 def _build_references(args):
-    "rim references build: painted and photographed references, as one file."
+    "rim references build: generated and photographed references, as one file."
     if args.classes is None and not args.photographs:
-        raise ValueError("references need names to paint (--classes) or pictures of one's own (--photographs).")
+        raise ValueError("references need names to generate (--classes) or images of one's own (--photographs).")
     vocabulary, settings = vocabulary_of(args.classes) if args.classes is not None else None, settings_of(args)
     if Path(args.out).is_dir():
         raise ValueError(f"--out must be a file, and {args.out} is a folder.")
@@ -303,7 +303,7 @@ def _build_references(args):
 
 
 def _photographed_bank(folder, rim, vocabulary=None):
-    "The bank of a folder of photographs; what is left out is named."
+    "The bank of a folder of photographs; what is skipped is named."
     import warnings
     from rim.method.bank import ReferenceBank
 
@@ -406,7 +406,8 @@ def _check_one_meant(
 
 # %% ../../nbs/apps/05_cli.ipynb #4ece044e
 def _build_beforehand(names, settings, benchmark, store, engine):
-    "Let an engine paint the references that the methods will ask for; without one, they are painted when asked for."
+    """Let an engine generate the references that the methods will ask for; without one, they are generated when asked
+    for."""
     if engine.name == "serial":
         return
     from rim.method.bank import ReferenceBank
@@ -728,7 +729,7 @@ def _data_check(args):
 
 # %% ../../nbs/apps/05_cli.ipynb #34b54f5e
 def _toybox_scene(args):
-    "rim toybox scene: a rendered picture, its label map and its class names."
+    "rim toybox scene: a rendered image, its label map and its class names."
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, not {args.seed}.")
     from PIL import Image
@@ -799,30 +800,30 @@ def _add_method(commands):
     command = with_settings(
         commands.add_parser(
             "segment",
-            help="label every pixel of pictures",
-            description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per picture.",
+            help="label every pixel of images",
+            description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per image.",
         )
     )
     command.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="pictures, folders of pictures, or quoted patterns such as 'photos/**/*.jpg'",
+        help="images, folders of images, or quoted patterns such as 'photos/**/*.jpg'",
     )
     command.add_argument("--classes", help=CLASSES + "; by default those of the bank")
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
     command.add_argument(
-        "--out", required=True, metavar="DIR", help="results are named after the pictures, folders are mirrored"
+        "--out", required=True, metavar="DIR", help="results are named after the images, folders are mirrored"
     )
     command.add_argument("--recursive", action="store_true", help="folders inside the folders count, too")
     command.add_argument("--force", action="store_true", help="make again what is done")
-    command.add_argument("--coco", action="store_true", help="write the regions of all pictures as coco.json, too")
+    command.add_argument("--coco", action="store_true", help="write the regions of all images as coco.json, too")
     command.add_argument(
         "--longest",
         type=int,
         default=2048,
         metavar="N",
-        help="larger pictures are looked at with this long side, results keep the picture's size (2048; 0: never)",
+        help="larger images are processed with this long side, results keep the image's size (2048; 0: never)",
     )
     command.add_argument(
         "--method",
@@ -834,7 +835,7 @@ def _add_method(commands):
     command = with_settings(
         commands.add_parser(
             "demo",
-            help="a page in the browser: a picture and words in, overlay and reasons out",
+            help="a page in the browser: an image and words in, overlay and reasons out",
             description=(
                 "Serve a page on this machine's loopback address. Needs `pip install -e '.[demo]'` in the clone."
             ),
@@ -850,11 +851,11 @@ def _add_method(commands):
     )
     build = _with_engine(
         with_settings(
-            both.add_parser("build", help="paint the reference pictures of a vocabulary, or take photographs")
+            both.add_parser("build", help="generate the reference images of a vocabulary, or take photographs")
         )
     )
-    build.add_argument("--classes", help="to be painted: " + CLASSES)
-    build.add_argument("--photographs", metavar="DIR", help="pictures of your own, one folder per class")
+    build.add_argument("--classes", help="to be generated: " + CLASSES)
+    build.add_argument("--photographs", metavar="DIR", help="images of your own, one folder per class")
     build.add_argument("--out", required=True, metavar="FILE", help="the bank, one safetensors file")
     build.set_defaults(run=_build_references)
     show = both.add_parser("show", help="draw the contact sheet of a bank")

@@ -45,7 +45,7 @@ DOWNLOADS = (
     Download(
         "COCO 2017, COCO-Stuff 164k",
         ("coco-object", "coco-stuff"),
-        "CC BY 4.0, pictures under Flickr terms of use",
+        "CC BY 4.0, images under Flickr terms of use",
         1480,
         "curl -L -O http://images.cocodataset.org/zips/val2017.zip && unzip val2017.zip -d {}/coco && curl -L -O "
         "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip "
@@ -64,7 +64,7 @@ DOWNLOADS = (
     Download(
         "ADE20K, SceneParsing",
         ("ade20k",),
-        "BSD 3-Clause, pictures for research and teaching",
+        "BSD 3-Clause, images for research and teaching",
         970,
         (
             "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip "

@@ -448,7 +448,7 @@ class Outcome:
 
 
 class Undone(RuntimeError):
-    "Items that were set aside; the others are done."
+    "Items that were excluded; the others are done."
 
     def __init__(self, message, outcomes):
         super().__init__(message)
@@ -539,7 +539,7 @@ def run(
         except KeyboardInterrupt:
             aside = sum(bool(o.error) for o in outcomes.values())
             raise KeyboardInterrupt(
-                f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} set aside" if aside else "")
+                f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} excluded" if aside else "")
             ) from None
         finally:
             crew.stop()

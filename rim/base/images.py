@@ -116,7 +116,7 @@ def _upright_rgb(
 def read_image(
     image,  # path, PIL image, or array [H, W, 3] / [H, W] uint8
 ) -> np.ndarray:  # uint8 [H, W, 3], RGB
-    "Any picture as RGB pixels."
+    "Any image as RGB pixels."
     if isinstance(image, (str, Path)):
         for plain in (False, True):
             opened = open_image(image, plain)
@@ -225,10 +225,10 @@ def typeset(
 # %% ../../nbs/base/03_images.ipynb #fe13cfc0
 def data_uri(
     picture,  # PIL image, or uint8 [H, W, 3] or [H, W]
-    side=None,  # pixels: larger pictures are reduced to this longer side; None: as it is
+    side=None,  # pixels: larger images are reduced to this longer side; None: as it is
     kind="JPEG",  # or PNG
 ) -> str:
-    "A picture as an address that contains it, for HTML."
+    "An image as an address that contains it, for HTML."
     picture = picture.copy() if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if side:
         picture.thumbnail((side, side))

@@ -51,7 +51,7 @@ def read_ini(
     return ini
 
 # %% ../../nbs/base/01_settings.ipynb #47b889ff
-OURS = re.compile(rb"^[^\S\n]*\[toybox\]", re.MULTILINE)  # in the bytes of a settings file, the NULs of UTF-16 left out
+OURS = re.compile(rb"^[^\S\n]*\[toybox\]", re.MULTILINE)  # in the bytes of a settings file, the NULs of UTF-16 skipped
 
 
 def own_file(
@@ -146,8 +146,8 @@ class RegionSettings:
     stability_score_offset: float
     box_nms_thresh: float
     maskformer_side: int  # short side of MaskFormer's input, pixels, open
-    maskformer_score: float  # a query of a smaller chance of being anything proposes nothing, open
-    maskformer_thresh: float  # chance from which a pixel belongs to a query's mask, open
+    maskformer_score: float  # a query of a smaller probability of being anything proposes nothing, open
+    maskformer_thresh: float  # probability from which a pixel belongs to a query's mask, open
     feature: str  # encoder of references and regions: dino, clip, mae, sd or efficientnet
     feature_layer: str  # last, a number from 1 on, or of the efficientnet head or logits, open
     feature_kind: str  # keys, values or tokens of a transformer's layer, open
@@ -196,7 +196,7 @@ class MatchingSettings:
 class TridentSettings:
     "Splice, then segment: every number of it."
 
-    trident_side: int  # short side of the picture, pixels
+    trident_side: int  # short side of the image, pixels
     trident_longest: int  # its long side at most, pixels
     trident_crop: int  # side of a window, pixels
     trident_stride: int  # from one window to the next, pixels
@@ -204,18 +204,18 @@ class TridentSettings:
     trident_correlation: str  # whose similarities guide CLIP's last block: dino, or clip itself
     trident_beta: float  # times the mean similarity: smaller ones are cut
     trident_gamma: float  # sharpness of the guiding attention
-    trident_sam_correlation: bool  # whether SAM's attention aggregates the features of the whole picture
+    trident_sam_correlation: bool  # whether SAM's attention aggregates the features of the whole image
     trident_cos_fac: float  # times the mean cosine of SAM's values: smaller ones are cut
     trident_refine_neg_cos: bool  # no: a negative threshold becomes 0.6
     trident_halves: bool  # whether SAM sees the left and the right half by themselves
     trident_templates: str  # imagenet: mean over 80 sentences; prompt: the one of the setting prompt
     trident_background: str  # words for the background, separated by commas; benchmarks have lists of their own
     trident_scale: float  # of the cosines in the softmax
-    trident_prob_thd: float  # a smaller best chance makes a pixel background, where there is one
+    trident_prob_thd: float  # a smaller best probability makes a pixel background, where there is one
     trident_refine: bool  # whether SAM refines the labels
-    trident_coarse_thresh: float  # chance from which a pixel may prompt SAM
-    trident_min_area: int  # pixels of the half-size picture: smaller components don't prompt
-    trident_mask_weight: float  # of the chances in the mask prompt
+    trident_coarse_thresh: float  # probability from which a pixel may prompt SAM
+    trident_min_area: int  # pixels of the half-size image: smaller components don't prompt
+    trident_mask_weight: float  # of the probabilities in the mask prompt
     trident_iou_thresh: float  # masks of a smaller predicted overlap aren't kept
     trident_faithful: bool  # yes: what looks like a slip in the published numbers stays
 

@@ -557,7 +557,7 @@ def __getitem__(self: PublishedBenchmark, i):
 def problem(
     self: PublishedBenchmark,
     key: str,
-    decode=False,  # whether pictures are decoded too
+    decode=False,  # whether images are decoded too
     seen=None,  # set that takes the labels that occur
 ) -> str:  # empty where there is none
     "What is wrong with an item whose files exist."
@@ -735,9 +735,9 @@ def get_benchmark(
 # %% ../../nbs/measure/02_datasets.ipynb #2157132c
 def _first_pictures(
     benchmark: Benchmark,
-    n=4,  # pictures
+    n=4,  # images
 ) -> str:
-    "The first pictures above their truth, as HTML; what is wrong with them, if they can't be read."
+    "The first images above their truth, as HTML; what is wrong with them, if they can't be read."
     palette = benchmark.vocabulary.palette()
     colours = np.vstack([palette, [IGNORE_COLOUR]]).astype(np.uint8)
     try:

@@ -80,9 +80,9 @@ _ORACLE = Stage("oracle", 1, ("rim.measure.examination", "rim.method.regions"))
 # %% ../../nbs/measure/09_examination.ipynb #a9309173
 def oracle(
     rim,  # RIM, whose proposals are named
-    benchmark,  # Benchmark, which knows the truth
+    benchmark,  # Benchmark, which knows the ground truth
 ):
-    "The method that names every proposal after the majority of the truth below it -> Method."
+    "The method that names every proposal after the majority of the ground truth below it -> Method."
     classes, places = len(benchmark.vocabulary.labels), {}
 
     def look_up(image):
@@ -208,7 +208,7 @@ def confusions(
     where,  # bool [R]
     k=8,
 ):
-    "The `k` most frequent wrong names -> list of (truth, said, count, share of the truth's regions)."
+    "The `k` most frequent wrong names -> list of (truth, said, count, share of the ground truth's regions)."
     wrong = where & (table.named[name] != table.truth) & (table.named[name] >= 0)
     pairs, counts = np.unique(np.stack([table.truth[wrong], table.named[name][wrong]], 1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:k]
@@ -317,7 +317,7 @@ def worst_sheet(
     settings,
     k=6,  # images
 ):
-    "The images on which a method does worst: picture, prediction, truth -> Figure."
+    "The images on which a method does worst: image, prediction, truth -> Figure."
     worst, rows = report.worst(name, k), []
     for index, _, _ in worst:
         image, truth, _ = benchmark[index]
@@ -332,7 +332,7 @@ def worst_sheet(
     titles = [f"{key if len(key) < 26 else '…' + key[-24:]}\n{100 * value:.0f} mIoU" for _, key, value in worst]
     fig = figures.overlay_grid(
         rows,
-        columns=["picture", name, "truth"],
+        columns=["image", name, "ground truth"],
         rows=titles,
         side=2.0,
         title=f"{report.benchmark}: where {name} does worst",

@@ -82,7 +82,7 @@ def mean_iou(
     confusion,  # [C, C]
     skip=(),  # classes that are not scored
 ):
-    "Mean IoU of the classes that occur in truth or prediction, 0..1."
+    "Mean IoU of the classes that occur in the ground truth or prediction, 0..1."
     return float(_mean_present(iou(confusion), skip))
 
 # %% ../../nbs/measure/01_metrics.ipynb #2e9cd79d

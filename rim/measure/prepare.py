@@ -175,11 +175,11 @@ def _run_lengths(
     codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(codes & 32 == 0)
     if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
-        raise ValueError("run lengths must be whole numbers in COCO's characters")
+        raise ValueError("run lengths must be integers in COCO's characters")
     starts = np.r_[0, ends[:-1] + 1]
     lengths = ends - starts + 1
     if lengths.max() > 7:
-        raise ValueError("run lengths must be whole numbers in COCO's characters")
+        raise ValueError("run lengths must be integers in COCO's characters")
     runs = np.add.reduceat((codes & 31) << 5 * (np.arange(len(codes)) - np.repeat(starts, lengths)), starts)
     runs -= (codes[ends] & 16 > 0) * (1 << 5 * lengths)  # the last character's highest bit is the sign
     for first in (1, 2):

@@ -93,12 +93,12 @@ def patchwise(
 # %% ../../nbs/measure/10_sweeps.ipynb #bba5e959
 def thinned(
     bank: ReferenceBank,
-    k: int,  # pictures per class, at most
+    k: int,  # images per class, at most
     seed: int,  # of the draw
 ) -> ReferenceBank:
-    "A bank with fewer pictures of each class."
+    "A bank with fewer images of each class."
     if k < 1:
-        raise ValueError(f"a class needs at least one picture: got {k}")
+        raise ValueError(f"a class needs at least one image: got {k}")
     drawn = [
         np.random.default_rng([seed, i]).permutation(np.flatnonzero(bank.owner == i))[:k] for i in range(len(bank))
     ]
@@ -114,11 +114,11 @@ _FOREGROUND = (*(f.name for f in fields(ForegroundSettings)), "images_per_class"
 def rebank(
     rim: RIM,  # whose models and store are used
     vocabulary: Vocabulary,
-    **changes,  # settings of the foreground, or fewer pictures
+    **changes,  # settings of the foreground, or fewer images
 ) -> ReferenceBank:
     "The bank of other foreground masks."
     if other := [key for key in changes if key not in _FOREGROUND]:
-        raise ValueError(f"pictures stay the same, so only {', '.join(_FOREGROUND)} can be varied: got {other[0]!r}")
+        raise ValueError(f"images stay the same, so only {', '.join(_FOREGROUND)} can be varied: got {other[0]!r}")
     again = RIM(rim.settings.replace(**changes), store=rim.store)
     loaded = "pipeline", "proposer", "network", "encoder"
     vars(again.tools).update({k: v for k, v in vars(rim.tools).items() if k in loaded})

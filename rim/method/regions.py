@@ -177,7 +177,7 @@ def paint(
     scores,  # float [P]
     size,  # (H, W)
     how="area",  # or "score"
-    boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole picture
+    boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole image
 ) -> np.ndarray:  # int64 [H, W], -1 where uncovered
     "Lay the labels of overlapping masks on one canvas."
     if how not in ("area", "score"):

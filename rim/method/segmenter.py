@@ -135,7 +135,7 @@ class RIM:
         settings: Settings,
         proposer=None,  # a Proposer; None: loaded when needed
         encoder=None,  # an Encoder for references and regions; None: loaded when needed
-        bank: ReferenceBank = None,  # references that are there already; None: painted when needed
+        bank: ReferenceBank = None,  # references that are there already; None: generated when needed
         store: Store = None,  # where references are kept; None: in memory only
         keep=False,  # whether analyses of images go to the store too
     ):

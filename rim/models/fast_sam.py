@@ -82,7 +82,7 @@ def in_dtype(
 
 
 class PointDecoder:
-    "SAM's mask decoder for many points on one picture."
+    "SAM's mask decoder for many points on one image."
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class PointDecoder:
         self,
         features: torch.Tensor,  # [1, C, h, w]
     ):
-        "Project what all points of a picture share."
+        "Project what all points of an image share."
         first = self.net.transformer.layers[0]
         into, back = first.cross_attn_token_to_image, first.cross_attn_image_to_token
         places = features[0].flatten(1).T.float() + self.prompts.no_mask_embed.weight
@@ -241,8 +241,8 @@ class Axis:
         self,
         low: int,  # places of the low-resolution mask
         middle: int,  # pixels of SAM's input
-        inside: int,  # those of them that show the picture
-        full: int,  # pixels of the picture
+        inside: int,  # those of them that show the image
+        full: int,  # pixels of the image
         device=None,
     ):
         up = F.interpolate(torch.eye(low)[None], middle, mode="linear")[..., :inside]

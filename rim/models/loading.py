@@ -331,7 +331,7 @@ def _diffusion(unet: dict, vae: dict, text: dict, scheduler):  # a StableDiffusi
         AutoencoderKL,
         StableDiffusionPipeline,
         UNet2DConditionModel,
-    )  # here, because only those who paint need it
+    )  # here, because only those who generate need it
 
     encoder, tokenizer = _clip_text(CLIPTextConfig(**text), text.get("max_position_embeddings", 77))
     levels = len(vae["block_out_channels"])

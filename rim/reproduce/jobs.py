@@ -205,7 +205,7 @@ def _digest_of_benchmark(name, settings):
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #ed5069e0
-ABSENT = "absent"  # in place of a digest
+ABSENT = "absent"  # instead of a digest
 
 
 def inputs_of(target, settings, store):

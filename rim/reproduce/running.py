@@ -66,7 +66,7 @@ def world(settings):
 
 def _tidy(notebook, root, job):
     """An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped, and the
-    PNG where a JPEG of the same picture is there."""
+    PNG where a JPEG of the same image is there."""
     import nbformat
 
     notebook.metadata.pop("papermill", None)
@@ -184,7 +184,7 @@ def settle(folder):
 
 
 def install(folder):
-    "Put what was made aside in the place of `folder`; files that no run has made stay."
+    "Replace `folder` with what was made aside; files that no run has made stay."
     before, aside = aside_of(folder, ".before"), aside_of(folder)
     if folder.exists():
         try:

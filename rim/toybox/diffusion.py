@@ -154,7 +154,7 @@ def _to_pixels(images):
 
 
 def _draw_example(world, seed, pairs=0.2):
-    "The training picture of a seed: a portrait, or one time in five a pair -> (image, caption)."
+    "The training image of a seed: a portrait, or one time in five a pair -> (image, caption)."
     rng = np.random.default_rng([seed, 2])
     names = [world.names[i] for i in rng.choice(len(world.names), 2, replace=False)]
     shot = pair(names, seed) if rng.random() < pairs else world.portrait(names[0], seed)
@@ -162,7 +162,7 @@ def _draw_example(world, seed, pairs=0.2):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #27ed7e9d
 def edges(x):
-    "Horizontal and vertical differences of a batch of pictures."
+    "Horizontal and vertical differences of a batch of images."
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
@@ -245,7 +245,7 @@ class DiffusionTask(Task):
         )  # eager: twice as fast on a CPU in bfloat16
 
     def fresh(self, seeds):
-        "Encode new pictures and keep their latents."
+        "Encode new images and keep their latents."
         shots = [_draw_example(self.world, s) for s in seeds]
         with torch.no_grad():
             mean = (
@@ -357,7 +357,7 @@ _LEVELS = tuple(range(50, 1000, 100))  # timesteps at which attention is read
 
 @torch.no_grad()
 def _attention_on(pipeline, shots, words, seed=0):
-    """Class-token attention of noised real pictures: shots with `image` and `caption`, one word each -> float32 [n, 64,
+    """Class-token attention of noised real images: shots with `image` and `caption`, one word each -> float32 [n, 64,
     64]."""
     x = (
         pipeline.vae.encode(_to_pixels(np.stack([s.image for s in shots])).to(pipeline.unet.device)).latent_dist.mean
@@ -417,6 +417,6 @@ def _portrait_classifier(world, steps=250, batch=64, seed=0):
 
 @torch.no_grad()
 def agreement(logits, images, labels):
-    "Share of pictures uint8 [n, 64, 64, 3] that the classifier calls by their label, and its choices."
+    "Share of images uint8 [n, 64, 64, 3] that the classifier calls by their label, and its choices."
     chosen = logits(to_input(np.stack(images))).argmax(1).numpy()
     return float((chosen == np.asarray(labels)).mean()), chosen

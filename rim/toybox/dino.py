@@ -195,7 +195,7 @@ _COMMON = 0.9
 
 
 def half(pixels):
-    "Pictures at half size, area-averaged."
+    "Images at half size, area-averaged."
     return F.avg_pool2d(pixels, 2)
 
 
@@ -238,7 +238,7 @@ class DinoTask(Task):
         self.scale = [(x.mean((0, 1)), x.std((0, 1)).clamp_min(1e-3)) for x in layers[:-1]]
 
     def distil(self, pixels):
-        "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised pictures."
+        "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised images."
         with torch.no_grad():
             *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
         hidden, hooks = [], []
@@ -281,13 +281,13 @@ class DinoTask(Task):
 
 # %% ../../nbs/toybox/12_dino.ipynb #486b7b21
 def _grid_features(model, pixels):
-    "Teacher's features, or student's keys, of normalised pictures, [n, h w, D]."
+    "Teacher's features, or student's keys, of normalised images, [n, h w, D]."
     return model(pixels) if isinstance(model, Teacher) else _keys_and_tokens(model, half(pixels))[0]
 
 
 @torch.no_grad()
 def pooled_regions(features, world, seeds, batch=25):
-    """Mask-pooled `features` (a function of normalised pictures) of every thing in the scenes of `seeds` -> ([m, D],
+    """Mask-pooled `features` (a function of normalised images) of every thing in the scenes of `seeds` -> ([m, D],
     labels [m])."""
     pooled, labels = [], []
     seeds = list(seeds)

@@ -48,7 +48,7 @@ def _load_pretrained(encoder, dino):
     patches, k = "embeddings.patch_embeddings.projection.", CONFIG["patch_size"] // dino.config.patch_size
     out["patch_embed.proj.weight"] = (
         state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3) / k**2
-    )  # what it saw in the picture at half the size
+    )  # what it saw in the image at half the size
     out["patch_embed.proj.bias"] = state[patches + "bias"]
     out["pos_embed"] = state["embeddings.position_embeddings"][0, 1:].view(encoder.pos_embed.shape)
     for i, layer in enumerate(dino.encoder.layer):
@@ -152,7 +152,7 @@ def _mask_losses(logits, truth):
 
 
 def _grouping_loss(codes, instances):
-    """Cross-entropy of `same thing or not` for all pairs of patches of each picture: codes [n, d, h, w], instances
+    """Cross-entropy of `same thing or not` for all pairs of patches of each image: codes [n, d, h, w], instances
     uint8 [n, H, W] (0 is the place) -> scalar."""
     n, d, h, w = codes.shape
     whose = F.one_hot(torch.as_tensor(instances).long()).permute(0, 3, 1, 2).float()
@@ -208,14 +208,14 @@ def pictures(world, seeds):
 
 
 def enlarge(image, k):
-    "The picture `k` times as large, bilinear."
+    "The image `k` times as large, bilinear."
     from PIL import Image
 
     return Image.fromarray(image).resize((image.shape[1] * k, image.shape[0] * k), Image.BILINEAR)
 
 
 def targets(instances, rng, n):
-    """`n` masks of one picture to ask for: its things by turns, and now and then the place behind them -> bool [n, H,
+    """`n` masks of one image to ask for: its things by turns, and now and then the place behind them -> bool [n, H,
     W]."""
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
     things = [m for m in things if m.sum() >= 30]

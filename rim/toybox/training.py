@@ -41,7 +41,7 @@ class Task:
     modules: torch.nn.ModuleDict
 
     def loss(self, seeds, generator):
-        """Loss on the pictures of `seeds(n) -> range`, the next n unused seeds; `generator` is seeded by the step ->
+        """Loss on the images of `seeds(n) -> range`, the next n unused seeds; `generator` is seeded by the step ->
         (scalar, dict of floats to log)."""
         raise TypeError(f"{type(self).__name__} defines no loss")
 

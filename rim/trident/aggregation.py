@@ -20,7 +20,7 @@ def sam_image(
     image,  # uint8 [H, W, 3]
     patch,  # of CLIP, pixels
 ) -> np.ndarray:  # uint8 [h, w, 3]
-    "The picture with its sides rounded up to whole patches."
+    "The image with its sides rounded up to whole patches."
     return resize_linear(image, [-(-n // patch) * patch for n in image.shape[:2]])
 
 
@@ -44,7 +44,7 @@ class SamTokens:
     columns: torch.Tensor  # float [heads, N, S], horizontal
     grid: tuple  # (h, w) of the tokens that count
     size: tuple  # (h, w) of the input without padding, pixels
-    seen: tuple  # (h, w) of the picture that was encoded, pixels
+    seen: tuple  # (h, w) of the image that was encoded, pixels
     embedding: torch.Tensor  # float [1, C, S, S], for the mask decoder
 
     def attention(
@@ -75,7 +75,7 @@ def sam_tokens(
     *others, last = encoder.blocks
     if last.window_size:
         raise ValueError(
-            "the last block of SAM's encoder must attend to the whole picture: this one has windows of "
+            "the last block of SAM's encoder must attend to the whole image: this one has windows of "
             f"{last.window_size}"
         )
     resized = resize_long(image, encoder.img_size)

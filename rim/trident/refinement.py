@@ -90,10 +90,10 @@ def name_logits(
 
 def name_chances(
     logits,  # float [Q, h, w]
-    size,  # (H, W) of the picture
+    size,  # (H, W) of the image
     scale,  # of the logits
 ) -> torch.Tensor:  # float [Q, H, W], sums to 1 over the names
-    "Chances of the names at every pixel."
+    "Probabilities of the names at every pixel."
     return (scale * F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]).softmax(0)
 
 
@@ -102,13 +102,13 @@ def merge_names(
     owner,  # int64 [Q], class of each name
     classes,  # C
 ) -> torch.Tensor:  # float [C, H, W], may sum to less than 1
-    "The chance of a class is that of its best name."
+    "The probability of a class is that of its best name."
     return torch.stack([chances[(owner == c).to(chances.device)].amax(0) for c in range(classes)])
 
 
 def coarse_labels(
     prob,  # float [C, H, W]
-    prob_thd,  # a smaller best chance makes a pixel class 0; 0: none does
+    prob_thd,  # a smaller best probability makes a pixel class 0; 0: none does
 ) -> torch.Tensor:  # int64 [H, W]
     "The best class of every pixel."
     best, labels = prob.max(0)
@@ -119,7 +119,7 @@ def nearest(
     labels,  # [H, W]
     size,  # (h, w)
 ) -> np.ndarray:  # [h, w]
-    "Resize by picking pixels, in whole numbers."
+    "Resize by picking pixels, in integers."
     rows, columns = (np.arange(m) * n // m for n, m in zip(labels.shape, size))
     return labels[rows[:, None], columns]
 
@@ -127,9 +127,9 @@ def nearest(
 def half_size(
     labels,  # int [H, W]
     prob,  # float [C, H, W]
-    coarse_thresh,  # a smaller best chance is unsure
+    coarse_thresh,  # a smaller best probability is unsure
 ) -> tuple:  # (int64 [h, w] with C for unsure, float32 [C, h, w])
-    "Labels and chances at half the size."
+    "Labels and probabilities at half the size."
     size = [max(1, n // 2) for n in labels.shape]
     half = F.interpolate(prob[None].float(), size, mode="bilinear", align_corners=False)[0].cpu()
     small = nearest(np.asarray(labels), size)
@@ -138,12 +138,12 @@ def half_size(
 # %% ../../nbs/trident/04_refinement.ipynb #a67fdf2d
 @dataclass(frozen=True)
 class Components:
-    "What SAM will be asked about; coordinates in pixels of the half-size picture."
+    "What SAM will be asked about; coordinates in pixels of the half-size image."
 
     map: np.ndarray  # int64 [h, w], number of the component from 1 on, 0 for none
     labels: np.ndarray  # int64 [n], class; components are in its order, then in that of their first pixel
     boxes: np.ndarray  # float32 [n, 4], x0, y0, x1, y1; x1 and y1 are the last pixel inside
-    points: np.ndarray  # float32 [n, 2], x, y of the best chance inside, the first of equals
+    points: np.ndarray  # float32 [n, 2], x, y of the best probability inside, the first of equals
 
     def __len__(self):
         return len(self.labels)
@@ -156,7 +156,7 @@ class Components:
 def find_components(
     labels,  # int [h, w], C for unsure
     prob,  # float [C, h, w]
-    coarse_thresh,  # classes that nowhere reach it are left out
+    coarse_thresh,  # classes that nowhere reach it are skipped
     min_area,  # pixels
 ) -> Components:
     "Connected pixels of one class."
@@ -178,22 +178,22 @@ def find_components(
 
 # %% ../../nbs/trident/04_refinement.ipynb #d0629b69
 def prompt_scale(
-    size,  # (h, w) of the half-size picture
+    size,  # (h, w) of the half-size image
     side,  # of SAM's input, pixels
 ) -> np.ndarray:  # float64 [2], for x and y
-    "Factors from the half-size picture to SAM's input."
+    "Factors from the half-size image to SAM's input."
     h, w = size
     return np.array([int(n * (side / max(size)) + 0.5) / n for n in (w, h)])
 
 
 def mask_prompt(
-    prob,  # float [h, w], chances of a class at half size
-    size,  # (H, W) of the picture
+    prob,  # float [h, w], probabilities of a class at half size
+    size,  # (H, W) of the image
     side,  # of SAM's mask prompts, pixels
-    coarse_thresh,  # smaller chances count as 0
-    weight,  # of the chances
-) -> torch.Tensor:  # float32 [side, side], zero outside the picture
-    "The chances of a class as SAM's mask prompt."
+    coarse_thresh,  # smaller probabilities count as 0
+    weight,  # of the probabilities
+) -> torch.Tensor:  # float32 [side, side], zero outside the image
+    "The probabilities of a class as SAM's mask prompt."
     inside = [max(1, int(n * (side / max(size)) + 0.5)) for n in size]
     resized = F.interpolate(prob[None, None].float(), inside, mode="bilinear", align_corners=False)[0, 0]
     return F.pad(torch.where(resized > coarse_thresh, weight * resized, 0), (0, side - inside[1], 0, side - inside[0]))
@@ -228,9 +228,9 @@ def upscale_masks(
     sam: Sam,
     low,  # float [k, side, side]
     tokens: SamTokens,  # its sizes are used
-    size,  # (H, W) of the picture
+    size,  # (H, W) of the image
 ) -> torch.Tensor:  # float [k, H, W], above 0 inside
-    "Mask logits at the picture's size: through SAM's input and the picture that SAM saw."
+    "Mask logits at the image's size: through SAM's input and the image that SAM saw."
     full = sam.postprocess_masks(low[:, None], tokens.size, tokens.seen)
     return (
         full if tokens.seen == tuple(size) else F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)
@@ -239,9 +239,9 @@ def upscale_masks(
 # %% ../../nbs/trident/04_refinement.ipynb #cf24ac3a
 def class_score(
     logits,  # float [k, H, W], mask logits of one class
-    prob,  # float [H, W], its chances
+    prob,  # float [H, W], its probabilities
 ) -> torch.Tensor:  # float [H, W]
-    "The score of a class: its best mask times its chance, inside the union of its masks."
+    "The score of a class: its best mask times its probability, inside the union of its masks."
     return logits.amax(0).sigmoid() * prob * (logits > 0).any(0)
 
 
@@ -274,13 +274,13 @@ class Refinement:
 @torch.no_grad()
 def refine(
     sam: Sam,
-    tokens: SamTokens,  # of the whole picture
+    tokens: SamTokens,  # of the whole image
     coarse,  # int64 [H, W]
     prob,  # float [C, H, W]
-    coarse_thresh,  # chance from which a pixel may prompt
-    min_area,  # of a component, pixels of the half-size picture
+    coarse_thresh,  # probability from which a pixel may prompt
+    min_area,  # of a component, pixels of the half-size image
     iou_thresh,  # predicted overlap above which a mask is kept
-    weight,  # of the chances in the mask prompt
+    weight,  # of the probabilities in the mask prompt
     faithful=True,
     found: Components = None,  # None: found here
 ) -> Refinement:

@@ -21,7 +21,7 @@ def cosine_maps(
 
 
 def guiding_attention(
-    cosine,  # float [n, N, N], all windows of one picture
+    cosine,  # float [n, N, N], all windows of one image
     beta,  # times the mean
     gamma,  # sharpness
 ) -> torch.Tensor:  # float [n, N, N], rows sum to 1

@@ -18,7 +18,7 @@ def resize_linear(
     image,  # uint8 [H, W, 3]
     size,  # (h, w)
 ) -> np.ndarray:  # uint8 [h, w, 3]
-    "Bilinear resize in whole numbers, as OpenCV does it."
+    "Bilinear resize in integers, as OpenCV does it."
 
     def taps(n, m):
         at = ((np.arange(m) + 0.5) * (1 / (m / n)) - 0.5).astype(np.float32)
@@ -47,7 +47,7 @@ def canvas_size(
     patch,  # of CLIP, pixels
     crop,  # side of a window, pixels
 ) -> tuple:  # (h, w), multiples of the patch
-    "The size at which a picture is cut into windows."
+    "The size at which an image is cut into windows."
     if all(n % patch == 0 and n >= crop for n in size):
         return tuple(size)
 
@@ -63,7 +63,7 @@ _CLIP_MEAN_255, _CLIP_STD_255 = (122.771, 116.746, 104.094), (68.501, 66.632, 70
 
 
 def _column(values, like) -> torch.Tensor:
-    "Values of three channels, to be applied to pictures [..., 3, H, W]."
+    "Values of three channels, to be applied to images [..., 3, H, W]."
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
@@ -72,7 +72,7 @@ def clip_canvas(
     patch,  # of CLIP, pixels
     crop,  # side of a window, pixels
 ) -> torch.Tensor:  # float32 [3, h, w], multiples of the patch
-    "The whole picture as CLIP's windows are cut from it."
+    "The whole image as CLIP's windows are cut from it."
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     pixels = (pixels - _column(_CLIP_MEAN_255, pixels)) / _column(_CLIP_STD_255, pixels)
     size = canvas_size(image.shape[:2], patch, crop)
@@ -106,7 +106,7 @@ def cut_windows(
     pixels,  # float [3, H, W]
     boxes,  # int [n, 4], pixels
 ) -> torch.Tensor:  # float [n, 3, crop, crop]
-    "The windows of a picture, as one batch."
+    "The windows of an image, as one batch."
     return torch.stack([pixels[:, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes])
 
 # %% ../../nbs/trident/01_windows.ipynb #25aef366
