@@ -1,6 +1,7 @@
 """`make gpu-day`: checks, benchmarks, agreement and the paper profile's targets on a GPU, in the order of their value.
 
-First it prints what each step costs. A step that is done is skipped, so the same command goes on after an interruption; a
+First it prints what each step costs. A step that is done is skipped, so the same command goes on after an interruption;
+a
 step that fails is noted and the next one runs. At the end everything is in one results.json."""
 
 import argparse, json, subprocess, sys, time
@@ -96,7 +97,8 @@ def plan(chosen):
     lines += [f"{s.name:24}{s.hours[0]:>10.2f}{s.hours[1]:>11.2f}" for s in chosen]
     lines += [f"{'all':24}{total[0]:>10.2f}{total[1]:>11.2f}"]
     lines += [
-        f"Floor: matrix products at {TFLOPS} TFLOP/s (H200, bfloat16), computed, not measured. Likely: {LIKELY} times that, "
+        f"Floor: matrix products at {TFLOPS} TFLOP/s (H200, bfloat16), computed, not measured. Likely: "
+        f"{LIKELY} times that, "
         "and the rest of the work. What a step leaves in the store costs the later ones nothing."
     ]
     return "\n".join(lines)
@@ -167,7 +169,7 @@ def main(words=None):
         if record := done(step, args.out, about["revision"]):
             print(f"{step.name}: done before", flush=True)
         elif (time.time() - start) / 3600 + step.hours[1] > args.hours:
-            print(f"{step.name}: left out, it would likely end after {args.hours:g} h", flush=True)
+            print(f"{step.name}: skipped, it would likely end after {args.hours:g} h", flush=True)
             continue
         else:
             print(f"{step.name}: running, see {args.out / step.name}.log", flush=True)

@@ -1,6 +1,7 @@
 """`make release`: sdist, wheel, site and results into dist/, with a file of digests and the release notes.
 
-The archives of site and results are the same bytes whenever their files are: sorted, without owners, dated by the commit."""
+The archives of site and results are the same bytes whenever their files are: sorted, without owners, dated by the
+commit."""
 
 import gzip, hashlib, io, re, subprocess, sys, tarfile
 from pathlib import Path

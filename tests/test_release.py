@@ -1,4 +1,5 @@
-"""What a release consists of: one version everywhere, archives that are the same bytes twice, notes with their digests."""
+"""What a release consists of: one version everywhere, archives that are the same bytes twice, notes with their
+digests."""
 
 import json, os, re, sys, tarfile, tomllib
 from pathlib import Path

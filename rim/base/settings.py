@@ -178,7 +178,7 @@ class MatchingSettings:
     painting: str  # area: small proposals on top; score: the best score on top, open
     uncovered: str  # auto, background or patches: who labels pixels without a proposal, open
     method: str  # what a practitioner gets: match, or the paper's rim; reproduction targets name theirs
-    match_fusion: str  # of the matcher, in place of fusion; empty: that
+    match_fusion: str  # of the matcher, instead of fusion; empty: that
     match_references: float  # k nearest references of a class, in square roots of their number
     match_negatives: float  # k nearest negatives of the background, likewise
     match_margin: float  # added to the cosine of the background

@@ -198,7 +198,7 @@ def references(
 def words(
     self: ReferenceBank,
     i: int,  # index of a class
-    but="",  # a word that is left out
+    but="",  # a word that is skipped
 ) -> tuple:  # of str
     "Name and synonyms of a class."
     name = self.names[i]

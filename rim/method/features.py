@@ -58,7 +58,7 @@ def to_input(
 
 # %% ../../nbs/method/04_features.ipynb #49de723d
 class PatchEncoder:
-    "An encoder of pictures in whole patches; subclasses define `grid`."
+    "An encoder of images in whole patches; subclasses define `grid`."
 
     name = ""
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -238,7 +238,7 @@ class ClipPatches(PatchEncoder):
 
 # %% ../../nbs/method/04_features.ipynb #99da1af3
 class DiffusionFeatures(PatchEncoder):
-    "A decoder block of the diffusion UNet, empty prompt, one draw of noise per picture."
+    "A decoder block of the diffusion UNet, empty prompt, one draw of noise per image."
 
     name = "sd-unet"
     mean = std = (0.5, 0.5, 0.5)
@@ -262,7 +262,7 @@ class DiffusionFeatures(PatchEncoder):
         image: np.ndarray,  # [H, W, 3] uint8 RGB
         shape: tuple[int, int, int],  # channels, h, w of the latents
     ) -> torch.Tensor:  # [channels, h, w] float32
-        "The draw that belongs to a picture."
+        "The draw that belongs to an image."
         seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2**32)  # the generator reads 32 bits
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -356,7 +356,7 @@ def fusion_parts(
 def encoder_key(
     settings,
 ) -> dict:
-    "What determines the features of a picture, besides the side of the input."
+    "What determines the features of an image, besides the side of the input."
     own = weights_key(FEATURE_ROLES[settings.feature], settings) | settings.subset(*_READS[settings.feature])
     return own | ({"fusion": [encoder_key(part) for part in fusion_parts(settings)]} if settings.fusion else {})
 

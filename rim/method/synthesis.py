@@ -294,7 +294,9 @@ def _denoise(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # latents [B, C, h, w]; attention [B, h, w] in [0, 1]
     "Sampling with classifier-free guidance (Ho and Salimans 2021), attention captured on the way."
     scheduler, guided = type(pipeline.scheduler).from_config(pipeline.scheduler.config), settings.guidance > 1
-    scheduler.set_timesteps(settings.denoising_steps)  # on the CPU: schedulers read them, and a GPU would make them wait
+    scheduler.set_timesteps(
+        settings.denoising_steps
+    )  # on the CPU: schedulers read them, and a GPU would make them wait
     x = first_noise(pipeline, generators, settings.image_size) * scheduler.init_noise_sigma
     if guided:
         context = torch.cat([encoded_prompt(pipeline, "").expand_as(context), context])
