@@ -70,8 +70,14 @@ PROMISES = {
         "other formats are named."
     ),
     36: "What others read has what their format lists: a COCO file has every key, also those that few readers ask for.",
-    37: "Capitals, synonyms and spellings of an accent name the same class, mask or photograph everywhere, and a mask of another spelling is never taken for a photograph.",
-    38: "Overlays write names in their own letters; one that no font of the machine has is its number, so that no two names look alike.",
+    37: (
+        "Capitals, synonyms and spellings of an accent name the same class, mask or photograph everywhere, and a "
+        "mask of another spelling is never taken for a photograph."
+    ),
+    38: (
+        "Overlays write names in their own letters; one that no font of the machine has is its number, so that "
+        "no two names look alike."
+    ),
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: (
         "What can be known of settings and machine at the start is refused at the start: exit code 2, one "
@@ -79,9 +85,15 @@ PROMISES = {
     ),
     52: "A file system that refuses fsync, chmod or locks is no failure; a full or broken disk is.",
     53: "Results hold no path of the machine or of its user, however it is spelled.",
-    54: "Notebooks run in the environment of the command, and figures are drawn in the house style, whatever kernels, start-up files and styles the user has.",
+    54: (
+        "Notebooks run in the environment of the command, and figures are drawn in the house style, whatever "
+        "kernels, start-up files and styles the user has."
+    ),
     55: "A console that can't show a letter, or whose reader goes away, costs no result.",
-    56: "A folder named like a benchmark is measured where its path is given, and a name that means two things is refused.",
+    56: (
+        "A folder named like a benchmark is measured where its path is given, and a name that means two things "
+        "is refused."
+    ),
     57: "Every command that is printed can be pasted into a shell, whatever blanks and quotes its paths have.",
     58: "A script that starts workers without a guard ends, and its last line says what to do.",
 }

@@ -187,7 +187,7 @@ def test_doctor_and_loading_agree_on_half_precision_alone(tmp_path):
 
 
 def words_of(command):
-    "What a shell makes of a command: its words, with the marks between commands left out."
+    "What a shell makes of a command: its words, with the marks between commands skipped."
     return list(shlex.shlex(command, posix=True, punctuation_chars=True))
 
 
@@ -227,7 +227,10 @@ def test_figures_are_in_the_house_style_whatever_the_user_prefers(tmp_path):
 
 @pytest.mark.promise(54)
 def test_a_command_opens_no_window(root, tmp_path):
-    code = "import sys; from rim.apps.cli import main; main(sys.argv[1:]); import matplotlib; print(matplotlib.get_backend())"
+    code = (
+        "import sys; from rim.apps.cli import main; main(sys.argv[1:]); import matplotlib; "
+        "print(matplotlib.get_backend())"
+    )
     words = ["store", "list", "--set", f"store={tmp_path}"]
     environment = {**os.environ, "MPLBACKEND": "TkAgg", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)

@@ -228,7 +228,8 @@ def started(home, client):
     line = (
         "import sys; sys.path[:0] = ['tests']; import test_weights as t; from rim.models import weights, loading; "
         "weights.RECIPES['tiny'] = t.Recipe(t.PACKAGE, t.converted, t.tensors_digest(t.TENSORS)); "
-        "loading.PUBLISHED['tiny'] = ('MIT', 0.01); from rim.apps.cli import main; sys.exit(main(['weights', 'fetch', 'tiny']))"
+        "loading.PUBLISHED['tiny'] = ('MIT', 0.01); from rim.apps.cli import main; sys.exit(main(['weights', "
+        "'fetch', 'tiny']))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", line],

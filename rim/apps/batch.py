@@ -146,7 +146,7 @@ def some_files(
 
 
 def _check_results(
-    pictures,  # of Image
+    pictures,  # of Picture
     out: Path,  # resolved
 ):
     "ValueError where the results of two images have one name, would overwrite an image, or would lie outside."
@@ -341,7 +341,7 @@ def annotation(
 
 def write_coco(
     path,  # of the file to write
-    pictures,  # of Image: those whose results are there
+    pictures,  # of Picture: those whose results are there
     folder,  # of the results
     vocabulary: Vocabulary,
 ) -> Path:

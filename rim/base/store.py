@@ -194,7 +194,8 @@ class Store:
             self.root = Path(root).expanduser()
         except RuntimeError:
             raise ValueError(
-                f"the store {root} lies in the user's home, and this user has none: the variable RIM_STORE or the setting"
+                f"the store {root} lies in the user's home, and this user has none: the variable RIM_STORE or "
+                "the setting"
                 " store names another folder"
             ) from None
 

@@ -86,12 +86,12 @@ def told(
     aside,  # of SetAside
     n,  # images in all
 ) -> str:
-    "One sentence on what was set aside."
+    "One sentence on what was excluded."
     some = "; ".join(f"{a.item}: {a.error}" for a in aside[:3]) + (
         f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
     )
     return (
-        f"{len(aside)} of {n} images could not be measured and {'was' if len(aside) == 1 else 'were'} set aside "
+        f"{len(aside)} of {n} images could not be measured and {'was' if len(aside) == 1 else 'were'} excluded "
         f"({some}); what is measured is kept."
     )
 
@@ -151,7 +151,7 @@ def _measure_here(methods, benchmark, indices, store, progress):
                     raise e.__cause__
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"{len(done)} of {len(benchmark)} images are done" + (f", {len(aside)} set aside" if aside else "")
+            f"{len(done)} of {len(benchmark)} images are done" + (f", {len(aside)} excluded" if aside else "")
         ) from None
     return done, aside
 
@@ -276,12 +276,12 @@ Part._repr_html_ = benchmark_page
 
 # %% ../../nbs/measure/06_evaluation.ipynb #d4bd332b
 def _number_of(name):
-    "The variable of the environment, which must be a whole number, 0 or more."
+    "The variable of the environment, which must be an integer, 0 or more."
     text = os.environ.get(name)
     if text is None:
         raise ValueError(f"the shard auto needs the variable {name}, which is not set")
     if not text.isdigit():
-        raise ValueError(f"the variable {name} must be a whole number: got {text!r}")
+        raise ValueError(f"the variable {name} must be an integer: got {text!r}")
     return int(text)
 
 

@@ -48,7 +48,7 @@ class Report:
     def extent(self):
         "What was measured, in words."
         return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (
-            f", {len(self.aside)} set aside" if self.aside else ""
+            f", {len(self.aside)} excluded" if self.aside else ""
         )
 
     def interval(self, method):
@@ -171,7 +171,7 @@ def summary(
     self: Report,
     line="",  # on profile and extent, as a figure's foot
 ) -> str:
-    "The report as Markdown: methods, classes, counts, and what was set aside."
+    "The report as Markdown: methods, classes, counts, and what was excluded."
     parts = [f"# {self.benchmark}", line, self.markdown()]
     shown = lambda v: "–" if v is None else f"{v:.1f}"
     for method in self.confusions:
@@ -192,7 +192,7 @@ def summary(
         ]
     if self.aside:
         parts += [
-            "## Set aside",
+            "## Excluded",
             "These images are in no number above.",
             "\n".join(f"- {a.item}: {a.error}" for a in self.aside),
         ]

@@ -29,15 +29,15 @@ from .vocabulary import Vocabulary
 # %% ../../nbs/method/07_bank.ipynb #9e7f5dc4
 @dataclass(frozen=True, eq=False)
 class ReferenceBank:
-    "Features of the reference pictures of some classes."
+    "Features of the reference images of some classes."
 
     names: tuple  # class names, without the background
     owner: np.ndarray  # int64 [n], index into names, ascending
     foreground: np.ndarray  # float32 [n, D], prototypes
     background: np.ndarray  # float32 [n, D], complements of the masks; NaN where there was none
-    whole: np.ndarray  # float32 [n, D], average of the whole picture
+    whole: np.ndarray  # float32 [n, D], average of the whole image
     thumbnails: dict  # owner int64 [t], image uint8 [t, S, S, 3], mask and attention uint8 [t, S, S]
-    record: dict  # counts of dropped pictures, fall-backs and redraws, settings, weights
+    record: dict  # counts of dropped images, fall-backs and redraws, settings, weights
     extra: dict = field(default_factory=dict, repr=False)  # name -> float32 [n, D_k], further vectors of each reference
     negatives: dict = field(default_factory=dict, repr=False)  # name -> float32 [m, D_k], of regions without a name
     memory: dict = field(default_factory=dict, repr=False)  # references that were asked for before
@@ -82,7 +82,7 @@ def bank_from_references(
     )
     for name, n, wanted in zip(names, left, asked):
         if not n:
-            raise ValueError(f"a class needs at least one usable reference picture: {name!r} has none of {wanted}")
+            raise ValueError(f"a class needs at least one usable reference image: {name!r} has none of {wanted}")
     shown = [j for i in range(len(names)) for j in np.flatnonzero(owner == i)[:8]]
     thumbnails = {
         "owner": owner[shown],
@@ -151,7 +151,7 @@ def _vectors_of(
     kind: str,  # foreground or whole
     background: bool,  # whether label 0 is the background
 ) -> list:  # of float32 [n_c, D], one per label
-    "The per-picture vectors of each label."
+    "The per-image vectors of each label."
     if kind not in ("foreground", "whole"):
         raise ValueError(f"references must be foreground or whole: got {kind!r}")
     groups = [getattr(bank, kind)[bank.owner == i] for i in range(len(bank))]
@@ -164,7 +164,7 @@ def _vectors_of(
     complements = complements[np.isfinite(complements).all(1)]
     if not len(complements):
         raise ValueError(
-            "a background needs at least one reference picture with a background: all masks cover everything"
+            "a background needs at least one reference image with a background: all masks cover everything"
         )
     return [complements, *groups]
 
@@ -396,7 +396,7 @@ def tile(
     i: int,  # index of a thumbnail
     what="mask",  # mask: outside it dimmed; background: inside it dimmed; image; attention
 ) -> np.ndarray:  # uint8 [S, S, 3]
-    "One picture of the contact sheet."
+    "One image of the contact sheet."
     image, mask, attention = (bank.thumbnails[part][i] for part in ("image", "mask", "attention"))
     if what == "background":
         mask = 255 - mask
@@ -411,9 +411,9 @@ def tile(
 def contact_sheet(
     self: ReferenceBank,
     what="mask",  # mask: outside it dimmed; image; attention
-    columns=8,  # pictures per class, at most 8
+    columns=8,  # images per class, at most 8
 ) -> Image.Image:
-    "The first reference pictures of each class, one row per class."
+    "The first reference images of each class, one row per class."
     left, owner = 110, self.thumbnails["owner"]
     sheet = Image.new("RGB", (left + columns * (THUMB + 2), len(self) * (THUMB + 2)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -434,10 +434,10 @@ def contact_sheet(
 def strip(
     self: ReferenceBank,
     name: str,  # a class, or background
-    columns=4,  # pictures
+    columns=4,  # images
     attention=False,  # whether the attention is shown below
 ) -> np.ndarray:  # uint8 [S or 2 S, columns * S, 3]
-    "The first reference pictures of a class, with their masks, side by side."
+    "The first reference images of a class, with their masks, side by side."
     what, owner = "mask" if name in self.names else "background", self.thumbnails["owner"]
     shown = (
         np.flatnonzero(owner == self.names.index(name))

@@ -39,9 +39,9 @@ def draw_overlay(
     palette,  # uint8 [n, 3]
     background=True,  # whether label 0 is background: dimmed, not coloured
     strength=_STRENGTH,  # 0..1, opacity of the colours
-    side=448,  # pixels: smaller pictures are enlarged by a whole factor towards it
+    side=448,  # pixels: smaller images are enlarged by a whole factor towards it
 ) -> Image.Image:
-    "The picture with its labels laid over it."
+    "The image with its labels laid over it."
     scale = max(1, round(side / max(labels.shape)))
     image, labels = (np.repeat(np.repeat(a, scale, 0), scale, 1) for a in (image, labels))
     colours = np.asarray(palette, np.float32)[labels]
@@ -105,7 +105,7 @@ def add_legend(
     entries,  # list of (text, colour as 3 integers 0..255)
     width=150,  # pixels of the column on the right
 ) -> Image.Image:
-    "The picture with a legend to its right."
+    "The image with a legend to its right."
     line = 22
     canvas = Image.new("RGB", (picture.width + width, max(picture.height, line * len(entries) + 12)), "white")
     canvas.paste(picture, (0, 0))

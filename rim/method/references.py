@@ -170,7 +170,10 @@ def keepable(
     lacking = [name for name in self.given if part_key(self, name, self.settings) is None]
     if store and lacking:
         warnings.warn(
-            f"a part needs a key for its results to be kept: the {' and the '.join(lacking)} has none, so the store is not used",
+            (
+                f"a part needs a key for its results to be kept: the {' and the '.join(lacking)} has none, so the "
+                "store is not used"
+            ),
             stacklevel=3,
         )
     return None if lacking else store
@@ -187,7 +190,7 @@ THUMB = 64  # side of thumbnails, pixels
 def thumbnail(
     array,  # uint8 or bool [H, W] or [H, W, 3], or float in 0..1
 ) -> np.ndarray:  # uint8 [THUMB, THUMB] or [THUMB, THUMB, 3]
-    "A small picture of a picture, mask or attention map."
+    "A small image of an image, mask or attention map."
     scaled = (
         array
         if array.dtype == np.uint8
@@ -203,7 +206,7 @@ def describe_reference(
     tools: Tools,
     cut=None,  # (mask bool [H, W], where it is from) if that is known already
 ):  # (arrays by name, "sam" or "attention": where the mask is from)
-    "Foreground, background and whole-image features of one reference picture (eq. 4)."
+    "Foreground, background and whole-image features of one reference image (eq. 4)."
     mask, how = cut or foreground_mask(tools.proposer, image, attention, tools.settings, seed)
     vectors, valid = pool(tools.encoder.features(image), np.stack([mask, ~mask, np.ones_like(mask)]))
     vectors = vectors.float().masked_fill(~valid[:, None], torch.nan).cpu().numpy()
@@ -237,7 +240,7 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-    """The pictures of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it
+    """The images of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it
     has stays."""
     keys = [{**_request(item), **tools.painting_key} for item in batch]
     found = [store and store.entry("picture", key) for key in keys]
@@ -259,7 +262,7 @@ def reference_key(
     item,  # of `plan`
     tools: Tools,
 ) -> dict:
-    "What determines a reference: its picture, and how that is described."
+    "What determines a reference: its image, and how that is described."
     return {**_request(item), "picture": tools.painting_key, **tools.masking_key}
 
 
@@ -269,7 +272,7 @@ def _kept_mask(
     tools: Tools,
     store=None,
 ):  # (mask bool [H, W], where it is from); None without a store
-    "The foreground of a picture; the same for every encoder."
+    "The foreground of an image; the same for every encoder."
     if not store:
         return None
     _, _, word, k = item
@@ -352,7 +355,7 @@ def _make_elsewhere(batches, tools, store, engine, progress):
         raise KeyboardInterrupt(f"{stop}; the same call goes on from there") from None
     if not (aside := [o for o in outcomes if o.error]):
         return
-    named = "; ".join(f"{o.item[0][2]!r}, pictures {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (
+    named = "; ".join(f"{o.item[0][2]!r}, images {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (
         f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
     )
     raise Undone(

@@ -90,7 +90,7 @@ class Segmentation:
     def overlay(
         self,
         legend=True,  # whether one stands at the right
-        names=None,  # whether names are written into the picture; None: as the legend
+        names=None,  # whether names are written into the image; None: as the legend
     ) -> Image.Image:
         "The image with coloured labels."
         labels, palette = self.vocabulary.labels, self.vocabulary.palette()
@@ -121,7 +121,7 @@ def reduced(
     array,  # [H, W, ...]
     side,  # pixels
 ) -> np.ndarray:
-    "Every so-manieth pixel, so that the longer side is `side` at most."
+    "Every k-th pixel, so that the longer side is `side` at most."
     height, width = array.shape[:2]
     scale = max(1, max(height, width) / side)
     rows, columns = (
@@ -203,7 +203,7 @@ class Explanation:
     distributions: np.ndarray = (
         None  # float64 [k, n!]: of the region, the winner, the runner-up (of the subcategory nearest to the region's)
     )
-    pictures: dict = field(default_factory=dict)  # name -> uint8 [S, k * S, 3], reference pictures with their masks
+    pictures: dict = field(default_factory=dict)  # name -> uint8 [S, k * S, 3], reference images with their masks
 
     def __repr__(self):
         return f"Explanation({self.x}, {self.y}): {self.text}"
@@ -231,7 +231,7 @@ def explain(
     height, width = self.labels.shape
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(
-            f"a pixel must lie in the picture, x from 0 to {width - 1} and y from 0 to {height - 1}: got ({x}, {y})"
+            f"a pixel must lie in the image, x from 0 to {width - 1} and y from 0 to {height - 1}: got ({x}, {y})"
         )
     x, y = int(x), int(y)
     i, name = int(self.region_map[y, x]), self.vocabulary.labels[self.labels[y, x]]
@@ -242,7 +242,7 @@ def explain(
     region = self.regions[i]
     plain = dict(
         text=(
-            f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference pictures can be "
+            f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference images can be "
             "explained further."
         ),
         scores=region.ranking,
@@ -326,11 +326,9 @@ def _agent_rows(e: Explanation) -> str:
         )
         letter = chr(65 + i) if i < len(e.agents) else "–"
         rows.append(
-            (
-                f"<tr><td {_CELL}>{letter}</td><td {_CELL}>{picture}</td><td {_CELL}>{escape(name)}</td><td "
-                f"{_CELL}>{_meter(e.cosines[name], most[0], colour)}</td><td "
-                f"{_CELL}>{_meter(e.scores[name], most[1], colour)}</td></tr>"
-            )
+            f"<tr><td {_CELL}>{letter}</td><td {_CELL}>{picture}</td><td {_CELL}>{escape(name)}</td><td "
+            f"{_CELL}>{_meter(e.cosines[name], most[0], colour)}</td><td "
+            f"{_CELL}>{_meter(e.scores[name], most[1], colour)}</td></tr>"
         )
     return "".join(rows)
 
@@ -424,7 +422,7 @@ class Method:
     predict: object  # (image uint8 [H, W, 3], analysis) -> Segmentation, or integer labels [H, W]
     analyse: object = None  # image -> analysis, shared by the methods that have the same one; None: no analysis
     key: dict = None  # JSON-able: everything that determines the prediction; None: results aren't stored
-    informed: bool = False  # whether predict takes the truth as a third argument, as an oracle does
+    informed: bool = False  # whether predict takes the ground truth as a third argument, as an oracle does
 
     def __call__(self, image, truth=None):
         analysis = self.analyse(image) if self.analyse else None

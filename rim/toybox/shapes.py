@@ -85,7 +85,7 @@ _STENCIL = 384
 
 @lru_cache(maxsize=None)
 def _stencil(name):
-    "A pattern as a grey picture, `STENCIL` pixels a side, 255 where the pattern's colour goes."
+    "A pattern as a grey image, `STENCIL` pixels a side, 255 where the pattern's colour goes."
     rng, picture = random.Random(sum(map(ord, name))), Image.new("L", (_STENCIL, _STENCIL))
     draw = ImageDraw.Draw(picture)
     if name == "scales":
