@@ -78,6 +78,10 @@ PROMISES = {
         "Overlays write names in their own letters; one that no font of the machine has is its number, so that "
         "no two names look alike."
     ),
+    39: (
+        "Bytes that broke something once are kept and tried again, and bytes like them: images, label maps and lists "
+        "of names are answered, or refused in one sentence."
+    ),
     50: "Settings are read as any editor saves them; a damaged file of ours is named, and never skipped.",
     51: (
         "What can be known of settings and machine at the start is refused at the start: exit code 2, one "
