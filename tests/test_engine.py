@@ -344,3 +344,23 @@ def test_a_bank_is_the_serial_one(tmp_path):
     assert many.digest == whole.digest and many.record == whole.record
     with pytest.raises(ValueError, match="needs a store"):
         ReferenceBank.build("boat", tiny, None, False, engine=two("processes"))
+
+
+def test_threads_follow_the_setting_then_the_variable_then_the_idle_cores(monkeypatch):
+    from rim.base import engine
+
+    count = engine.thread_count.__wrapped__  # without what was decided before
+    monkeypatch.setattr(engine, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert count(3) == 3 and count(0) is None
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for idle, threads in ((7.9, 8), (3.4, 3), (0.2, 1), (None, 8)):
+        monkeypatch.setattr(engine, "idle_cores", lambda: idle)
+        assert count(0) == threads and count(5) == 5
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="the system does not tell")
+def test_a_busy_core_is_not_idle():
+    from rim.base import engine
+
+    assert 0 <= engine.idle_cores(0.3) <= engine.cores()

@@ -123,6 +123,7 @@ WHICH = {
     **rows(
         NOTHING,
         device="cuda",
+        threads=3,
         store="elsewhere",
         models_dir="elsewhere",
         data_dir="elsewhere",

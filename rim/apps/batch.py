@@ -266,7 +266,7 @@ def _recipe(
     longest: int,
 ) -> str:
     "Address of all that determines results, besides the image."
-    places = ("store", "models_dir", "data_dir", "device")
+    places = ("store", "models_dir", "data_dir", "device", "threads")
     settings = {key: value for key, value in segmenter.settings.as_dict().items() if key not in places}
     return address(
         _BATCH.key(

@@ -15,6 +15,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections import deque
 from contextlib import contextmanager
@@ -137,6 +138,35 @@ def variables(
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+# %% ../../nbs/base/05_engine.ipynb #eb01fe60
+def idle_cores(
+    seconds=0.1,  # for which the system is watched
+):  # float; None where the system does not tell
+    "Cores that nobody uses at the moment."
+
+    def ticks():
+        values = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return values[3] + values[4], sum(values)  # idle and waiting for a disk; all
+
+    try:
+        idle, total = ticks()
+        time.sleep(seconds)
+        later, all_later = ticks()
+    except (OSError, ValueError, IndexError):
+        return None
+    return cores() * (later - idle) / max(1, all_later - total)
+
+
+@cache
+def thread_count(
+    asked: int,  # 0: as many as there are idle cores
+):  # int; None where OMP_NUM_THREADS has decided
+    "Threads of this process, decided once."
+    if asked or os.environ.get("OMP_NUM_THREADS"):
+        return asked or None
+    free = idle_cores()
+    return cores() if free is None else max(1, min(cores(), round(free)))
 
 # %% ../../nbs/base/05_engine.ipynb #492bbea6
 class Serial:

@@ -60,6 +60,8 @@ def _process_facts() -> dict:
     "Peak memory and CPU time of this process, its device, and the device's peak memory."
     facts = dict(pid=os.getpid(), peak_memory_mb=peak_memory(), cpu_seconds=round(time.process_time(), 1), device="cpu")
     torch = sys.modules.get("torch")  # what wasn't imported wasn't used
+    if hasattr(torch, "get_num_threads"):
+        facts.update(threads=torch.get_num_threads())
     if torch is not None and torch.cuda.is_initialized():
         facts.update(device=torch.cuda.get_device_name(), device_memory_mb=torch.cuda.max_memory_allocated() // 2**20)
     return facts

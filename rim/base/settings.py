@@ -76,6 +76,7 @@ class RunSettings:
     seed: int  # all randomness derives from it
     device: str  # auto, cpu, cuda, cuda:1, mps
     dtype: str  # float32, float16, bfloat16
+    threads: int  # of a process on the CPU; 0: one per core that is idle when the first model is loaded
     pretrained: bool  # no: the same architectures with seeded random weights
     store: str  # folder of expensive artefacts; the variable RIM_STORE wins
     models_dir: str  # folder looked in before the hub's cache; the variable RIM_MODELS wins
@@ -347,6 +348,7 @@ def _broken_rule(
         key
         in (
             "redraws",
+            "threads",
             "benchmark_images",
             "sd_block",
             "trident_min_area",

@@ -47,6 +47,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 from .tinyvit import TinyViT
+from ..base.engine import thread_count
 
 # %% ../../nbs/models/02_loading.ipynb #d1aaf4f6
 _SAM_VIT_B = dict(
@@ -534,6 +535,8 @@ def random_model(
 # %% ../../nbs/models/02_loading.ipynb #8439dd38
 def _frozen(model: torch.nn.Module, settings, float32: bool = False) -> torch.nn.Module:
     check_device(settings)
+    if count := thread_count(settings.threads):
+        torch.set_num_threads(count)
     model, dtype = model.to(device_of(settings)).eval().requires_grad_(False), dtype_of(settings)
     return model if float32 or next(model.parameters()).dtype == dtype else model.to(dtype)
 

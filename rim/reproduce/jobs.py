@@ -76,7 +76,7 @@ def bind(path, settings, overrides, folder):
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #b6c9caa2
 _LIBRARIES = ("numpy", "scikit-learn", "torch", "torchvision", "diffusers", "transformers", "segment-anything")
-PLACES = ("store", "models_dir", "data_dir")  # where things are kept determines no result
+PLACES = ("store", "models_dir", "data_dir", "threads")  # where and how fast determines no result
 
 
 def versions():

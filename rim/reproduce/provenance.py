@@ -54,6 +54,7 @@ def measured(counted):
     return dict(
         device=", ".join(devices) or None,
         cpu_seconds=round(sum(p["cpu_seconds"] for p in processes if "cpu_seconds" in p), 1) or None,
+        threads=highest("threads"),
         peak_memory_mb=highest("peak_memory_mb"),
         device_memory_mb=highest("device_memory_mb"),
         counted={kind: facts for kind, facts in counted.items() if kind != "process"},
