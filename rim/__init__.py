@@ -18,8 +18,8 @@ _HOMES = {
 }
 _ROOMS = {
     "base": "settings store images ledger engine",
-    "method": "vocabulary synthesis proposals features references photographs bank ranking regions overlay segmentation "
-    "words shipped segmenter matcher",
+    "method": "vocabulary synthesis proposals features references photographs bank ranking regions overlay "
+    "segmentation words shipped segmenter matcher",
     "measure": "metrics datasets prepare results report evaluation rivals examination sweeps agreement figures",
     "apps": "batch widgets demo doctor cli",
 }

@@ -51,3 +51,48 @@ def test_lines_of_a_text(path):
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"<!-- begin .*?<!-- end [^>]*-->", "", text, flags=re.S)  # results that are included
     assert long_lines(outside_fences(text), UNBREAKABLE) == []
+
+
+BANNED = {
+    r"pictures?": "image or photograph",
+    r"chances?": "probability, or random guessing",
+    r"whole numbers?": "integer",
+    r"so-manieth": "k-th",
+    r"set aside": "excluded",
+    r"left out": "skipped or excluded",
+    r"world of our own": "synthetic benchmark",
+    r"paint(s|ed|ing)? (reference )?(images?|references?)": "generate",
+}  # word -> what is written instead
+QUOTED = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)|\$[^$\n]+\$|<[^>\n]+>|https?:\S+", re.S | re.M)
+ALLOWED = {"nbs/apps/06_promises.ipynb", "CHANGELOG.md"}  # names of tests; what was written at the time
+
+
+def docstrings(text):
+    tree = ast.parse(text)
+    kinds = ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    return [found for node in ast.walk(tree) if isinstance(node, kinds) and (found := ast.get_docstring(node))]
+
+
+def comments(text):
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [t.string for t in tokens if t.type == tokenize.COMMENT and not t.string.startswith("#|")]
+
+
+def prose(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return [text]
+    if path.suffix == ".py":
+        return [*docstrings(text), *comments(text)]
+    return [source(cell) for cell in cells(path) if cell["cell_type"] == "markdown"]
+
+
+@pytest.mark.parametrize("path", [p for p in (*NOTEBOOKS, *PYTHON, *TEXTS) if relative(p) not in ALLOWED], ids=relative)
+def test_words_of_the_glossary(path):
+    "Prose, docstrings and comments; code, links and formulas may hold any name."
+    for text in prose(path):
+        plain = QUOTED.sub(" ", text)
+        for word, instead in BANNED.items():
+            found = re.search(rf"(?i)\b{word}\b", plain)
+            near = found and plain[max(found.start() - 60, 0) : found.end() + 40]
+            assert not found, f"write {instead}, not {found[0]!r}: … {near!r}"

@@ -98,7 +98,7 @@ def find_pictures(
     out,  # folder of the results; need not exist
     recursive=False,  # whether folders inside the folders count
     others=None,  # list that takes the files that are passed over: visible, and of no allowed ending
-) -> list:  # of Picture
+) -> list:  # of `Picture`
     "The images of a batch, each once; their results don't get into each other's way."
     out, found, passed = Path(out).resolve(), {}, []
     for given in map(str, inputs):
@@ -146,7 +146,7 @@ def some_files(
 
 
 def _check_results(
-    pictures,  # of Picture
+    pictures,  # of `Picture`
     out: Path,  # resolved
 ):
     "ValueError where the results of two images have one name, would overwrite an image, or would lie outside."
@@ -341,7 +341,7 @@ def annotation(
 
 def write_coco(
     path,  # of the file to write
-    pictures,  # of Picture: those whose results are there
+    pictures,  # of `Picture`: those whose results are there
     folder,  # of the results
     vocabulary: Vocabulary,
 ) -> Path:

@@ -10,6 +10,7 @@ import csv
 import io
 from dataclasses import fields
 from pathlib import Path
+from textwrap import fill
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -109,7 +110,8 @@ def label_profile(
     "Stamp a figure with its profile line, below everything that is in it."
     fig.draw_without_rendering()  # lays it out
     foot = min(fig.get_tightbbox().y0 / fig.get_figheight(), 0)
-    line = profile_line(settings, n, seeds, methods, "\n")
+    across = int(20 * fig.get_figwidth())  # letters
+    line = "\n".join(fill(part, across) for part in profile_line(settings, n, seeds, methods, "\n").split("\n"))
     fig.text(0.004, foot - 0.01, line, fontsize=6.5, color=_FAINT, ha="left", va="top")
     return fig
 
