@@ -912,7 +912,7 @@ def _add_evaluation(commands):
         "--method",
         metavar="NAME",
         action="append",
-        help='rim (default), trident, a variant such as "+ ranking", clip-crops, oracle; may be repeated',
+        help='rim (default), match, trident, a variant such as "+ ranking", clip-crops, oracle; may be repeated',
     )
     command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
     command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")

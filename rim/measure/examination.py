@@ -18,6 +18,7 @@ from .rivals import ClipCrop
 from ..method.overlay import draw_overlay, write_names
 from ..method.segmentation import Method
 from ..method.regions import paint
+from ..method.matcher import Matcher
 from ..method.segmenter import RIM, VARIANTS
 from ..base.settings import settings_for
 from ..base.stages import Stage
@@ -254,6 +255,7 @@ def _trident_for(settings, benchmark):
 
 METHODS = {
     "rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
+    "match": lambda rim, benchmark: Matcher(rim.settings, store=rim.store).method(benchmark.vocabulary),
     **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
     "clip-crops": lambda rim, benchmark: ClipCrop(rim.settings, rim).method(benchmark.vocabulary),
     "trident": lambda rim, benchmark: _trident_for(rim.settings, benchmark),
