@@ -226,6 +226,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rim.base.settings.RegionSettings': ('base/settings.html#regionsettings', 'rim/base/settings.py'),
                                    'rim.base.settings.RunSettings': ('base/settings.html#runsettings', 'rim/base/settings.py'),
                                    'rim.base.settings.Settings': ('base/settings.html#settings', 'rim/base/settings.py'),
+                                   'rim.base.settings.Settings.__getattr__': ( 'base/settings.html#settings.__getattr__',
+                                                                               'rim/base/settings.py'),
                                    'rim.base.settings.Settings.__post_init__': ( 'base/settings.html#settings.__post_init__',
                                                                                  'rim/base/settings.py'),
                                    'rim.base.settings.Settings._repr_html_': ( 'base/settings.html#settings._repr_html_',

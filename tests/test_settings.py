@@ -155,3 +155,18 @@ def test_an_own_file_may_have_sections_of_its_own(tmp_path):
 def test_tridents_rules(wrong, words):
     with pytest.raises(ValueError, match=words):
         Settings.from_profile("toybox", **wrong)
+
+
+def test_a_section_is_a_record_of_its_own_fields():
+    import copy, pickle
+    from dataclasses import asdict
+    from rim.base.settings import SECTIONS
+
+    settings = Settings.from_profile("toybox", image_size=48)
+    assert settings.synthesis.image_size == 48 and settings.trident.trident_beta == settings.trident_beta
+    joined = {key: value for name in SECTIONS for key, value in asdict(getattr(settings, name)).items()}
+    own = {key: value for key, value in settings.as_dict().items() if key in joined}
+    assert joined == own
+    assert pickle.loads(pickle.dumps(settings)) == copy.deepcopy(settings) == settings
+    with pytest.raises(AttributeError, match="no field or section 'sythesis'"):
+        settings.sythesis

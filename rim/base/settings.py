@@ -404,6 +404,13 @@ class Settings(
         _check_keys(names)
         return {name: getattr(self, name) for name in names}
 
+    def __getattr__(self, name):
+        "The fields of a section as its own record: `settings.synthesis`."
+        if name not in SECTIONS:
+            raise AttributeError(f"Settings has no field or section {name!r}")
+        kind = SECTIONS[name]
+        return kind(**self.subset(*(field.name for field in fields(kind))))
+
 # %% ../../nbs/base/01_settings.ipynb #d016da78
 KINDS = {field.name: field.type for field in fields(Settings)}
 
@@ -458,6 +465,18 @@ def from_profile(
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
     return cls(**typed(values))
+
+# %% ../../nbs/base/01_settings.ipynb #6bf6a640
+SECTIONS = dict(
+    run=RunSettings,
+    models=ModelSettings,
+    synthesis=SynthesisSettings,
+    foreground=ForegroundSettings,
+    regions=RegionSettings,
+    matching=MatchingSettings,
+    trident=TridentSettings,
+    evaluation=EvaluationSettings,
+)
 
 # %% ../../nbs/base/01_settings.ipynb #1b281d9b
 def settings_for(
