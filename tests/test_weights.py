@@ -111,6 +111,7 @@ def test_two_runs_write_the_same_bytes(capsys, home, client):
         (GOOD, "print('write failed: ENOSPC'); sys.exit(1)", "the disk was full before it was done"),
         (GOOD, "sys.exit(3)", "no word"),
     ],
+    ids=["flipped", "half", "empty", "missing", "no-network", "not-there", "disk-full", "silent"],  # no bytes in names
 )
 def test_a_failure_is_one_sentence_and_leaves_nothing(capsys, home, client, data, code, sentence):
     client(data, code)
