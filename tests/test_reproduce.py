@@ -247,7 +247,9 @@ def test_interrupted_says_what_is_done_and_exits_130(project):
 def test_every_registered_target_has_its_notebook_and_says_what_it_needs(root):
     for t in rp.TARGETS.values():
         parameters = rp.notebook_parameters(root / "nbs" / t.notebook)
-        assert {"profile", "folder"} <= set(parameters) and parameters["folder"][1] == f"figures/toybox/{t.name}"
+        assert {"profile", "folder"} <= set(parameters)
+        profile = (*t.profiles, "toybox")[0]
+        assert parameters["folder"][1] == f"figures/{profile}/{t.name}"
         assert set(t.needs) <= set(Settings.from_profile("toybox").as_dict()) and (
             t.paper or not t.name.startswith("table")
         )

@@ -337,6 +337,15 @@ def _show_references(args):
     return 0
 
 # %% ../../nbs/apps/05_cli.ipynb #541cab7e
+def _first_photograph():
+    "A photograph that a package carries, and words for it."
+    from importlib.util import find_spec
+
+    if found := find_spec("skimage"):
+        return Path(found.origin).parent / "data/coffee.png", "cup, spoon, dining table"
+    return Path(find_spec("matplotlib").origin).parent / "mpl-data/sample_data/grace_hopper.jpg", "person, tie"
+
+
 def demo(args):
     "rim demo: a page in the browser, for this machine alone."
     from rim.apps.demo import load_gradio, serve
@@ -355,8 +364,11 @@ def demo(args):
             Image.fromarray(scene.image),
             args.classes or ", ".join(dict.fromkeys(o.name for o in scene.objects)),
         )
-    elif args.bank:
+    elif args.bank and len(segmenter.bank) <= 24:  # more than the page takes
         args.classes = args.classes or ", ".join(segmenter.bank.names)
+    elif args.profile == "photo" and not args.bank:
+        picture, words = _first_photograph()
+        args.classes = args.classes or words
     serve(segmenter, args.classes or "", picture, args.port)
     return 0
 

@@ -65,6 +65,7 @@ def _styled(draw):
 WORLDS = dict(
     toybox="toybox: a synthetic benchmark, not the paper's",
     paper="paper profile: pretrained weights",
+    photo="photo: real photographs, small public weights",
     rehearsal="rehearsal: random weights, numbers mean nothing",
 )
 _OWN_WORDS = "trident_background", "trident_min_area"  # named elsewhere, or a size in pixels

@@ -9,7 +9,7 @@ __all__ = []
 import csv, json, shlex
 from ..base.settings import Settings
 from ..base.store import atomic_write, file_digest
-from .registry import TARGETS
+from .registry import TARGETS, fitting
 from .running import world
 
 # %% ../../nbs/reproduce/06_index.ipynb #1e845e93
@@ -80,9 +80,10 @@ def index(root, registry=TARGETS, profiles=INDEXED):
         except ValueError:
             label = f"profile {profile}"
         parts.append(f"## Profile {profile}\n\n**{label[0].upper()}{label[1:]}.**")
-        made = [(root / "figures" / profile / name / "provenance.json").exists() for name in registry]
+        targets = fitting(registry, profile)
+        made = [(root / "figures" / profile / name / "provenance.json").exists() for name in targets]
         if any(made):
-            parts += [entry(target, profile, root, place) for target in registry.values()]
+            parts += [entry(target, profile, root, place) for target in targets.values()]
         else:
             parts.append(
                 f"Nothing has been made yet: `rim reproduce{'' if profile == 'toybox' else f' --profile {profile}'}`"

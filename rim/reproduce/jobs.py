@@ -16,7 +16,7 @@ import numpy as np
 import rim
 from ..base.settings import Settings
 from ..base.store import Store, file_digest
-from .registry import TARGETS, Target
+from .registry import TARGETS, Target, fitting
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #15df8b0a
 def notebook_parameters(path):
@@ -274,11 +274,14 @@ def _kernel_missing():
 def plan(names, profile, overrides, root, registry=TARGETS):
     "The jobs to run, and a sentence for everything that stands in their way."
     jobs, problems = [], [p for p in [_kernel_missing()] if p]
-    for name in dict.fromkeys(names or registry):
+    for name in dict.fromkeys(names or fitting(registry, profile)):
         if name not in registry:
             problems.append(f"there is no target {name!r}; known are {', '.join(registry)}.")
             continue
         target, folder = registry[name], f"figures/{profile}/{name}"
+        if target.profiles and profile not in target.profiles:
+            problems.append(f"{name} is made with --profile {' or '.join(target.profiles)}, not {profile}.")
+            continue
         notebook = root / "nbs" / target.notebook
         try:
             names_of_settings = Settings.from_profile(profile).as_dict()
