@@ -35,7 +35,7 @@ def area_mean(
     return (weights @ grid.flatten(1).T).numpy()
 
 # %% ../../nbs/method/15_common.ipynb #c077000a
-LEAST_AREA, LEAST_PART, PARTS, SEGMENTS, NEARNESS = 0.0008, 0.002, 4, 6, 0.7
+LEAST_AREA, ENOUGH, LEAST_PART, PARTS, SEGMENTS, NEARNESS = 0.0001, 0.0008, 0.002, 4, 6, 0.7
 
 
 def category_regions(
@@ -84,7 +84,11 @@ def describe_map(
     "The vectors of a photograph with a category map, seen as test images are."
     grid = tools.region_encoder.features(image).cpu()
     (masks, categories), segments = category_regions(values), background_segments(grid, values)
-    found = {"category": np.array(categories, np.int64), "whole": np.tile(grid.mean((1, 2)).numpy(), (len(masks), 1))}
+    found = {
+        "category": np.array(categories, np.int64),
+        "area": masks.mean((1, 2)),
+        "whole": np.tile(grid.mean((1, 2)).numpy(), (len(masks), 1)),
+    }
     return found | {
         "foreground": area_mean(grid, masks),
         "background": area_mean(grid, ~masks),
@@ -191,11 +195,13 @@ def flattened(
 ) -> list:  # of (synset, whether the mask is true, vectors)
     "A line per reference, things in the order of their synsets."
     things, parts = coco_things(), ("foreground", "background", "whole")
+    large = {int(c) for _, a in maps for c, area in zip(a["category"], a["area"]) if area >= ENOUGH}
     lines = [(synset, False, vectors) for synset, vectors in samples]
     lines += [
         (things[int(c)], True, {part: arrays[part][i] for part in parts})
         for _, arrays in maps
         for i, c in enumerate(arrays["category"])
+        if arrays["area"][i] >= ENOUGH or int(c) not in large
     ]
     return sorted(lines, key=lambda line: line[0])
 
