@@ -34,8 +34,16 @@ def test_regions_are_categories_and_their_parts():
     values = np.zeros((100, 100), np.uint8)
     values[10:30, 10:30], values[50:80, 50:80], values[90:92, 0:3], values[0:5] = 17, 17, 18, 255
     masks, categories = category_regions(values)
-    assert categories == [17, 17, 17] and (masks[0] == (values == 17)).all()  # 18 is too small, 255 no category
+    assert categories == [17, 17, 17, 18] and (masks[0] == (values == 17)).all()  # 255 is no category
     assert (masks[1] | masks[2] == masks[0]).all() and masks[1].sum() == 900
+
+
+def test_small_regions_count_where_there_are_no_larger_ones(tools):
+    whole = {part: np.ones((2, 3)) for part in ("foreground", "background", "whole")}
+    photo = {**whole, "category": np.array([17, 18]), "negative": np.zeros((0, 3))}
+    small, large = {**photo, "area": np.full(2, 5e-4)}, {**photo, "area": np.array([0.1, 5e-4])}
+    bank = common_bank([("a", small), ("b", large)], [], tools)
+    assert {bank.names[i]: int((bank.owner == i).sum()) for i in range(2)} == {"cat": 1, "dog": 2}
 
 
 def test_segments_divide_what_no_category_covers():

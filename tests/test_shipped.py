@@ -8,6 +8,7 @@ from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
 from rim.method.matcher import segmenter_class
 from rim.method.segmenter import RIM
+from rim.method.shipped import _BANKS as BANKS
 from rim.method.shipped import (
     extended,
     photographed_part,
@@ -133,3 +134,18 @@ def test_shipping_keeps_vectors_and_some_thumbnails(tmp_path, toybox):
     again = ReferenceBank.load(ship(bank, "two", {"a": 1}, 1, folder=tmp_path))
     assert again.digest == bank.digest and again.record["made_with"] == {"a": 1}
     assert again.thumbnails["owner"].tolist() == [0, 1]
+
+
+def test_the_bank_of_common_things_is_vectors_and_a_record():
+    bank, file = read_shipped("common"), BANKS / "common.safetensors"
+    assert file.stat().st_size <= 6e6 and not len(bank.thumbnails["owner"])
+    assert np.isfinite(bank.foreground).all() and len(bank.negatives["foreground"]) > 100
+    assert len(bank.record["photographs"]) == 143 and all(bank.record["photographs"].values())
+    assert bank.record["sources"] == {"regions of category maps": int(bank.extra["masked"].sum()), "samples": 1000}
+
+
+@pytest.mark.parametrize("folder", ["voc", "coco-object"])
+def test_the_bank_of_common_things_knows_the_benchmarks(folder):
+    names = read_names(names_file(folder), True)
+    part = photographed_part(read_shipped("common"), names)
+    assert set(part.owner) == set(range(len(names.names)))
