@@ -8,6 +8,7 @@ from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
 from rim.method.matcher import segmenter_class
 from rim.method.segmenter import RIM
+from rim.measure.datasets import names_file, read_names
 from rim.method.shipped import _BANKS as BANKS
 from rim.method.shipped import (
     extended,
