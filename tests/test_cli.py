@@ -26,7 +26,7 @@ def photo(tmp_path, tiny_image):
 @pytest.fixture
 def fake_rim(monkeypatch):
     "A segmenter that finds the first class in the left half of every image."
-    from rim.method import segmenter
+    from rim.method import matcher
     from rim.base.images import read_image
     from rim.method.segmentation import Method, Region, Segmentation
     from rim.base.settings import Settings
@@ -34,9 +34,8 @@ def fake_rim(monkeypatch):
     class Fake:
         settings, bank = Settings.from_profile("toybox"), None
 
-        @classmethod
-        def from_profile(cls, profile, bank=None, **overrides):
-            return cls()
+        def __init__(self, settings, bank=None, store=None):
+            pass
 
         def method(self, vocabulary):
             return Method(None, key={"method": "left"})
@@ -48,7 +47,7 @@ def fake_rim(monkeypatch):
             region = Region(labels == 1, (0, 0, pixels.shape[1] // 2, pixels.shape[0]), 1, vocabulary.labels[1], 0.5)
             return Segmentation(pixels, labels, vocabulary, (region,))
 
-    monkeypatch.setattr(segmenter, "RIM", Fake)
+    monkeypatch.setattr(matcher, "SEGMENTERS", dict.fromkeys(("match", "rim"), Fake))
     monkeypatch.setattr(cli, "announced_bank", lambda *args: None)
     return Fake
 
