@@ -235,7 +235,7 @@ def describe_photographs(
     }
     if left_out:
         warnings.warn(
-            f"{len(left_out)} of {len(items)} photographs are left out: {'; '.join(left_out.values())}", stacklevel=3
+            f"{len(left_out)} of {len(items)} photographs are skipped: {'; '.join(left_out.values())}", stacklevel=3
         )
     facts = {
         "source": "photographs",

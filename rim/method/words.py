@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from fastcore.basics import patch
 from ..base.settings import HERE
+from ..base.store import atomic_write
 
 # %% ../../nbs/method/12_words.ipynb #3c0a0006
 FOLDER = HERE / "data" / "words"
@@ -148,7 +149,7 @@ def _write_words(
     found = _share_out(words, above, _read_ranks(folder))
     head = "# From WordNet 3.0, Copyright 2006 by Princeton University (LICENSE.txt): synset, words, broader synsets\n"
     lines = ["\t".join([s, "|".join(found[s]), "|".join(broader[s])]).rstrip() for s in sorted(found)]
-    Path(path).write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    atomic_write(path, (head + "\n".join(lines) + "\n").encode())
 
 # %% ../../nbs/method/12_words.ipynb #3c0a0012
 @dataclass(frozen=True, eq=False)
