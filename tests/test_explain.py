@@ -14,7 +14,7 @@ from rim.method.segmenter import RIM
 from rim.base.settings import KINDS, Settings, ini_groups
 from rim.method.vocabulary import Vocabulary
 
-NAMES = ["boat", "<b>tree</b>", "\"sun\" & moon"]
+NAMES = ["boat", "<b>tree</b>", '"sun" & moon']
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,12 @@ def test_a_run_and_what_follows(project):
     "One project through a run, a skip, every change that must bring a new run, and one that must not."
     code, said = run(project)
     folder = project / "figures/toybox/tiny"
-    assert code == 0 and sorted(p.name for p in folder.iterdir()) == ["provenance.json", "tiny.csv", "tiny.ipynb"]
+    assert code == 0 and sorted(p.name for p in folder.iterdir()) == [
+        "provenance.json",
+        "results.json",
+        "tiny.csv",
+        "tiny.ipynb",
+    ]
     assert "40.0  42.0        +2.0" in said and "sum" in said and "–" in said
     again = lambda **how: "up to date" not in run(project, **how)[1]
     assert not again(), "nothing changed"
@@ -77,6 +82,7 @@ def test_a_run_and_what_follows(project):
     assert sorted(p.name for p in folder.iterdir()) == [
         "mine.txt",
         "provenance.json",
+        "results.json",
         "tiny.csv",
         "tiny.ipynb",
     ] and not again(overrides={"factor": "3"})
@@ -337,7 +343,9 @@ def test_a_second_run_waits_for_the_first_and_finds_it_done(project):
     assert "done in" in said[0] and "another run is making it" in said[1] and "up to date" in said[1]
     record = json.loads((project / "figures/toybox/tiny/provenance.json").read_text())
     assert record["outputs"] == {
-        k: v for k, v in rp.outputs_of(project / "figures/toybox/tiny").items() if k != "provenance.json"
+        k: v
+        for k, v in rp.outputs_of(project / "figures/toybox/tiny").items()
+        if k not in ("provenance.json", "results.json")  # the second is written from the first
     }
 
 
@@ -370,15 +378,16 @@ def test_provenance_holds_what_the_kernel_counted(project):
         WORKS,
         (
             "from rim.base.ledger import note; note('bank', dropped=3, fallbacks=1); note('evaluation', "
-            "method='rim', clamped=17, set_aside=0)"
+            "benchmark='toybox', images=3, method='rim', clamped=17, set_aside=0)"
         ),
     )
     os.environ.pop("RIM_LEDGER", None)
-    assert run(project)[0] == 0 and "RIM_LEDGER" not in os.environ
+    code, said = run(project)
+    assert code == 0 and "RIM_LEDGER" not in os.environ, said
     record = json.loads((project / "figures/toybox/tiny/provenance.json").read_text())
     assert record["counted"] == {
         "bank": [dict(dropped=3, fallbacks=1)],
-        "evaluation": [dict(method="rim", clamped=17, set_aside=0)],
+        "evaluation": [dict(benchmark="toybox", images=3, method="rim", clamped=17, set_aside=0)],
     }
     assert record["peak_memory_mb"] > 20 and record["device"] == "cpu"
 

@@ -41,6 +41,7 @@ def test_everything_is_written(result):
         "provenance.json",
         "qualitative.pdf",
         "qualitative.png",
+        "results.json",
         "table2.csv",
         "table2.ipynb",
         "table2.md",

@@ -4,7 +4,7 @@ import pytest
 import torch
 import trident_golden as golden
 from conftest import ROOT
-from rim.trident import trident as T
+from rooms import trident as T
 
 FOLDER = ROOT / "tests/golden/trident"
 

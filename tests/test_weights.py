@@ -326,7 +326,7 @@ def test_list_and_doctor_say_the_same(capsys, home):
 
 
 def test_a_feature_brings_its_weights_into_the_list(capsys, home):
-    _, listed, _ = run(capsys, "list", "--profile", "photo", "--set", "feature=dino")
+    _, listed, _ = run(capsys, "list", "--profile", "photo", "--set", "feature=dino", "--set", "fusion=")
     assert "facebook/dinov2-small" in listed and "efficientnet" not in listed
     with pytest.raises(ValueError, match="setting needs must name roles"):
         loading.needed_roles(Settings.from_profile("photo", needs="sam, colour"))

@@ -131,7 +131,7 @@ def test_each_is_a_picture_elsewhere(labels, rim):
 
 def test_the_committed_pictures_are_pictures(root):
     "A view without its kernel would be shown as an error instead of the image beside it."
-    cells = json.loads((root / "nbs" / "45_widgets.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((root / "nbs/apps/02_widgets.ipynb").read_text(encoding="utf-8"))["cells"]
     data = [
         o["data"]
         for c in cells
