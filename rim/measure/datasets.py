@@ -145,6 +145,9 @@ def some(
     return "; ".join(map(str, sentences[:most])) + rest
 
 # %% ../../nbs/measure/02_datasets.ipynb #5b8d9ca7
+_PUBLISHED = "voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff", "cityscapes", "ade20k"
+
+
 class FolderBenchmark:
     "images/, labels/ and names.txt in one folder."
 
@@ -157,7 +160,7 @@ class FolderBenchmark:
         self.root = Path(root)
         own = self.root.resolve().name
         self.name, self.vocabulary = (
-            f"folder-{own}" if own in SOURCES or _is_toybox(own) else own,  # its results are not the benchmark's
+            f"folder-{own}" if own in _PUBLISHED or _is_toybox(own) else own,  # its results are not the benchmark's
             read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt")),
         )
         images, labels = _by_stem(self.root / "images"), _by_stem(self.root / "labels")
