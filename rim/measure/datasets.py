@@ -148,6 +148,13 @@ def some(
 _PUBLISHED = "voc21", "voc20", "context60", "context59", "coco-object", "coco-stuff", "cityscapes", "ade20k"
 
 
+def _is_toybox(
+    name: str,  # of a benchmark
+) -> bool:
+    "Whether a benchmark is rendered by the toybox."
+    return name.partition(":")[0] == "toybox"
+
+
 class FolderBenchmark:
     "images/, labels/ and names.txt in one folder."
 
@@ -690,13 +697,6 @@ class PhotosBenchmark(FolderBenchmark):
         return image, labels, stem
 
 # %% ../../nbs/measure/02_datasets.ipynb #0ea63f31
-def _is_toybox(
-    name: str,  # of a benchmark
-) -> bool:
-    "Whether a benchmark is rendered by the toybox."
-    return name.partition(":")[0] == "toybox"
-
-
 def get_benchmark(
     name: str,  # toybox, toybox:SIZE:CLASS,CLASS, a published benchmark, or a folder with images/, labels/, names.txt
     settings: Settings,  # benchmark_images (0 is all), data_dir (root of the published ones), names
