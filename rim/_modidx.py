@@ -613,6 +613,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'rim.method.bank.ReferenceBank.strip': ('method/bank.html#referencebank.strip', 'rim/method/bank.py'),
                                  'rim.method.bank.ReferenceBank.subset': ('method/bank.html#referencebank.subset', 'rim/method/bank.py'),
                                  'rim.method.bank.ReferenceBank.words': ('method/bank.html#referencebank.words', 'rim/method/bank.py'),
+                                 'rim.method.bank._bank_problem': ('method/bank.html#_bank_problem', 'rim/method/bank.py'),
                                  'rim.method.bank._joined_negatives': ('method/bank.html#_joined_negatives', 'rim/method/bank.py'),
                                  'rim.method.bank._joined_rows': ('method/bank.html#_joined_rows', 'rim/method/bank.py'),
                                  'rim.method.bank._vectors_of': ('method/bank.html#_vectors_of', 'rim/method/bank.py'),

@@ -768,3 +768,59 @@ def test_any_bytes_are_no_entry_and_no_bank(tmp_path_factory, data):
     path.write_bytes(struct.pack("<Q", max(0, len(data) - 8)) + data)
     with pytest.raises(ValueError, match="fuzzed"):
         ReferenceBank.load(path)
+
+
+def written_bank(path, names=("boat", "tree"), record=None, **changes):
+    "A file whose checksum is right, whatever it holds."
+    from safetensors.numpy import save_file
+    from rim.base.store import canonical, checksum
+
+    rng, vector = np.random.default_rng(0), lambda: np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    small = {f"thumbnail_{k}": rng.integers(0, 255, (3, 8, 8), np.uint8) for k in ("mask", "attention")}
+    arrays = dict(owner=np.array([0, 0, 1]), foreground=vector(), background=vector(), whole=vector(), **small)
+    arrays |= dict(thumbnail_owner=np.array([0, 0, 1]), thumbnail_image=np.zeros((3, 8, 8, 3), np.uint8))
+    arrays = {k: v for k, v in {**arrays, **changes}.items() if v is not None}
+    names, record = canonical(list(names)), canonical({} if record is None else record)
+    facts = {"names": names, "record": record, "checksum": checksum(names, record, arrays)}
+    save_file(arrays, path, {"bank": canonical(facts)})
+    return path
+
+
+BANK_ARRAYS = ["owner", "foreground", "background", "whole", *(f"thumbnail_{k}" for k in ("owner", "image", "mask"))]
+shapes = st.lists(st.integers(0, 3), max_size=3)
+
+
+@pytest.mark.promise(18)
+@given(
+    changes=st.dictionaries(st.sampled_from(BANK_ARRAYS), st.one_of(st.none(), shapes), max_size=2),
+    kind=st.sampled_from(["<f4", "<f2", "<f8", "<i8", "u1", "?"]),
+    names=st.one_of(st.just(["boat", "tree"]), st.lists(st.one_of(st.text(max_size=2), st.integers()), max_size=3)),
+)
+def test_a_bank_is_what_fits_together_or_one_sentence(tmp_path_factory, changes, kind, names):
+    path = tmp_path_factory.getbasetemp() / "odd-bank.safetensors"
+    written_bank(path, names, **{k: v if v is None else np.zeros(v, kind) for k, v in changes.items()})
+    try:
+        bank = ReferenceBank.load(path)
+    except ValueError as e:
+        assert "odd-bank.safetensors" in str(e) and "\n" not in str(e)
+        return
+    assert bank.digest and len(bank.subset(bank.names)) == len(names)
+    settings = Settings.from_profile("toybox", subcategories=1, background_subcategories=1)
+    assert bank.references(settings, background=False).classes.shape == (len(names), bank.dim)
+
+
+@pytest.mark.promise(18)
+@pytest.mark.parametrize(
+    "header", ["[" * 5000, '{"names": 1}', "[1]", "null", '{"names": "[]", "record": "{}", "checksum": 1}']
+)
+def test_a_bank_with_an_odd_header_is_named(tmp_path, header):
+    from safetensors.numpy import save_file
+
+    save_file({"foreground": np.zeros(3, np.float32)}, tmp_path / "odd-bank.safetensors", {"bank": header})
+    with pytest.raises(ValueError, match="odd-bank"):
+        ReferenceBank.load(tmp_path / "odd-bank.safetensors")
+
+
+@pytest.mark.promise(18)
+def test_a_bank_that_fits_together_is_read(tmp_path):
+    assert ReferenceBank.load(written_bank(tmp_path / "bank.safetensors")).names == ("boat", "tree")

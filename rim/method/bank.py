@@ -365,6 +365,26 @@ def taken(
     return {k.removeprefix(prefix): arrays.pop(k) for k in list(arrays) if k.startswith(prefix)}
 
 
+def _bank_problem(
+    bank: ReferenceBank,
+):
+    "What does not fit together in a bank that was read, or None."
+    n, owner, shown = len(bank.owner), bank.owner, bank.thumbnails
+    vectors = [bank.foreground, bank.background, bank.whole]
+    if not bank.names or not all(isinstance(name, str) and name for name in bank.names):
+        return "its names must be texts, one or more"
+    if len(set(bank.names)) < len(bank.names):
+        return "its names must differ"
+    if owner.ndim != 1 or owner.dtype.kind not in "iu" or set(owner.tolist()) != set(range(len(bank))):
+        return "each class must own a reference, and each reference must belong to a class"
+    if any(v.dtype.kind != "f" or v.shape != (n, bank.dim) for v in vectors) or not bank.dim:
+        return f"its vectors must be floats of one shape, got {', '.join(f'{v.dtype} {v.shape}' for v in vectors)}"
+    if any(len(v) != n for v in bank.extra.values()) or not isinstance(bank.record, dict):
+        return "it must have further vectors for each reference, and a record"
+    if {len(shown[part]) for part in ("owner", "image", "mask", "attention")} != {len(shown["owner"])}:
+        return "its thumbnails must belong together"
+
+
 @patch(cls_method=True)
 def load(
     cls: ReferenceBank,
@@ -382,13 +402,15 @@ def load(
         arrays |= {k: np.full((len(arrays[k]), width), np.nan, np.float32) for k in empty}
         groups = {part: taken(arrays, f"{part}.") for part in GROUPS}
         thumbnails, names = taken(arrays, "thumbnail_"), tuple(json.loads(facts["names"]))
-        return cls(names, **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]), **groups)
+        bank = cls(names, **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]), **groups)
+        if problem := _bank_problem(bank):
+            raise ValueError(problem)
+        return bank
     except FileNotFoundError:
         raise FileNotFoundError(f"no reference bank at {path}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as e:
-        raise ValueError(
-            f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({type(e).__name__}: {e})"
-        ) from None
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError, OSError) as e:
+        why = " ".join(f"{type(e).__name__}: {e}".split())
+        raise ValueError(f"a reference bank must be as ReferenceBank.save wrote it: {path} isn't ({why})") from None
 
 # %% ../../nbs/method/07_bank.ipynb #437f9084
 def tile(
