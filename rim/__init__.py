@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module, util
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = ["Matcher", "RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
@@ -24,6 +25,10 @@ _ROOMS = {
     "apps": "batch widgets demo doctor cli",
 }
 _FLAT = {f"rim.{module}": f"rim.{room}.{module}" for room, modules in _ROOMS.items() for module in modules.split()}
+
+_DIVIDED = {  # modules that became several: where their other names are
+    "rim.apps.cli": "apps.arguments apps.cli_segment apps.cli_evaluate apps.cli_files apps.cli_data",
+}
 
 
 def __getattr__(name):
@@ -47,7 +52,12 @@ class _FlatPaths:
 
     @staticmethod
     def create_module(spec):
-        return import_module(spec.name)
+        if spec.name not in _DIVIDED:
+            return import_module(spec.name)
+        homes = [spec.name, *(f"rim.{part}" for part in _DIVIDED[spec.name].split())]
+        module = ModuleType(spec.name)
+        module.__getattr__ = lambda name: _look_up(name, homes)
+        return module
 
     @staticmethod
     def exec_module(module):
@@ -57,6 +67,14 @@ class _FlatPaths:
     def get_code(name):
         home = _FLAT.get(name, name)
         return util.find_spec(home).loader.get_code(home)
+
+
+def _look_up(name, homes):
+    "The first module's attribute of that name."
+    for home in map(import_module, homes):
+        if hasattr(home, name):
+            return getattr(home, name)
+    raise AttributeError(f"{homes[0]} has no attribute {name!r}")
 
 
 sys.meta_path.append(_FlatPaths)

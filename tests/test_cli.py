@@ -4,7 +4,7 @@ import subprocess, sys
 import numpy as np
 import pytest
 from PIL import Image
-from rim.apps import cli
+from rim.apps import arguments, cli, cli_files, cli_segment
 
 
 def run(capsys, *words):
@@ -51,7 +51,7 @@ def fake_rim(monkeypatch):
             return Segmentation(pixels, labels, vocabulary, (region,))
 
     monkeypatch.setattr(matcher, "SEGMENTERS", dict.fromkeys(("match", "rim"), Fake))
-    monkeypatch.setattr(cli, "announced_bank", lambda *args: None)
+    monkeypatch.setattr(cli_segment, "announced_bank", lambda *args: None)
     return Fake
 
 
@@ -182,20 +182,20 @@ def test_a_damaged_picture_is_named_and_the_others_go_on(capsys, tmp_path, photo
 
 def test_classes_from_a_file_and_five_thousand_names(tmp_path):
     (tmp_path / "names.txt").write_text("boat\nsofa|couch\n")
-    assert cli.vocabulary_of(str(tmp_path / "names.txt")).names == ("boat", "sofa")
-    assert len(cli.vocabulary_of(", ".join(f"thing {i}" for i in range(5000))).names) == 5000
+    assert arguments.vocabulary_of(str(tmp_path / "names.txt")).names == ("boat", "sofa")
+    assert len(arguments.vocabulary_of(", ".join(f"thing {i}" for i in range(5000))).names) == 5000
 
 
 def test_classes_of_a_benchmark(tmp_path, monkeypatch):
     assert (
-        len(cli.vocabulary_of("voc21").labels) == 21
-        and not cli.vocabulary_of("voc20").background
-        and "boat" in cli.vocabulary_of("toybox").names
+        len(arguments.vocabulary_of("voc21").labels) == 21
+        and not arguments.vocabulary_of("voc20").background
+        and "boat" in arguments.vocabulary_of("toybox").names
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "voc21").write_text("boat\n")
-    assert cli.vocabulary_of("voc21").names == ("boat",), "a file goes first"
-    assert cli.vocabulary_of("voc21, boat").names == ("voc21", "boat")
+    assert arguments.vocabulary_of("voc21").names == ("boat",), "a file goes first"
+    assert arguments.vocabulary_of("voc21, boat").names == ("voc21", "boat")
 
 
 def test_a_second_run_finds_its_results(capsys, tmp_path, photo, fake_rim):
@@ -267,9 +267,9 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
         denoising_steps=2,
     )
     rim, words = RIM(tiny, store=Store(tmp_path / "store")), Vocabulary.of("boat, tree")
-    cli.announced_bank(rim, words)
+    cli_segment.announced_bank(rim, words)
     assert "generating 4 of 4 reference images for 2 classes" in capsys.readouterr().out
-    bank = cli.announced_bank(rim, words)
+    bank = cli_segment.announced_bank(rim, words)
     assert capsys.readouterr().out == f"bank {bank.digest[:12]}: 2 classes, 4 references (4 from diffusion)\n"
     bank.save(tmp_path / "bank.safetensors")
     code, _, err = run(capsys, "segment", photo, "--bank", tmp_path / "bank.safetensors", "--out", tmp_path / "out")
@@ -360,7 +360,7 @@ def test_interrupted_is_130(capsys, monkeypatch):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "doctor", stop)
+    monkeypatch.setattr(cli_files, "doctor", stop)
     code, _, err = run(capsys, "doctor")
     assert code == 130 and "what is finished is kept" in err
 

@@ -169,7 +169,7 @@ def test_results_are_written_in_one_way_only(root):
     allowed = {
         "engine.py:open(crash, 'w')": "a worker's last words are no result",
         "store.py:os.fdopen(handle, 'wb')": "the one way",
-        "cli.py:open(os.devnull, 'wb')": "nowhere",
+        "arguments.py:open(os.devnull, 'wb')": "nowhere",
         "weights.py:log.open('w')": "in a temporary folder",
         "weights.py:target.open('wb')": "in a temporary folder, which is renamed when it is complete",
     }

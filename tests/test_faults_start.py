@@ -3,7 +3,7 @@
 import errno, io, os, shlex, subprocess, sys
 from pathlib import Path
 import pytest
-from rim.apps import cli
+from rim.apps import arguments, cli, cli_data, cli_evaluate
 from rim.base.settings import Settings
 from rim.base.store import Store
 
@@ -116,14 +116,14 @@ def test_a_folder_for_results_that_takes_none_is_refused_at_the_start(monkeypatc
 @pytest.mark.promise(55)
 def test_a_narrow_console_escapes_what_it_cannot_show():
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
-    print("boat, лодка", file=cli.Console(narrow), flush=True)
+    print("boat, лодка", file=arguments.Console(narrow), flush=True)
     assert narrow.buffer.getvalue() == rb"boat, \u043b\u043e\u0434\u043a\u0430" + os.linesep.encode()
 
 
 GONE = """
 import sys
 from pathlib import Path
-from rim.apps.cli import consoles
+from rim.apps.arguments import consoles
 with consoles():
     for i in range(30000):
         print("line", i)
@@ -156,15 +156,15 @@ def test_a_folder_that_is_named_like_a_benchmark_is_the_folder_or_refused(tmp_pa
         Image.fromarray(tiny_image[..., 0] * (part == "images")).save(Path(name, part, "a.png"))
     Path(name, "names.txt").write_text("background\nboat\n")
     for spelling in (f"./{name}", f"{name}/", str(tmp_path / name)):
-        place = cli._place_of(Namespace(root=None, benchmark=spelling))
+        place = cli_evaluate._place_of(Namespace(root=None, benchmark=spelling))
         benchmark = get_benchmark(place["benchmark"], Settings.from_profile("toybox", **place))
         assert benchmark.root.resolve() == tmp_path / name
         assert benchmark.name == f"folder-{name}", "its results are kept apart from the benchmark's"
     for root, benchmark in ((None, name), (str(tmp_path), name)):
         with pytest.raises(ValueError, match="of a benchmark and of a folder"):
-            cli._place_of(Namespace(root=root, benchmark=benchmark))
+            cli_evaluate._place_of(Namespace(root=root, benchmark=benchmark))
     with pytest.raises(ValueError, match="of a benchmark and of a folder"):
-        cli._data_check(Namespace(root=None, benchmark=name))
+        cli_data._data_check(Namespace(root=None, benchmark=name))
 
 
 @pytest.mark.promise(51)
