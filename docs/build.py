@@ -237,6 +237,7 @@ ROOMS = (
     ("method", "Method", "The paper, in order: from a vocabulary to a label map."),
     ("models", "Models", "Foundation models: how they are found, checked and loaded."),
     ("trident", "Trident", "The strongest open peer: splice, then segment."),
+    ("peers", "Peers", "Other methods, each in one step beside the others, behind one call."),
     ("measure", "Measurements", "Benchmarks, metrics, evaluation, other methods and figures."),
     ("reproduce", "Reproduction", "Targets of the paper, and the runner that makes them."),
     ("apps", "Applications", "Command line, folders of images, widgets, demo, doctor, promises."),

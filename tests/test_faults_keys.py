@@ -11,6 +11,7 @@ from rim.method.matcher import Matcher
 from rim.method.segmenter import RIM
 from rim.base.settings import KINDS, Settings
 from rim.base.store import address
+from rim.peers.dense_clip import SCLIP
 from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
 
@@ -33,12 +34,12 @@ def rows(missed, context={}, **values):
 
 WHICH = {
     "seed": row(1, PAINTED, pretrained=True),
-    "pretrained": row(True, PAINTED | PROPOSED | {"trident"}),
-    "dtype": row("float16", PAINTED | PROPOSED | {"trident"}, device="cuda"),
-    "prompt": row("one {}", PAINTED | {"trident"}, trident_templates="prompt"),
+    "pretrained": row(True, PAINTED | PROPOSED | {"trident", "peer"}),
+    "dtype": row("float16", PAINTED | PROPOSED | {"trident", "peer"}, device="cuda"),
+    "prompt": row("one {}", PAINTED | {"trident", "peer"}, trident_templates="prompt"),
     "sam_side": row(32, CUT | PROPOSED | {"trident"}, sam="tiny:mobile-sam"),
     "sam": row("other", CUT | PROPOSED | {"trident"}),
-    "clip": row("other", {"trident", "clip-crops", "match"}),  # the toybox's matcher sees CLIP beside DINOv2
+    "clip": row("other", {"trident", "peer", "clip-crops", "match"}),  # the toybox's matcher sees CLIP beside DINOv2
     "fusion": row("mae", SEEN),
     "trident_dino": row("other", {"trident"}),
     "feature": row("mae", SEEN),
@@ -100,7 +101,6 @@ WHICH = {
     **rows(
         {"trident"},
         trident_side=96,
-        trident_longest=96,
         trident_crop=64,
         trident_stride=8,
         trident_splice="windows",
@@ -111,7 +111,6 @@ WHICH = {
         trident_cos_fac=1,
         trident_refine_neg_cos=True,
         trident_halves=True,
-        trident_templates="imagenet",
         trident_scale=20,
         trident_prob_thd=0.5,
         trident_refine=False,
@@ -121,6 +120,8 @@ WHICH = {
         trident_iou_thresh=0.1,
         trident_faithful=False,
     ),
+    **rows({"trident", "peer"}, trident_longest=96, trident_templates="imagenet"),
+    **rows({"peer"}, peer_side=96, peer_crop=64, peer_stride=8, peer_scale=20, peer_threshold=0.5),
     **rows(
         {"match"},
         match_fusion="",
@@ -177,6 +178,7 @@ def artefacts(settings):
         "rim": [RIM(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "match": [Matcher(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "trident": [Trident(settings).method(WORDS).key],
+        "peer": [SCLIP(settings).method(WORDS).key],
         "clip-crops": [ClipCrop(settings).method(WORDS).key],
     }
     return {name: set(map(address, found)) for name, found in keys.items()}
@@ -215,7 +217,7 @@ def test_the_same_settings_hit(base):
         ("diffusion", PAINTED),
         ("dino", SEEN),
         ("sam", CUT | PROPOSED | {"trident"}),
-        ("clip", {"trident", "clip-crops", "match"}),
+        ("clip", {"trident", "peer", "clip-crops", "match"}),
     ],
 )
 def test_weights_of_other_content_miss(base, root, tmp_path, role, expected):

@@ -99,7 +99,7 @@ def imports(module):
                 yield from inside or [name]
 
 
-ROOMS = "base", "models", "method", "toybox", "trident", "measure", "reproduce", "apps"  # low to high
+ROOMS = "base", "models", "method", "toybox", "trident", "peers", "measure", "reproduce", "apps"  # low to high
 
 
 def test_modules_import_from_lower_rooms_and_numbers_only():
@@ -123,9 +123,10 @@ def test_the_toybox_imports_nothing_from_above():
 
 
 def test_notebooks_of_a_room_are_numbered_in_order():
-    for room in ROOMS[:3] + ROOMS[4:]:
+    for room in ROOMS:
         numbers = [int(n.name[:2]) for n in NOTEBOOKS if n.parts[1] == room]
-        assert numbers == list(range(1, len(numbers) + 1)), room
+        gaps = room in ("toybox", "peers")  # ten numbers for each part of the room
+        assert numbers == (sorted(set(numbers)) if gaps else list(range(1, len(numbers) + 1))), room
 
 
 @pytest.mark.promise(20)
@@ -151,7 +152,7 @@ def test_public_names_are_few():
         for node in ast.parse((ROOT / module).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
                 public += [(module, name) for name in ast.literal_eval(node.value)]
-    assert 100 <= len(public) <= 130, len(public)
+    assert 100 <= len(public) <= 150, len(public)
     assert not [name for name in public if name[1].startswith("_")]
     assert {"RIM", "Trident", "ReferenceBank", "Settings", "segment"} <= {name for _, name in public}
 

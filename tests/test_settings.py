@@ -1,5 +1,5 @@
 import pytest
-from rim.base.settings import KINDS, Settings, own_file, read_ini, settings_for, shipped_file
+from rim.base.settings import KINDS, Settings, own_file, read_ini, settings_for, shipped_file, typed
 
 
 @pytest.mark.parametrize("profile", ["toybox", "paper", "rehearsal"])
@@ -93,7 +93,8 @@ def test_a_section_with_a_dot_is_no_profile():
 def test_tridents_sections_are_the_eight_benchmarks_and_hold_known_keys():
     from rim.measure.datasets import SOURCES
 
-    assert sorted(sections()) == sorted(f"trident.{name}" for name in SOURCES)
+    tridents = [name for name in sections() if name.startswith("trident.")]
+    assert sorted(tridents) == sorted(f"trident.{name}" for name in SOURCES)
     paper, ini = Settings.from_profile("paper"), read_ini(shipped_file())
     for name in SOURCES:
         own = {key: value for key, value in ini[f"trident.{name}"].items() if value != ini.defaults().get(key)}
@@ -133,6 +134,26 @@ def test_a_benchmark_without_a_section_changes_nothing_and_overrides_stay():
     assert settings_for(paper.replace(trident_side=500), "voc20").subset("trident_side", "trident_stride") == dict(
         trident_side=500, trident_stride=112
     )
+
+
+def test_a_peers_values_are_the_benchmarks_then_the_profiles_then_its_own_for_all():
+    paper, toybox = (Settings.from_profile(name) for name in ("paper", "toybox"))
+    seen = lambda s: (s.peer_side, s.peer_crop, s.peer_threshold)
+    assert seen(settings_for(paper, "voc21", method="clearclip")) == (448, 224, 0.5)
+    assert seen(settings_for(paper, "mine", method="clearclip")) == (448, 224, 0.1)
+    assert seen(settings_for(toybox, "voc21", method="clearclip")) == (64, 32, 0.5), "the profile's windows stay"
+    assert seen(settings_for(paper.replace(peer_crop=112), "voc21", method="clearclip")) == (448, 112, 0.5)
+    assert settings_for(paper, "mine", method="another") is paper
+
+
+def test_sections_of_peers_are_benchmarks_or_all_and_hold_known_keys():
+    from rim.measure.datasets import SOURCES
+
+    ini = read_ini(shipped_file())
+    for name in sections():
+        method, benchmark = name.split(".")
+        assert benchmark in (*SOURCES, "*", "toybox")
+        typed({key: value for key, value in ini[name].items() if value != ini.defaults().get(key)})
 
 
 def test_an_own_file_may_have_sections_of_its_own(tmp_path):

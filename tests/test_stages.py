@@ -14,6 +14,7 @@ MODULES = (
     "method.regions",
     "method.segmenter",
     "trident.trident",
+    "peers.dense_clip",
     "measure.evaluation",
     "measure.examination",
     "measure.rivals",

@@ -220,6 +220,17 @@ class TridentSettings:
     trident_iou_thresh: float  # masks of a smaller predicted overlap aren't kept
     trident_faithful: bool  # yes: what looks like a slip in the published numbers stays
 
+# %% ../../nbs/base/01_settings.ipynb #9ee50001
+@dataclass(frozen=True, kw_only=True)
+class PeerSettings:
+    "What the other methods share; a method's published values are sections, `[sclip.*]` and `[sclip.voc21]`."
+
+    peer_side: int  # short side of the image, pixels
+    peer_crop: int  # side of a window, pixels
+    peer_stride: int  # from one window to the next, pixels
+    peer_scale: float  # of the cosines in the softmax over names
+    peer_threshold: float  # a smaller best probability makes a pixel background, where there is one
+
 # %% ../../nbs/base/01_settings.ipynb #17425346
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
@@ -298,6 +309,10 @@ _POSITIVE = (
     "trident_stride",
     "trident_scale",
     "trident_gamma",
+    "peer_side",
+    "peer_crop",
+    "peer_stride",
+    "peer_scale",
 )
 _PATTERNS = dict(
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
@@ -324,6 +339,7 @@ _SHARES = (
     "match_presence",
     "trident_prob_thd",
     "trident_coarse_thresh",
+    "peer_threshold",
 )
 
 
@@ -374,6 +390,7 @@ def _broken_rule(
 @dataclass(frozen=True, kw_only=True)
 class Settings(
     EvaluationSettings,
+    PeerSettings,
     TridentSettings,
     MatchingSettings,
     RegionSettings,
@@ -475,6 +492,7 @@ SECTIONS = dict(
     regions=RegionSettings,
     matching=MatchingSettings,
     trident=TridentSettings,
+    peers=PeerSettings,
     evaluation=EvaluationSettings,
 )
 
@@ -487,11 +505,15 @@ def settings_for(
 ):
     "The settings with a method's own values for a benchmark."
     ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
-    section, plain = f"{method}.{benchmark}", typed(dict(ini[settings.profile]))
-    if section not in ini:
-        return settings
-    own = typed({key: value for key, value in ini[section].items() if value != ini.defaults().get(key)})
-    return settings.replace(**{key: value for key, value in own.items() if getattr(settings, key) == plain[key]})
+    profile = ini[settings.profile]
+    plain, differs = typed(dict(profile)), lambda key, value: value != ini.defaults().get(key)
+    always, here = (
+        {key: value for key, value in ini[section].items() if differs(key, value)} if section in ini else {}
+        for section in (f"{method}.*", f"{method}.{benchmark}")
+    )
+    own = typed({key: value for key, value in always.items() if not differs(key, profile[key])} | here)
+    own = {key: value for key, value in own.items() if getattr(settings, key) == plain[key]}
+    return settings.replace(**own) if own else settings
 
 # %% ../../nbs/base/01_settings.ipynb #53c4cb73
 def ini_groups():

@@ -132,21 +132,33 @@ def _embed_patches(patches, token, table, faithful):
 
 
 @torch.no_grad()
-def clip_tokens(
+def clip_hidden(
     clip: CLIPModel,
     windows,  # float [n, 3, crop, crop], normalised for CLIP
     faithful=True,  # about the positions
-) -> torch.Tensor:  # float [n, D, h, w]
-    "What enters CLIP's last block, after its first norm."
+) -> torch.Tensor:  # float [n, 1 + h * w, D], class token first
+    "What enters CLIP's last block."
     vision = clip.vision_model
-    (*layers, last), embed = vision.encoder.layers, vision.embeddings
+    (*layers, _), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(windows.to(embed.patch_embedding.weight))
     hidden = vision.pre_layrnorm(
         _embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], faithful)
     )
     for layer in layers:
         hidden = layer(hidden, attention_mask=None)
-    return last.layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, patches.shape[2:])
+    return hidden
+
+
+@torch.no_grad()
+def clip_tokens(
+    clip: CLIPModel,
+    windows,  # float [n, 3, crop, crop], normalised for CLIP
+    faithful=True,  # about the positions
+) -> torch.Tensor:  # float [n, D, h, w]
+    "What enters CLIP's last block, after its first norm; without the class token."
+    hidden, patch = clip_hidden(clip, windows, faithful), clip.config.vision_config.patch_size
+    grid = [n // patch for n in windows.shape[2:]]
+    return clip.vision_model.encoder.layers[-1].layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, grid)
 
 
 @torch.no_grad()
