@@ -168,7 +168,7 @@ def test_from_end_to_end(matcher):
     assert bank.dim == matcher.tools.encoder.dim == sum(e.dim for e in matcher.tools.encoder.encoders)
     again = matcher.method("boat, tree")
     assert (again.predict(image, again.analyse(image)).labels == result.labels).all()
-    assert again.key["matching"]["match_margin"] == matcher.settings.match_margin and len(regions) == len(
+    assert again.key["matching"]["settings"]["match_margin"] == matcher.settings.match_margin and len(regions) == len(
         result.regions
     )
     if result.regions:

@@ -5,7 +5,7 @@
 import importlib, json
 from pathlib import Path
 import pytest
-from rim.base.stages import STAGES, Stage
+from rim.base.stages import STAGES, Stage, code_digest
 
 RECORD = Path(__file__).with_name("stages.json")
 MODULES = (
@@ -13,6 +13,8 @@ MODULES = (
     "method.photographs",
     "method.regions",
     "method.segmenter",
+    "method.common",
+    "method.matcher",
     "trident.trident",
     "peers.dense_clip",
     "measure.evaluation",
@@ -69,6 +71,16 @@ def test_docstrings_and_comments_leave_the_code_as_it_is(tmp_path, monkeypatch):
         (tmp_path / "mod_b.py").write_text(source)
         digests.append(stage.digest)
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_layout_leaves_the_code_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "mod_a.py").write_text("x = 1  # why\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code_digest("mod_a")
+    (tmp_path / "mod_a.py").write_text("# another comment\nx   = 1\n")
+    assert code_digest("mod_a") == before
+    (tmp_path / "mod_a.py").write_text("x = 2\n")
+    assert code_digest("mod_a") != before
 
 
 if __name__ == "__main__":

@@ -6,12 +6,36 @@
 __all__ = ['Stage']
 
 # %% ../../nbs/base/06_stages.ipynb #77a64700
+import ast, importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from .settings import Settings
-from .store import code_digest, library_versions
+from .store import address, library_versions
 
 # %% ../../nbs/base/06_stages.ipynb #c76db5f9
 STAGES = {}  # name -> Stage, as their modules are imported
+
+# %% ../../nbs/base/06_stages.ipynb #2d8693fe
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:] or [ast.Pass()]
+    return tree
+
+
+def code_digest(
+    *modules,  # names of modules, as in "rim.method.ranking", or the modules themselves
+):
+    "SHA-256 of the modules' code: docstrings, comments and layout do not count."
+    names = [module if isinstance(module, str) else module.__name__ for module in modules]
+    sources = {name: Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8") for name in names}
+    return address({name: ast.dump(_without_docstrings(ast.parse(source))) for name, source in sources.items()})
 
 # %% ../../nbs/base/06_stages.ipynb #a92487cf
 @dataclass(frozen=True)

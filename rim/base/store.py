@@ -6,7 +6,7 @@
 __all__ = ['address', 'Store']
 
 # %% ../../nbs/base/02_store.ipynb #8622529a
-import ast, errno, hashlib, importlib.util, io, json, os, re, tempfile, time, warnings
+import errno, hashlib, io, json, os, re, tempfile, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -404,28 +404,6 @@ def file_digest(
         raise FileNotFoundError(f"{path} does not exist")
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return address({p.relative_to(path).as_posix(): file_digest(p) for p in files})
-
-
-def _without_docstrings(tree):
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:] or [ast.Pass()]
-    return tree
-
-
-def code_digest(
-    *modules,  # names of modules, as in "rim.method.ranking", or the modules themselves
-):
-    "SHA-256 of the modules' code: docstrings, comments and layout do not count."
-    names = [module if isinstance(module, str) else module.__name__ for module in modules]
-    sources = {name: Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8") for name in names}
-    return address({name: ast.dump(_without_docstrings(ast.parse(source))) for name, source in sources.items()})
 
 
 def library_versions(

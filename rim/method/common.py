@@ -16,7 +16,8 @@ from scipy import ndimage
 from sklearn.cluster import KMeans
 from tqdm import tqdm
 from ..base.images import read_image, read_labels
-from ..base.store import code_digest, file_digest
+from ..base.stages import Stage
+from ..base.store import file_digest
 from .bank import ReferenceBank
 from .features import EfficientNetFeatures
 from .references import Tools
@@ -54,7 +55,7 @@ def category_regions(
         categories += [category] * (1 + len(large) * (n > 1))
     return np.array(masks, bool).reshape(-1, *values.shape), categories
 
-
+# %% ../../nbs/method/15_common.ipynb #eb1523af
 def background_segments(
     grid: torch.Tensor,  # float32 [D, h, w]
     values: np.ndarray,  # uint8 [H, W], category map
@@ -112,7 +113,7 @@ def classifier(tools: Tools):  # timm.models.EfficientNet
     "The network that knows the samples' names; the encoder, if it is that."
     return tools.network if tools.settings.feature == "efficientnet" else load_efficientnet(tools.settings)
 
-
+# %% ../../nbs/method/15_common.ipynb #1006f650
 def describe_sample(
     tools: Tools,
     image: np.ndarray,  # uint8 [H, W, 3]
@@ -125,28 +126,34 @@ def describe_sample(
     return {part: ((grid * share).sum((1, 2)) / share.sum()).numpy() for part, share in shares.items()}
 
 # %% ../../nbs/method/15_common.ipynb #c0770012
+_THING = Stage(
+    "thing",
+    1,
+    ("rim.method.common", "rim.method.features", "rim.base.images"),
+    ("reference_side", "region_side"),
+)
+
+
 def _thing_key(
     tools: Tools,
     *files,  # that determine the vectors
     **more,
-) -> dict:
+) -> dict:  # None where the encoder has no key
     "What determines the vectors of a photograph."
-    code = code_digest("rim.method.common", "rim.method.features", "rim.base.images")
-    sides = tools.settings.subset("reference_side", "region_side")
-    known = {"encoder": tools.masking_key["encoder"], "classifier": weights_key("efficientnet", tools.settings)}
-    return {"files": [file_digest(f) for f in files], "code": code, **sides, **known, **more}
+    parts = {"encoder": tools.masking_key["encoder"], "classifier": weights_key("efficientnet", tools.settings)}
+    return _THING.key(tools.settings, parts, files=[file_digest(f) for f in files], **more)
 
-
+# %% ../../nbs/method/15_common.ipynb #bc902f87
 def _kept(store, key, make):
     "The arrays of a photograph, from the store or made now."
-    if store and (entry := store.entry("thing", key)):
+    if store and key and (entry := store.entry("thing", key)):
         return entry[0]
     arrays = make()
-    if store:
+    if store and key:
         store.put("thing", key, arrays, {})
     return arrays
 
-
+# %% ../../nbs/method/15_common.ipynb #2a0b15f4
 def map_references(
     folder,  # with images/, coco_ids/ and index.csv
     keys,  # of the photographs
@@ -162,7 +169,7 @@ def map_references(
         found.append((key, _kept(store, _thing_key(tools, image, values), make)))
     return found
 
-
+# %% ../../nbs/method/15_common.ipynb #baa7ac18
 def sample_references(
     folder,  # of files that are named nSYNSET_name
     tools: Tools,

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from ..base.settings import Settings
-from ..base.store import Store, code_digest
+from ..base.stages import Stage
+from ..base.store import Store
 from .bank import ReferenceBank
 from .regions import Match, Regions, box_of, paint
 from .segmentation import Method, Region, Segmentation
@@ -288,6 +289,7 @@ MATCH = (
     "match_temperature",
     "match_voting",
 )
+_MATCHER = Stage("matcher", 1, tuple(f"rim.method.{name}" for name in ("bank", "regions", "matcher")), MATCH)
 
 
 @patch
@@ -302,14 +304,15 @@ def method(
     if unknown := [name for name in changes if name not in MATCH]:
         raise ValueError(f"the regions stay, so only {', '.join(MATCH)} can be varied: got {unknown[0]!r}")
     bank = bank or self.bank_for(vocabulary)
-    code = code_digest("rim.method.bank", "rim.method.regions", "rim.method.matcher")
     key = {
         "method": "match",
         "labels": list(vocabulary.labels),
         "bank": bank.digest,
         "analysis": self.analysis_key,
-        "matching": {**other.settings.subset(*MATCH), "code": code},
+        "matching": _MATCHER.key(other.settings),
     }
+    if self.analysis_key is None:
+        key = None  # a part without a key: nothing identifies the result
     return Method(lambda image, regions: other.predict(image, regions, vocabulary, bank), self.analyse, key)
 
 # %% ../../nbs/method/16_matcher.ipynb #ba51f542
