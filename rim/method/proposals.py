@@ -21,6 +21,7 @@ from segment_anything.utils.amg import batched_mask_to_box, build_point_grid, ca
 from segment_anything.utils.transforms import ResizeLongestSide
 from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
+from ..base.cores import over_cores
 from ..models.fast_sam import Axis, PointDecoder, full_masks, in_dtype, measure
 from ..models.loading import dtype_of, halving, weights_key
 
@@ -186,7 +187,6 @@ def decode(
     side, device, threshold = self.sam.image_encoder.img_size, features.device, self.sam.mask_threshold
     axes = [Axis(4 * low, side, part, full, device) for low, part, full in zip(self.decoder.grid, inside, size)]
     points = torch.as_tensor(self.resize.apply_coords(self.grid * size[::-1], size), device=device)
-    step = self.batch if device.type != "cpu" else max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
 
     def piece(xy):
         logits, ious = self.candidates(xy)
@@ -195,7 +195,12 @@ def decode(
         stable = (stability >= self.least_stability if self.least_stability > 0 else every).nonzero()[:, 0]
         return [x[stable] for x in (logits, boxes, ious, stability)]
 
-    logits, boxes, ious, stability = (torch.cat(part) for part in zip(*halving(piece, points, step)))
+    if device.type == "cpu":
+        step = max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
+        found = over_cores(piece, points.split(step))
+    else:
+        found = halving(piece, points, self.batch)
+    logits, boxes, ious, stability = (torch.cat(part) for part in zip(*found))
     kept = batched_nms(boxes, ious, torch.zeros_like(ious), self.nms)
     return _by_area(
         full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability))
