@@ -1,9 +1,9 @@
 """Relation-aware intra-modal matching: open-vocabulary segmentation without training."""
 
 import sys
+from functools import partial
 from importlib import import_module, util
 from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 __version__ = "0.1.0"
 __all__ = ["Matcher", "RIM", "ReferenceBank", "Settings", "Trident", "Vocabulary", "World", "segment"]
@@ -52,11 +52,9 @@ class _FlatPaths:
 
     @staticmethod
     def create_module(spec):
-        if spec.name not in _DIVIDED:
-            return import_module(spec.name)
-        homes = [spec.name, *(f"rim.{part}" for part in _DIVIDED[spec.name].split())]
-        module = ModuleType(spec.name)
-        module.__getattr__ = lambda name: _look_up(name, homes)
+        module = import_module(spec.name)
+        if parts := _DIVIDED.get(spec.name):
+            module.__dict__.setdefault("__getattr__", partial(_look_up, [f"rim.{part}" for part in parts.split()]))
         return module
 
     @staticmethod
@@ -69,12 +67,12 @@ class _FlatPaths:
         return util.find_spec(home).loader.get_code(home)
 
 
-def _look_up(name, homes):
+def _look_up(homes, name):
     "The first module's attribute of that name."
     for home in map(import_module, homes):
-        if hasattr(home, name):
-            return getattr(home, name)
-    raise AttributeError(f"{homes[0]} has no attribute {name!r}")
+        if name in vars(home):
+            return vars(home)[name]
+    raise AttributeError(f"neither this module nor {', '.join(homes)} has an attribute {name!r}")
 
 
 sys.meta_path.append(_FlatPaths)
