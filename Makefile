@@ -8,9 +8,10 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null | awk '{ print ($$1 < 4) ?
 ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EXCHANGE := .venv-exchange
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup reproduce test test-photo test-slow docs bench gpu-day release lab clean
+.PHONY: help setup reproduce test test-photo test-exchange test-slow docs bench gpu-day release lab clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -27,6 +28,9 @@ test: $(STAMP)  ## run the notebooks' fast cells, then the tests
 
 test-photo: $(STAMP)  ## run the tests of trained weights, where rim weights fetch --keep has brought them
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --photo -m photo -rs $(ARGS)
+
+test-exchange: $(EXCHANGE)/.installed  ## read and write what is handed on with the tools' own code
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 -rs tests/test_exchange.py tests/test_exchange_tools.py $(ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes, one by one, and put their figures onto the page of promises
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --slow -m slow $(ARGS)
@@ -52,6 +56,15 @@ clean:  ## remove what was built; the environment, the store and the figures sta
 	find rim nbs tests bench docs -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.partial.ipynb' -not -path './.venv/*' -delete
 	rm -rf figures/*/.partial
+
+# Labelling tools want other versions than we: an environment of their own, which looks into ours for torch.
+$(EXCHANGE)/.installed: $(STAMP) tests/exchange.txt
+	test -x $(EXCHANGE)/bin/python || $(BIN)/python -m venv $(EXCHANGE)
+	$(BIN)/python -m uv pip install --python $(EXCHANGE)/bin/python --no-deps -r tests/exchange.txt || \
+		$(EXCHANGE)/bin/python -m pip install --disable-pip-version-check --no-deps -r tests/exchange.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(EXCHANGE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_rim.pth"
+	@touch $@
 
 # uv resolves and unpacks several times faster than pip; where it cannot (a mirror that only pip is set up for), pip does it.
 $(STAMP): pyproject.toml constraints.txt

@@ -239,6 +239,7 @@ ROOMS = (
     ("trident", "Trident", "The strongest open peer: splice, then segment."),
     ("peers", "Peers", "Other methods, each in one step beside the others, behind one call."),
     ("measure", "Measurements", "Benchmarks, metrics, evaluation, other methods and figures."),
+    ("exchange", "Exchange", "Labels to COCO, VOC, Label Studio and CVAT, and back as ground truth or references."),
     ("reproduce", "Reproduction", "Targets of the paper, and the runner that makes them."),
     ("apps", "Applications", "Command line, folders of images, widgets, demo, doctor, promises."),
     ("base", "Base", "Settings, store, images and engines: what every room stands on."),

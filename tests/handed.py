@@ -1,5 +1,5 @@
-"""Results of `rim segment` with all that makes handing them on hard: names in any letters, folders and blanks, overlaps,
-reserved values, and an image without anything."""
+"""Results of `rim segment` with all that makes handing them on hard: names in any letters, folders and blanks,
+overlaps, reserved values, and an image without anything."""
 
 import json
 import numpy as np

@@ -100,6 +100,14 @@ PROMISES = {
     ),
     57: "Every command that is printed can be pasted into a shell, whatever blanks and quotes its paths have.",
     58: "A script that starts workers without a guard ends, and its last line says what to do.",
+    64: (
+        "Labels that are handed on come back: COCO, VOC, Label Studio and CVAT return every pixel and every name, read "
+        "with their own code, and what polygons lose is counted."
+    ),
+    65: (
+        "An export appears whole or not at all and overwrites nothing; what a format can't hold, and what is damaged "
+        "on its way back, is refused in one sentence."
+    ),
 }
 
 

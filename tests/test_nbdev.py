@@ -99,7 +99,7 @@ def imports(module):
                 yield from inside or [name]
 
 
-ROOMS = "base", "models", "method", "toybox", "trident", "peers", "measure", "reproduce", "apps"  # low to high
+ROOMS = "base", "models", "method", "toybox", "trident", "peers", "measure", "exchange", "reproduce", "apps"  # low to high
 
 
 def test_modules_import_from_lower_rooms_and_numbers_only():
@@ -131,7 +131,7 @@ def test_notebooks_of_a_room_are_numbered_in_order():
 
 @pytest.mark.promise(20)
 def test_pins_name_a_version_and_nothing_else():
-    lines = (ROOT / "constraints.txt").read_text().split()
+    lines = [line for name in ("constraints.txt", "tests/exchange.txt") for line in (ROOT / name).read_text().split()]
     assert lines and all(re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][\w.]*", line) for line in lines)
 
 

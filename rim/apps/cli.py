@@ -8,11 +8,12 @@ __all__ = ['main', 'answer']
 # %% ../../nbs/apps/10_cli.ipynb #06e52f63
 import os, sys
 from .. import __version__
-from .arguments import Parser, consoles, sentence
+from .arguments import CLASSES, Parser, consoles, sentence, vocabulary_of
 from .cli_data import _add_data, _add_toybox, _toybox_train
 from .cli_evaluate import _add_bench, _add_evaluation, _add_reproduce
 from .cli_files import _add_doctor, _add_store, _add_weights
 from .cli_segment import _add_demo, _add_references, _add_segment
+from ..exchange.commands import add_commands
 
 # %% ../../nbs/apps/10_cli.ipynb #b46bb92b
 def parser():
@@ -36,6 +37,7 @@ def parser():
         _add_data,
     ):
         add(commands)
+    add_commands(commands, vocabulary_of, CLASSES)
     return root
 
 # %% ../../nbs/apps/10_cli.ipynb #e7c54ee3

@@ -27,7 +27,7 @@ def flat_names(
         found.append(name)
     return found
 
-# %% ../../nbs/exchange/07_back.ipynb #f9bbf11f
+# %% ../../nbs/exchange/07_back.ipynb #9a75aa13
 def names_text(
     vocabulary: Vocabulary,
 ) -> str:
@@ -48,7 +48,8 @@ def write_benchmark(
 ) -> int:  # images
     "A folder that `rim evaluate` reads."
     folder, words = Path(folder), annotations.vocabulary
-    names, (palette, ignore) = flat_names(annotations.files), (words.palette(), unscored_label(len(words.labels)))
+    names, ignore = flat_names(annotations.files), unscored_label(len(words.labels))
+    palette = np.vstack([words.palette(), np.full((max(0, 256 - len(words.labels)), 3), 255)])  # 255 stays a value
     (folder / "names.txt").write_text(names_text(words), encoding="utf-8")
     for kind in ("images", "labels"):
         (folder / kind).mkdir()

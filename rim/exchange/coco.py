@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/02_coco.ipynb #8ec255a1
-import io
+# %% ../../nbs/exchange/02_coco.ipynb #3c917c6c
 import json
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
+    placed,
     reserved,
     segments,
     shown,
@@ -29,18 +30,27 @@ from rim.exchange.items import (
 from ..method.segmentation import from_rle, mask_box, png_bytes, to_rle
 from ..method.vocabulary import BACKGROUND, Vocabulary, unscored_label
 
-# %% ../../nbs/exchange/02_coco.ipynb #f3d55cd3
+# %% ../../nbs/exchange/02_coco.ipynb #edf4d0fa
+def _first(
+    vocabulary: Vocabulary,
+    panoptic: bool,
+) -> int:  # 0 or 1
+    "The category of label 0."
+    return int(panoptic or not vocabulary.background)
+
+
 def _categories(
     vocabulary: Vocabulary,
-    used,  # set of labels that occur
+    used,  # labels that occur
     panoptic: bool,
 ) -> list:
     "The categories of a file."
-    first, values = int(not vocabulary.background), list(range(len(vocabulary.labels)))
-    values = [v for v in values if panoptic or v or first] + sorted(v for v in reserved(vocabulary) if v in used)
+    first, marks = _first(vocabulary, panoptic), reserved(vocabulary)
+    values = [v for v in range(len(vocabulary.labels)) if v + first] + sorted(v for v in marks if v in used)
     found = [{"id": v + first, "name": label_name(v, vocabulary), "supercategory": ""} for v in values]
-    background = lambda c: vocabulary.background and not c["id"]
-    return [c | {"isthing": int(not background(c)), "color": _colour(c["id"])} for c in found] if panoptic else found
+    stuff = lambda value: value in marks or vocabulary.background and not value
+    extra = [{"isthing": int(not stuff(v)), "color": _colour(v + first)} for v in values]
+    return [c | e for c, e in zip(found, extra)] if panoptic else found
 
 
 def _colour(
@@ -50,7 +60,7 @@ def _colour(
     bits = [[number >> 3 * k + c & 1 for k in range(8)] for c in range(3)]
     return [sum(bit << 7 - k for k, bit in enumerate(channel)) for channel in bits]
 
-# %% ../../nbs/exchange/02_coco.ipynb #dad35547
+# %% ../../nbs/exchange/02_coco.ipynb #8ba702ca
 _INFO = {"description": "Labels by rim", "version": "", "year": 0, "contributor": "", "url": "", "date_created": ""}
 _LICENSES = [{"id": 0, "name": "unknown", "url": ""}]
 _UNSAID = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
@@ -58,11 +68,12 @@ _UNSAID = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
 
 def _image(
     number: int,
-    item: Item,
+    file: str,
+    size,  # (H, W)
 ) -> dict:
     "An image of a file."
-    height, width = item.labels.shape
-    return {"id": number, "file_name": item.file, "height": height, "width": width, **_UNSAID}
+    height, width = size
+    return {"id": number, "file_name": file, "height": height, "width": width, **_UNSAID}
 
 
 def _box(
@@ -81,16 +92,17 @@ def _dump(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"info": _INFO, "licenses": _LICENSES, **parts}, ensure_ascii=False), encoding="utf-8")
 
-# %% ../../nbs/exchange/02_coco.ipynb #942c1e3c
+# %% ../../nbs/exchange/02_coco.ipynb #b410ed9a
 def write_instances(
     annotations: Annotations,
     folder,  # that exists
+    images=False,  # whether the images are copied into images/
 ):
     "annotations/instances_default.json"
-    words, images, found = annotations.vocabulary, [], []
-    first = int(not words.background)
+    words, listed, found, copies = annotations.vocabulary, [], [], Path(folder) / "images" if images else None
+    first = _first(words, False)
     for number, item in enumerate(annotations, 1):
-        images.append(_image(number, item))
+        listed.append(_image(number, placed(annotations, item, copies), item.labels.shape))
         for instance in item.instances:
             if instance.label == 0 and words.background:
                 continue
@@ -100,20 +112,23 @@ def write_instances(
             found.append({**facts, **area, "segmentation": to_rle(instance.mask), **score})
     used = {a["category_id"] - first for a in found}
     path = Path(folder) / "annotations/instances_default.json"
-    _dump(path, images=images, annotations=found, categories=_categories(words, used, False))
+    _dump(path, images=listed, annotations=found, categories=_categories(words, used, False))
 
-# %% ../../nbs/exchange/02_coco.ipynb #6caf3482
+# %% ../../nbs/exchange/02_coco.ipynb #b74835bd
 def write_panoptic(
     annotations: Annotations,
     folder,  # that exists
+    images=False,  # whether the images are copied into images/
 ):
     "annotations/panoptic_default.json and a PNG for each image."
-    words, images, found, used = annotations.vocabulary, [], [], set()
-    first, void, place = int(not words.background), unscored_label(len(words.labels)), Path(folder) / "annotations"
+    words, listed, found, used = annotations.vocabulary, [], [], set()
+    copies = Path(folder) / "images" if images else None
+    first, void, place = _first(words, True), unscored_label(len(words.labels)), Path(folder) / "annotations"
     for number, item in enumerate(annotations, 1):
-        images.append(_image(number, item))
+        listed.append(_image(number, placed(annotations, item, copies), item.labels.shape))
         numbers, parts = np.zeros((*item.labels.shape, 3), np.uint8), []
-        for k, part in enumerate(segments(item, skip=(void,)), 1):
+        things = tuple(i for i in item.instances if i.label or not words.background)
+        for k, part in enumerate(segments(replace(item, instances=things), skip=(void,)), 1):
             numbers[part.mask] = k & 255, k >> 8 & 255, k >> 16
             facts = {"id": k, "category_id": part.label + first, "area": int(part.mask.sum()), "iscrowd": 0}
             score = {} if part.score is None else {"score": part.score}
@@ -124,7 +139,7 @@ def write_panoptic(
         path.write_bytes(png_bytes(Image.fromarray(numbers)))
         found.append({"image_id": number, "file_name": f"{item.name}.png", "segments_info": parts})
     categories = _categories(words, used, True)
-    _dump(place / "panoptic_default.json", images=images, annotations=found, categories=categories)
+    _dump(place / "panoptic_default.json", images=listed, annotations=found, categories=categories)
 
 # %% ../../nbs/exchange/02_coco.ipynb #e3b34cce
 def _find_json(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/05_cvat.ipynb #29819e74
+# %% ../../nbs/exchange/05_cvat.ipynb #f1694e47
 import json
 import zipfile
 from pathlib import Path
@@ -22,6 +22,7 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
+    placed,
     reserved,
     segments,
     shown,
@@ -58,7 +59,7 @@ def runs_mask(
     )
     return mask
 
-# %% ../../nbs/exchange/05_cvat.ipynb #454c5ac9
+# %% ../../nbs/exchange/05_cvat.ipynb #866c6ae8
 def _add(parent, tag, text=None, **attributes):
     "An element of XML."
     element = ElementTree.SubElement(parent, tag, {k: str(v) for k, v in attributes.items()})
@@ -79,9 +80,11 @@ def _task_labels(
 def write_cvat(
     annotations: Annotations,
     folder,  # that exists
+    images=False,  # whether the images are copied into images/
 ):
     "annotations.zip, to be imported as CVAT for images 1.1, and labels.json."
     words, root = annotations.vocabulary, ElementTree.Element("annotations")
+    copies = Path(folder) / "images" if images else None
     _add(root, "version", "1.1")
     listed = _add(_add(_add(root, "meta"), "task"), "labels")
     for label in _task_labels(words):
@@ -91,7 +94,7 @@ def write_cvat(
         _add(entry, "attributes")
     for number, item in enumerate(annotations):
         height, width = item.labels.shape
-        image = _add(root, "image", id=number, name=item.file, width=width, height=height)
+        image = _add(root, "image", id=number, name=placed(annotations, item, copies), width=width, height=height)
         for part in segments(item, (0,) if words.background else ()):
             runs, (x, y, w, h) = box_runs(part.mask)
             place = {"rle": ", ".join(map(str, runs)), "left": x, "top": y, "width": w, "height": h, "z_order": 0}

@@ -225,6 +225,17 @@ def copy_image(
         target.write_bytes(png_bytes(Image.fromarray(read_image(source))))
     return target
 
+# %% ../../nbs/exchange/01_items.ipynb #95ad4fdd
+def placed(
+    annotations: Annotations,
+    item: Item,
+    folder=None,  # where a copy of the image is to lie; None: it stays where it is
+) -> str:
+    "The image of an item as an export names it: relative to its folder, with the copy's ending."
+    if folder is None:
+        return item.file
+    return copy_image(annotations.images / item.file, Path(folder) / item.name).relative_to(folder).as_posix()
+
 # %% ../../nbs/exchange/01_items.ipynb #52ee4cb1
 @contextmanager
 def new_folder(
@@ -249,7 +260,7 @@ def new_folder(
         shutil.rmtree(made, ignore_errors=True)
         raise
 
-# %% ../../nbs/exchange/01_items.ipynb #f04fb243
+# %% ../../nbs/exchange/01_items.ipynb #9033012d
 def _result_files(
     folder: Path,
 ) -> list:  # of (name, path of the JSON)
@@ -261,7 +272,7 @@ def _result_files(
             path = Path(place) / file
             if path.suffix == ".json" and not file.startswith(".") and path.with_suffix(".png").is_file():
                 found.append((path.relative_to(folder).with_suffix("").as_posix(), path))
-    return found
+    return sorted(found)
 
 
 def _read_facts(
@@ -273,7 +284,8 @@ def _read_facts(
         return {key: facts[key] for key in ("names", "size", "regions")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"a result of rim is a JSON with names, size and regions: {shown(path)} isn't ({type(error).__name__}: {error})"
+            f"a result of rim is a JSON with names, size and regions: {shown(path)} isn't "
+            f"({type(error).__name__}: {error})"
         ) from None
 
 # %% ../../nbs/exchange/01_items.ipynb #10315a9f

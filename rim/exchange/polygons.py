@@ -125,7 +125,15 @@ def simplify(
     kept = np.vstack([half[_keep(half, tolerance)][:-1] for half in halves])
     return kept if len(kept) >= 3 else ring
 
-# %% ../../nbs/exchange/06_polygons.ipynb #8300a745
+# %% ../../nbs/exchange/06_polygons.ipynb #484532a9
+def check_tolerance(
+    tolerance: float,  # pixels
+):
+    "ValueError for what is no distance."
+    if not 0 <= tolerance < float("inf"):
+        raise ValueError(f"a tolerance is a number of pixels, 0 or more: got {tolerance:g}")
+
+
 def polygons(
     mask,  # bool [H, W]
     tolerance=0.0,  # pixels

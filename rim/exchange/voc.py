@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/03_voc.ipynb #552d4626
+# %% ../../nbs/exchange/03_voc.ipynb #cacd93bd
 import zipfile
 from pathlib import Path, PurePosixPath
 import numpy as np
@@ -15,10 +15,10 @@ from rim.exchange.items import (
     Annotations,
     Instance,
     Item,
-    copy_image,
     find_images,
     label_name,
     label_of,
+    placed,
     reserved,
     segments,
     shown,
@@ -50,7 +50,7 @@ def _coloured(
     image.putpalette(voc_colours(np.arange(256)).tobytes())
     return png_bytes(image)
 
-# %% ../../nbs/exchange/03_voc.ipynb #afec29c8
+# %% ../../nbs/exchange/03_voc.ipynb #78e98a39
 def _numbers(
     vocabulary: Vocabulary,
 ) -> dict:  # label or reserved value -> number of VOC, whose 0 is the background
@@ -78,7 +78,7 @@ def write_voc(
     annotations: Annotations,
     folder,  # that exists
     split="default",  # name of the list of images
-    images=False,  # whether they are copied
+    images=False,  # whether they are copied into JPEGImages/
 ):
     "Class masks, object masks, labelmap.txt and the list of the images."
     folder, words, used = Path(folder), annotations.vocabulary, set()
@@ -89,7 +89,7 @@ def write_voc(
     for item in annotations:
         numbers, objects = table[item.labels], np.zeros(item.labels.shape, np.int64)
         used.update(np.unique(item.labels).tolist())
-        things = segments(item, (*reserved(words), *((0,) if words.background else ())))
+        things = segments(item, (0,) if words.background else ())
         for k, part in enumerate(things, 1):
             objects[part.mask] = k
         for kind, values in (("Class", numbers), ("Object", objects)):
@@ -97,7 +97,7 @@ def write_voc(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_coloured(values))
         if images:
-            copy_image(annotations.images / item.file, folder / "JPEGImages" / item.name)
+            placed(annotations, item, folder / "JPEGImages")
     (folder / "labelmap.txt").write_text(_label_map(words, used), encoding="utf-8")
     listing = folder / "ImageSets/Segmentation" / f"{split}.txt"
     listing.parent.mkdir(parents=True)
