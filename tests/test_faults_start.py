@@ -12,9 +12,9 @@ TINY = dict(pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    from rim.models import loading
+    from rim.models import roles
 
-    monkeypatch.setattr(loading, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(roles, "devices", lambda: ["cpu"])
 
 
 def said(capsys, *words):
@@ -52,7 +52,7 @@ def test_a_device_that_is_not_there_is_refused_by_every_command(no_gpu, image, c
 @pytest.mark.promise(51)
 def test_a_device_that_is_there_may_be_named(monkeypatch):
     import torch
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for device in ("auto", "cpu", "cuda", "cuda:1"):
@@ -169,7 +169,8 @@ def test_a_folder_that_is_named_like_a_benchmark_is_the_folder_or_refused(tmp_pa
 
 @pytest.mark.promise(51)
 def test_doctor_and_loading_agree_on_half_precision_alone(tmp_path):
-    from rim.models.loading import ROLES, doctor, resolve
+    from rim.models.needs import doctor
+    from rim.models.roles import ROLES, resolve
 
     folder = tmp_path / "d16"
     for pattern in ROLES["diffusion"].needs:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from segment_anything import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 
-from rim.models import loading as models
+from rim.models import architectures, loading as models, needs, roles
 from rim.base.settings import Settings
 
 NAMES = dict(trident_dino="vit")  # roles whose loader has another name
@@ -17,7 +17,7 @@ NAMES = dict(trident_dino="vit")  # roles whose loader has another name
 @pytest.fixture
 def tiny():
     return Settings.from_profile(
-        "toybox", pretrained=False, device="cpu", **{role: f"tiny:{NAMES.get(role, role)}" for role in models.ROLES}
+        "toybox", pretrained=False, device="cpu", **{role: f"tiny:{NAMES.get(role, role)}" for role in roles.ROLES}
     )
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path, tiny):
     "The tiny models as folders, half precision, as the toybox weights are."
     models.load_diffusion(tiny).to(torch.float16).save_pretrained(tmp_path / "diffusion")
     (tmp_path / "sam").mkdir()
-    (tmp_path / "sam/config.json").write_text(json.dumps(models.TINY_SAM))
+    (tmp_path / "sam/config.json").write_text(json.dumps(architectures.TINY_SAM))
     save_file({k: v.half() for k, v in models.load_sam(tiny).state_dict().items()}, tmp_path / "sam/model.safetensors")
     models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
     clip, processor = models.load_clip(tiny)
@@ -48,7 +48,7 @@ def folder(tmp_path, tiny):
 @pytest.fixture
 def saved(folder):
     return Settings.from_profile(
-        "toybox", device="cpu", models_dir=str(folder), **{role: role for role in models.ROLES}
+        "toybox", device="cpu", models_dir=str(folder), **{role: role for role in roles.ROLES}
     )
 
 
@@ -66,7 +66,7 @@ def parameters(model):
 )
 def test_sams_are_the_published_ones(file, build):
     with torch.device("meta"):
-        ours, theirs = models.build_sam(models.SAM_SIZES[file]), build()
+        ours, theirs = architectures.build_sam(roles.SAM_SIZES[file]), build()
     shapes = [{k: tuple(v.shape) for k, v in sam.state_dict().items()} for sam in (ours, theirs)]
     assert shapes[0] == shapes[1] and str(ours) == str(theirs)
     assert [b.window_size for b in ours.image_encoder.blocks] == [b.window_size for b in theirs.image_encoder.blocks]
@@ -74,7 +74,7 @@ def test_sams_are_the_published_ones(file, build):
 
 def test_sam_configuration_is_checked():
     with pytest.raises(ValueError, match="colour"):
-        models.build_sam({"colour": 1})
+        architectures.build_sam({"colour": 1})
 
 
 def test_every_loader_reads_its_folder_as_float32(saved, tiny):
@@ -117,7 +117,7 @@ def test_tokenizers_survive_the_folder(saved, tiny):
 
 def test_random_weights_are_seeded_and_leave_the_global_generator(tiny):
     state = torch.get_rng_state()
-    a, b, c = (models.random_model("tiny:sam", seed).state_dict() for seed in (0, 0, 1))
+    a, b, c = (architectures.random_model("tiny:sam", seed).state_dict() for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     key = "image_encoder.patch_embed.proj.weight"
     assert torch.equal(a[key], b[key]) and not torch.equal(a[key], c[key])
@@ -126,7 +126,7 @@ def test_random_weights_are_seeded_and_leave_the_global_generator(tiny):
 
 
 @pytest.mark.promise(10)
-@pytest.mark.parametrize("role", models.ROLES)
+@pytest.mark.parametrize("role", roles.ROLES)
 def test_missing_weights_name_the_command_that_fetches_them(role, tmp_path):
     settings = Settings.from_profile(
         "paper", models_dir=str(tmp_path), **{role: "nobody/nothing" if role != "sam" else "sam_vit_b_01ec64.pth"}
@@ -162,16 +162,16 @@ def test_digest_follows_the_content(saved, folder):
     before = models.weights_key("sam", saved)
     (folder / "sam/record.json").write_text("{}")
     assert models.weights_key("sam", saved) == before
-    (folder / "sam/config.json").write_text(json.dumps(models.TINY_SAM | {"pixel_std": [1, 1, 1]}))
+    (folder / "sam/config.json").write_text(json.dumps(architectures.TINY_SAM | {"pixel_std": [1, 1, 1]}))
     assert models.weights_key("sam", saved) != before
     assert models.weights_key("sam", saved.replace(pretrained=False, sam="tiny:sam")) == dict(name="tiny:sam", random=0)
 
 
 def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
-    assert all(row.present and not row.command for row in models.doctor(saved) + models.doctor(tiny))
-    rows = models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
+    assert all(row.present and not row.command for row in needs.doctor(saved) + needs.doctor(tiny))
+    rows = needs.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none"), dino="nobody/nothing"))
     assert not rows[2].present and rows[2].command.startswith("hf download nobody/nothing")
-    rows = {row.name: row for row in models.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
+    rows = {row.name: row for row in needs.doctor(Settings.from_profile("paper", models_dir=str(tmp_path / "none")))}
     for name in (
         "CompVis/stable-diffusion-v1-4",
         "facebook/dinov2-base",
@@ -185,7 +185,7 @@ def test_doctor_tells_what_is_there(saved, tiny, tmp_path):
             and int(rows[name].revision, 16)
             and f"--revision {rows[name].revision}" in rows[name].command
         )
-    assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + models.SAM_FILES["sam_vit_b_01ec64.pth"]
+    assert rows["sam_vit_b_01ec64.pth"].revision == "sha256 " + roles.SAM_FILES["sam_vit_b_01ec64.pth"]
     assert all(row.licence and row.megabytes > 100 and row.command for row in rows.values() if not row.present)
 
 
@@ -203,13 +203,13 @@ def test_a_short_revision_is_found_under_its_whole_commit(tmp_path, monkeypatch)
     }.items():
         (repository / file).parent.mkdir(parents=True, exist_ok=True)
         (repository / file).write_text(text)
-    assert models.resolve(settings.maskformer, settings) == repository / "snapshots" / commit
+    assert roles.resolve(settings.maskformer, settings) == repository / "snapshots" / commit
     with pytest.raises(FileNotFoundError, match="--revision 1234567 "):
-        models.resolve(settings.maskformer, settings.replace(maskformer_revision="1234567"))
+        roles.resolve(settings.maskformer, settings.replace(maskformer_revision="1234567"))
 
 
 def test_doctor_measures_what_is_there(saved, folder):
-    row = next(row for row in models.doctor(saved) if row.name == "mae")
+    row = next(row for row in needs.doctor(saved) if row.name == "mae")
     assert row.megabytes == round(
         sum((folder / "mae" / f).stat().st_size for f in ("config.json", "model.safetensors")) / 1e6, 1
     )
@@ -237,7 +237,7 @@ def test_an_autoencoder_without_its_encoder_is_refused(saved, folder, capfd):
 
 
 def test_a_cpu_computes_in_float32(tiny):
-    assert models.dtype_of(tiny.replace(dtype="float16")) == torch.float32
+    assert roles.dtype_of(tiny.replace(dtype="float16")) == torch.float32
 
 
 @pytest.mark.slow

@@ -16,15 +16,16 @@ from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
 from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
 from rim.method.segmenter import RIM
-from rim.models import weights
-from rim.models.loading import load_dino, load_sam, models_folder
+from rim.models import fetching, recipes, weights
+from rim.models.loading import load_dino, load_sam
+from rim.models.roles import models_folder
 
 pytestmark = pytest.mark.photo
 HOME = models_folder(Settings.from_profile("photo"))  # before the tests' own settings hide it
 NAMES = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")
 LACKING = [name for name in NAMES if not (HOME / name).is_dir()]
 LACKING += [
-    r.package.archive for r in weights.RECIPES.values() if not (HOME / weights.ARCHIVES / r.package.archive).is_file()
+    r.package.archive for r in recipes.RECIPES.values() if not (HOME / fetching.ARCHIVES / r.package.archive).is_file()
 ]
 FETCH = f"rim weights fetch --keep --profile photo {' '.join(NAMES)}"
 
@@ -44,9 +45,9 @@ def settings():
 def originals(tmp_path_factory):
     "The files of all packages by name, checked."
     folder = tmp_path_factory.mktemp("originals")
-    archives = HOME / weights.ARCHIVES
-    packages = [recipe.package for recipe in weights.RECIPES.values()]
-    return {k: v for p in packages for k, v in weights._gather(p, folder, archives, print).items()}
+    archives = HOME / fetching.ARCHIVES
+    packages = [recipe.package for recipe in recipes.RECIPES.values()]
+    return {k: v for p in packages for k, v in fetching._gather(p, folder, archives, print).items()}
 
 
 @pytest.fixture(scope="module")

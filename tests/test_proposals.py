@@ -7,7 +7,8 @@ from hypothesis import given, settings as budget, strategies as st
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
-from rim.models.loading import build_sam, load_maskformer, load_sam
+from rim.models.architectures import build_sam
+from rim.models.loading import load_maskformer, load_sam
 from rim.method.proposals import (
     MaskGenerator,
     NoProposals,

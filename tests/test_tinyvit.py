@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings as hyp, strategies as st
-from rim.models.loading import MOBILE_SAM, build_sam
+from rim.models.architectures import MOBILE_SAM, build_sam
 from rim.models.tinyvit import Block, Bottleneck, TinyViT, WindowAttention
 from rim.trident.aggregation import sam_tokens
 from rim.method.proposals import MaskGenerator, stock_proposals

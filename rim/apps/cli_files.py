@@ -149,7 +149,7 @@ def _add_store(commands):
 def doctor(args):
     "rim doctor: which weights and data a profile needs, where they are looked for, what fetches the missing ones."
     from rim.apps.doctor import findings
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
 
     settings = settings_of(args)
     check_device(settings)
@@ -189,7 +189,7 @@ def _weights_list(args):
 
 def _weights_named(args, settings):
     "The names given, or those that the profile needs."
-    from rim.models.loading import needed_roles
+    from rim.models.needs import needed_roles
 
     if args.names or not settings.pretrained:
         return args.names
@@ -210,7 +210,7 @@ def _each_weight(args, act, done):
 
 def _weights_fetch(args):
     "rim weights fetch: bring what is missing, checked and converted."
-    from rim.models.weights import fetch
+    from rim.models.fetching import fetch
 
     local = Path(args.local) if args.local else None
     if local and not local.is_dir():

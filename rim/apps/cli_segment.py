@@ -23,7 +23,7 @@ from ..base.settings import Settings
 # %% ../../nbs/apps/06_cli_segment.ipynb #841ddfe7
 def _segmenter_of(args):
     "The method of --method with the profile's models, and the bank of --bank."
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
 
     overrides = dict(args.set)
     if args.method == "trident":
@@ -212,7 +212,7 @@ def _build_references(args):
     _output_folder(Path(args.out).absolute().parent)
     from rim.base.engine import Undone
     from rim.method.segmenter import RIM
-    from rim.models.loading import check_device
+    from rim.models.roles import check_device
     from rim.base.store import Store
 
     check_device(settings)

@@ -10,7 +10,7 @@ import os, shlex
 from dataclasses import dataclass
 from ..measure.datasets import SOURCES, PublishedBenchmark
 from ..models import weights
-from ..models.loading import Finding
+from ..models.needs import Finding
 
 # %% ../../nbs/apps/04_doctor.ipynb #5b890a8c
 @dataclass(frozen=True)

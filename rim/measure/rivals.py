@@ -12,7 +12,8 @@ import torch
 from fastcore.basics import patch
 from ..method.features import ClipCrops
 from ..base.images import read_image
-from ..models.loading import dtype_of, load_clip, weights_key
+from ..models.loading import load_clip, weights_key
+from ..models.roles import dtype_of
 from ..method.references import Tools
 from ..method.regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from ..method.segmentation import Method, Region, Segmentation

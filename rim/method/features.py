@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
 from fastcore.basics import patch
-from ..models.loading import FEATURE_ROLES, halving, weights_key
+from ..models.loading import weights_key
+from ..models.roles import FEATURE_ROLES, halving
 from .synthesis import prompt_length
 
 # %% ../../nbs/method/04_features.ipynb #8455a85c

@@ -23,7 +23,8 @@ from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
 from ..base.cores import over_cores
 from ..models.fast_sam import Axis, PointDecoder, full_masks, in_dtype, measure
-from ..models.loading import dtype_of, halving, weights_key
+from ..models.loading import weights_key
+from ..models.roles import dtype_of, halving
 
 # %% ../../nbs/method/03_proposals.ipynb #654a637f
 def attention_mask(

@@ -32,17 +32,8 @@ from rim.method.features import (
 from .proposals import NoProposals, Proposer, QueryProposer, foreground_mask, proposal_key
 from .synthesis import class_tokens, image_seed, prompt_length, synthesise
 from .vocabulary import Vocabulary
-from rim.models.loading import (
-    dtype_of,
-    load_clip,
-    load_diffusion,
-    load_dino,
-    load_efficientnet,
-    load_mae,
-    load_maskformer,
-    load_sam,
-    weights_key,
-)
+from ..models.loading import load_clip, load_diffusion, load_dino, load_efficientnet, load_mae, load_maskformer, load_sam, weights_key
+from ..models.roles import dtype_of
 
 # %% ../../nbs/method/05_references.ipynb #42847de8
 PAINTING = ("seed", "image_size", "denoising_steps", "guidance", "degenerate_std", "redraws", "attention_resolutions")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from .features import pool
 from ..base.images import read_image
-from ..models.loading import dtype_of
+from ..models.roles import dtype_of
 from .proposals import Proposals
 from ..base.settings import Settings
 from ..base.stages import Stage

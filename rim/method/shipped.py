@@ -16,7 +16,8 @@ from .bank import ReferenceBank
 from .references import MASKING, PAINTING, Tools
 from .vocabulary import Vocabulary
 from .words import known_words
-from ..models.loading import dtype_of, weights_key
+from ..models.loading import weights_key
+from ..models.roles import dtype_of
 
 # %% ../../nbs/method/13_shipped.ipynb #5e1b0006
 _BANKS = HERE / "data" / "banks"

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 from fastcore.basics import patch
-from ..models.loading import halving
+from ..models.roles import halving
 
 # %% ../../nbs/method/02_synthesis.ipynb #ab7d70bf
 def _token_attention(

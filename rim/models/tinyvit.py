@@ -55,7 +55,7 @@ def forward(
     step = 16 if x.device.type == "cpu" else x.shape[1]
     return torch.cat([self.band(x, top, min(top + step, x.shape[1])) for top in range(0, x.shape[1], step)], 1)
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #696ba4ba
 @patch
 def band(
     self: Bottleneck,
@@ -137,7 +137,7 @@ class Mlp(nn.Module):
         "Each place by itself."
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #b01c12c9
 class Block(nn.Module):
     "Attention in windows, a convolution across their borders, an MLP."
 
@@ -151,7 +151,7 @@ class Block(nn.Module):
         self.window, self.attn = window, WindowAttention(width, heads, window)
         self.local_conv, self.mlp = _depthwise(width), Mlp(width)
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #2ff3f717
 @patch
 def attend(
     self: Block,
@@ -203,7 +203,7 @@ class TinyViT(nn.Module):
         )
         self.neck = nn.Sequential(narrow, LayerNorm2d(out_chans), wide, LayerNorm2d(out_chans))
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #746c906f
 @patch
 def forward(
     self: TinyViT,

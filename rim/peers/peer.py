@@ -15,7 +15,8 @@ from ..base.settings import Settings, settings_for
 from ..base.stages import Stage
 from ..method.segmentation import Method, Segmentation
 from ..method.vocabulary import Vocabulary
-from ..models.loading import dtype_of, halving, load_clip, load_vit, resolve, weights_key
+from ..models.loading import load_clip, load_vit, weights_key
+from ..models.roles import dtype_of, halving, resolve
 from rim.trident.refinement import (
     coarse_labels,
     merge_names,

@@ -178,7 +178,8 @@ def _digest_of_weights(need, settings, store):
     known = store.entry("digest", key)
     if known and known[1]["files"] == _files_in(known[1]["path"]):
         return known[1]["digest"]
-    from rim.models.loading import resolve, weights_digest
+    from rim.models.loading import weights_digest
+    from rim.models.roles import resolve
 
     path = resolve(name, settings)
     record = dict(path=str(path), files=_files_in(path), digest=weights_digest(path))
@@ -289,7 +290,7 @@ def plan(names, profile, overrides, root, registry=TARGETS):
                 profile, **{k: v for k, v in overrides.items() if k in names_of_settings and k != "profile"}
             )
             if settings.device not in ("auto", "cpu"):  # which every machine has, and torch takes its time
-                from rim.models.loading import check_device
+                from rim.models.roles import check_device
 
                 check_device(settings)
             parameters = bind(notebook, settings, overrides, folder)

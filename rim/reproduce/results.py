@@ -120,7 +120,8 @@ def weights_problems(
     record: dict,  # of provenance.json
 ) -> list:  # of str
     "Weights of a result that this machine has in another form."
-    from rim.models.loading import resolve, weights_digest
+    from rim.models.loading import weights_digest
+    from rim.models.roles import resolve
 
     settings, found = Settings.from_profile(record["profile"]), []
     for name, digest in record["inputs"].items():

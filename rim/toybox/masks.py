@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from safetensors.torch import load_file
-from ..models.loading import build_sam
+from ..models.architectures import build_sam
 from transformers import Dinov2Model
 from .dino import query_key
 from .training import WEIGHTS, Task, save_half

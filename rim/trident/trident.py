@@ -18,7 +18,8 @@ from ..base.settings import Settings
 from ..base.stages import Stage
 from ..method.segmentation import Method, Region, Segmentation, mask_box
 from ..method.vocabulary import Vocabulary
-from ..models.loading import dtype_of, halving, load_clip, load_sam, load_vit, resolve, weights_key
+from ..models.loading import load_clip, load_sam, load_vit, weights_key
+from ..models.roles import dtype_of, halving, resolve
 from .aggregation import aggregate, sam_image, sam_tokens
 from rim.trident.refinement import (
     coarse_labels,
