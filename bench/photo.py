@@ -13,7 +13,7 @@ from rim.method.bank import ReferenceBank
 from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
 from rim.method.references import Tools
 from rim.method.segmenter import RIM
-from rim.models import fetching, recipes, weights
+from rim.models import fetching, recipes
 from rim.models.loading import load_sam
 from rim.models.roles import models_folder
 
