@@ -40,7 +40,8 @@ class Step:
 def sizes():
     "Images and names to generate of each benchmark."
     from rim.base.settings import Settings
-    from rim.measure.datasets import SOURCES, names_file, read_names
+    from rim.measure.folders import read_names
+    from rim.measure.sources import SOURCES, names_file
 
     settings, found = Settings.from_profile("paper"), {}
     for name, source in SOURCES.items():

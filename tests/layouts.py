@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 from conftest import ROOT
-from rim.measure.datasets import SOURCES
+from rim.measure.sources import SOURCES
 
 KEYS = {
     "voc": "2007_{:06}",

@@ -7,7 +7,7 @@ import numpy as np, pytest
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
 from rim.base.images import image_size, read_image, read_labels
-from rim.measure.datasets import read_names
+from rim.measure.folders import read_names
 from rim.method.vocabulary import Vocabulary
 
 SOUND = {"tiff-turned-by-xmp", "png-turned-by-xmp", "exif-short-below-zero"}  # the others are refused

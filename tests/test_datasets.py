@@ -7,19 +7,10 @@ from PIL import Image
 from hypothesis import given, strategies as st
 from layouts import make, real, save
 from rim.base.images import image_size
-from rim.measure.datasets import (
-    Benchmark,
-    FolderBenchmark,
-    PublishedBenchmark,
-    SOURCES,
-    ToyboxBenchmark,
-    background_words,
-    get_benchmark,
-    names_file,
-    numbered,
-    read_names,
-    translate,
-)
+from rim.measure.datasets import get_benchmark
+from rim.measure.folders import Benchmark, FolderBenchmark, ToyboxBenchmark, read_names
+from rim.measure.published import PublishedBenchmark
+from rim.measure.sources import SOURCES, background_words, names_file, numbered, translate
 from rim.measure.evaluation import evaluate
 from rim.base.settings import Settings
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from rim.apps import doctor
 from rim.apps.cli import main
-from rim.measure.datasets import SOURCES
+from rim.measure.sources import SOURCES
 from rim.base.settings import Settings
 
 

@@ -267,7 +267,7 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
 def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_path, request):
     if name == "ray":
         request.getfixturevalue("ray")
-    from rim.measure.datasets import ToyboxBenchmark
+    from rim.measure.folders import ToyboxBenchmark
     from rim.measure.evaluation import evaluate
     from rim.base.settings import Settings
     from rim.base.store import Store
@@ -292,7 +292,7 @@ def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_pa
 
 @pytest.mark.promise(15)
 def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
-    from rim.measure.datasets import ToyboxBenchmark
+    from rim.measure.folders import ToyboxBenchmark
     from rim.measure.evaluation import Unmeasured, evaluate
     from rim.base.settings import Settings
     from rim.base.store import Store

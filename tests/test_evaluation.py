@@ -212,7 +212,7 @@ def test_a_store_that_cannot_be_written_stops_the_run(settings, tmp_path, monkey
 SLOW = """
 import sys, time
 from pathlib import Path
-from rim.measure.datasets import ToyboxBenchmark
+from rim.measure.folders import ToyboxBenchmark
 from rim.measure.evaluation import evaluate
 from rim.method.segmentation import Method
 from rim.base.settings import Settings
@@ -230,7 +230,7 @@ evaluate(methods, ToyboxBenchmark(60, size=64), settings, store, progress=False)
 @pytest.mark.promise(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_most_one_image_is_lost(settings, tmp_path, how):
-    from rim.measure.datasets import ToyboxBenchmark
+    from rim.measure.folders import ToyboxBenchmark
 
     log, store = tmp_path / "log", Store(tmp_path / "store")
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(store.root), str(log)])
@@ -403,7 +403,7 @@ def test_class_rows_hold_their_value_and_know_what_they_were_measured_on(setting
 def test_original_size_ignored_pixels_and_labels_out_of_range(settings, tmp_path, rng):
     "A folder benchmark of odd sizes, with 255 in its label maps; then one with a label too high."
     from PIL import Image
-    from rim.measure.datasets import FolderBenchmark
+    from rim.measure.folders import FolderBenchmark
 
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()

@@ -4,7 +4,7 @@ names."""
 import re
 import numpy as np, pytest
 from PIL import Image
-from rim.measure.datasets import FolderBenchmark, ToyboxBenchmark
+from rim.measure.folders import FolderBenchmark, ToyboxBenchmark
 from rim.measure.evaluation import Part
 from rim.measure.report import Report
 from rim.method.ranking import ranking_distribution, ranking_permutations, ranking_similarity

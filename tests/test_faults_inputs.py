@@ -9,7 +9,8 @@ from PIL import Image
 from rim.apps import cli
 from rim.models import loading as models, roles
 from rim.method import references
-from rim.measure.datasets import FolderBenchmark, PublishedBenchmark
+from rim.measure.folders import FolderBenchmark
+from rim.measure.published import PublishedBenchmark
 from rim.base.images import FORMATS, read_image
 from rim.models.roles import halving
 from rim.method.proposals import NoProposals, Proposals, foreground_mask

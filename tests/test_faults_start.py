@@ -211,15 +211,15 @@ def test_every_command_that_is_printed_can_be_pasted(tmp_path, monkeypatch, caps
 def test_figures_are_in_the_house_style_whatever_the_user_prefers(tmp_path):
     import matplotlib.pyplot as plt
     from matplotlib.text import Text
-    from rim.measure import figures
+    from rim.measure import figures, style
 
     settings = Settings.from_profile("toybox")
     theirs = {"text.usetex": True, "font.size": 30, "axes.grid": True, "savefig.facecolor": "black"}
     bytes_ = []
     for rc in ({}, theirs):
         with plt.rc_context(rc):
-            fig = figures.label_profile(figures.bars(["a", "b"], [1, 2], title="t"), settings, 3)
-            paths = figures.save(fig, tmp_path, f"x{len(rc)}")
+            fig = style.label_profile(figures.bars(["a", "b"], [1, 2], title="t"), settings, 3)
+            paths = style.save(fig, tmp_path, f"x{len(rc)}")
             assert not any(text.get_usetex() for text in fig.findobj(Text))
             bytes_.append(paths[0].read_bytes())
             plt.close(fig)

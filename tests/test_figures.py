@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
-from rim.measure import figures
+from rim.measure import figures, grids, style
 from rim.base.settings import Settings
 
 
@@ -30,25 +30,25 @@ def texts(fig):
     [("toybox", "a synthetic benchmark"), ("rehearsal", "random weights"), ("paper", "paper profile")],
 )
 def test_stamp_says_which_profile_on_what(profile, words):
-    fig = figures.label_profile(example(), Settings.from_profile(profile), 240)
+    fig = style.label_profile(example(), Settings.from_profile(profile), 240)
     (stamp,) = [t for t in texts(fig) if words in t]
     assert "240 images" in stamp and "seed 0" in stamp
 
 
 def test_one_image_and_many_seeds():
-    line = figures.profile_line(Settings.from_profile("toybox"), 1, [1, 2])
+    line = style.profile_line(Settings.from_profile("toybox"), 1, [1, 2])
     assert "1 image ·" in line and "seeds 1, 2" in line
 
 
 def test_saved_as_png_and_vector_pdf(tmp_path):
-    png, pdf = figures.save(example(), tmp_path / "new", "bars")
+    png, pdf = style.save(example(), tmp_path / "new", "bars")
     assert Image.open(png).size[0] > 600
     head = pdf.read_bytes()
     assert head.startswith(b"%PDF") and b"/Subtype /Image" not in head, "a bar chart holds no bitmap"
 
 
 def test_same_numbers_same_bytes(tmp_path):
-    first, second = (figures.save(example(), tmp_path / name, "bars") for name in ("a", "b"))
+    first, second = (style.save(example(), tmp_path / name, "bars") for name in ("a", "b"))
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
@@ -60,25 +60,25 @@ def test_style_does_not_leak():
 
 def test_colours_stay_apart_for_red_green_blindness():
     "Simulated deuteranopia (Viénot 1999, linear RGB): no two of the first four colours come closer than 0.1."
-    rgb = np.array([matplotlib.colors.to_rgb(c) for c in figures.COLOURS[:4]]) ** 2.2
+    rgb = np.array([matplotlib.colors.to_rgb(c) for c in style.COLOURS[:4]]) ** 2.2
     seen = rgb @ np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]).T
     gaps = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(4, 1)]
     assert gaps.min() > 0.1
 
 
 def test_value_grid_shows_absent_values():
-    shown = texts(figures.value_grid([[91, np.nan], [8, 64]], ["a", "b"], ["boat", "tree"]))
+    shown = texts(grids.value_grid([[91, np.nan], [8, 64]], ["a", "b"], ["boat", "tree"]))
     assert "91" in shown and "–" in shown
 
 
 def test_value_grid_of_differences_is_centred():
-    fig = figures.value_grid([[-5.0, 10.0]], ["a"], ["boat", "tree"], centre=0)
+    fig = grids.value_grid([[-5.0, 10.0]], ["a"], ["boat", "tree"], centre=0)
     assert fig.axes[0].images[0].get_clim() == (-10, 10)
 
 
 def test_overlay_grid_takes_arrays_pil_and_uneven_rows():
     picture = np.zeros((8, 8, 3), np.uint8)
-    fig = figures.overlay_grid(
+    fig = grids.overlay_grid(
         [[picture, Image.fromarray(picture)], [picture]], columns=["left", "right"], rows=["a", "b"]
     )
     assert len(fig.axes) == 4 and {"left", "right", "a", "b"} <= set(texts(fig))
@@ -87,14 +87,14 @@ def test_overlay_grid_takes_arrays_pil_and_uneven_rows():
 def test_cut_out_is_the_box_with_a_margin():
     image, mask = np.full((20, 30, 3), 100, np.uint8), np.zeros((20, 30), bool)
     mask[8:12, 10:20] = True
-    cut = figures.cut_out(image, mask, margin=2)
+    cut = grids.cut_out(image, mask, margin=2)
     assert cut.shape == (8, 14, 3) and (cut[2:6, 2:12] == 100).all() and (cut[0] > 200).all()
-    assert figures.cut_out(image, np.zeros((20, 30), bool)) is image
+    assert grids.cut_out(image, np.zeros((20, 30), bool)) is image
 
 
 def test_region_gallery_of_many():
     image, masks = np.zeros((16, 16, 3), np.uint8), np.eye(16, dtype=bool)[:, None, :].repeat(16, 1)
-    assert len(figures.region_gallery(image, masks[:9], [f"r{i}" for i in range(9)], across=4).axes) == 12
+    assert len(grids.region_gallery(image, masks[:9], [f"r{i}" for i in range(9)], across=4).axes) == 12
 
 
 CURVE = [(50, 53, 56), (54, 57, 60), (53, 56, 59)]
@@ -195,7 +195,7 @@ def test_the_stamp_lies_below_everything(tmp_path, classes):
     from rim.method.vocabulary import Vocabulary
 
     words = Vocabulary(tuple(f"class {i}" for i in range(classes)))
-    fig = figures.add_classes(figures.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(classes + 1))
+    fig = grids.add_classes(grids.overlay_grid([[np.zeros((8, 8, 3), np.uint8)] * 4]), words, range(classes + 1))
     assert len(fig.legends[0].get_texts()) == classes, "the background isn't listed"
     others = [
         figures.comparison([dict(title="a", reported={"m": 40}, measured={})] * 3, ["m", "n"]),
@@ -203,7 +203,7 @@ def test_the_stamp_lies_below_everything(tmp_path, classes):
         example(),
     ]
     for drawn in (fig, *others):
-        path, _ = figures.save(figures.label_profile(drawn, Settings.from_profile("toybox"), 3), tmp_path, "stamped")
+        path, _ = style.save(style.label_profile(drawn, Settings.from_profile("toybox"), 3), tmp_path, "stamped")
         height, gap = last_lines(path)
         assert height < 20 and gap > 2, "one line of small type, apart from what is above it"
     for drawn in (fig, others[0]):
@@ -216,15 +216,15 @@ def test_tables_hold_the_papers_values_in_their_own_column(tmp_path):
         Settings.from_profile("toybox"),
         {"Rand": (50.0, 53.14, 55.2), "none": (np.nan, np.nan, np.nan), "small": (0.1, 0.1234, 0.2)},
     )
-    text = figures.table_text(rows, settings, 5, {"Rand": 43.8}, "COCO-Object", seeds=[1, 2])
+    text = style.table_text(rows, settings, 5, {"Rand": 43.8}, "COCO-Object", seeds=[1, 2])
     assert (
         "| Rand | 53.1 | 50.0 – 55.2 | 43.8 |" in text
         and "| none | – | – | – |" in text
         and "seeds 1, 2" in text
         and "a synthetic benchmark" in text
     )
-    assert "reported" not in figures.table_text(rows, settings, 5)
-    path = figures.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})
+    assert "reported" not in style.table_text(rows, settings, 5)
+    path = style.save_table(tmp_path / "new", "t", rows, text, {"Rand": 43.8})
     assert path.read_text() == "row,paper,ours,low,high\nRand,43.8,53.14,50.00,55.20\nnone,,,,\nsmall,,0.1234,0.1,0.2\n"
     assert (tmp_path / "new/t.md").read_text() == text + "\n"
 
@@ -235,7 +235,7 @@ def test_a_notebook_shows_every_figure(root):
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
-    draw = "fig = figures.value_grid([[1, 2]], ['a'], ['b', 'c']);"
+    draw = "fig = grids.value_grid([[1, 2]], ['a'], ['b', 'c']);"
     book = new_notebook(cells=[new_code_cell(source) for source in ("from rim import figures", draw, draw)])
     NotebookClient(book, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(root)}}).execute()
     assert [["image/png" in o.get("data", {}) for o in c.outputs] for c in book.cells[1:]] == [[True], [True]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from rim.apps import cli
-from rim.measure.datasets import FolderBenchmark, ToyboxBenchmark
+from rim.measure.folders import FolderBenchmark, ToyboxBenchmark
 from rim.measure.evaluation import evaluate
 from rim.base.ledger import peak_memory
 from rim.method.segmentation import Method

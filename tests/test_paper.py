@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
 from layouts import make
-from rim.measure.datasets import SOURCES
+from rim.measure.sources import SOURCES
 from rim.reproduce.jobs import code_of, notebook_parameters
 from rim.reproduce.provenance import read_table
 from rim.reproduce.registry import TARGETS

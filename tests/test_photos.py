@@ -3,9 +3,10 @@
 import numpy as np, pytest
 from PIL import Image
 from rim.base.settings import Settings
-from rim.measure.datasets import PhotosBenchmark, get_benchmark
-from rim.measure.datasets import _category_table as category_table
-from rim.measure.datasets import _COCO_THINGS as COCO_THINGS, _VOC_THINGS as VOC_THINGS
+from rim.measure.datasets import get_benchmark
+from rim.measure.published import PhotosBenchmark
+from rim.measure.published import _category_table as category_table
+from rim.measure.published import _COCO_THINGS as COCO_THINGS, _VOC_THINGS as VOC_THINGS
 from rim.method.vocabulary import IGNORE
 from rim.method.words import coco_things, known_words
 
@@ -56,7 +57,8 @@ def test_tables_name_what_the_words_name():
 
 
 def _names(names):
-    from rim.measure.datasets import names_file, read_names
+    from rim.measure.folders import read_names
+    from rim.measure.sources import names_file
 
     return read_names(names_file(names), True).names
 

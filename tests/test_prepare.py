@@ -11,15 +11,9 @@ from conftest import ROOT
 from layouts import make, real, save
 from rim.apps import cli
 from rim.base.images import read_labels
-from rim.measure.datasets import (
-    CITYSCAPES,
-    CITYSCAPES_NAMES,
-    FolderBenchmark,
-    PublishedBenchmark,
-    SOURCES,
-    names_file,
-    read_names,
-)
+from rim.measure.folders import FolderBenchmark, read_names
+from rim.measure.published import PublishedBenchmark
+from rim.measure.sources import CITYSCAPES, CITYSCAPES_NAMES, SOURCES, names_file
 from rim.measure.prepare import (
     CONTEXT_IDS,
     PREPARATIONS,

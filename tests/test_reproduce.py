@@ -542,7 +542,7 @@ def test_kernels_keep_to_the_same_instructions(project, monkeypatch):
 
 def test_of_several_benchmarks_those_that_are_there_do_and_the_others_are_named(project, tmp_path):
     from layouts import make
-    from rim.measure.datasets import SOURCES
+    from rim.measure.sources import SOURCES
 
     make("voc21", tmp_path / "data" / SOURCES["voc21"].homes[0], 1)
     target = rp.Target(

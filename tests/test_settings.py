@@ -91,7 +91,7 @@ def test_a_section_with_a_dot_is_no_profile():
 
 
 def test_tridents_sections_are_the_eight_benchmarks_and_hold_known_keys():
-    from rim.measure.datasets import SOURCES
+    from rim.measure.sources import SOURCES
 
     tridents = [name for name in sections() if name.startswith("trident.")]
     assert sorted(tridents) == sorted(f"trident.{name}" for name in SOURCES)
@@ -147,7 +147,7 @@ def test_a_peers_values_are_the_benchmarks_then_the_profiles_then_its_own_for_al
 
 
 def test_sections_of_peers_are_benchmarks_or_all_and_hold_known_keys():
-    from rim.measure.datasets import SOURCES
+    from rim.measure.sources import SOURCES
 
     ini = read_ini(shipped_file())
     for name in sections():

@@ -8,7 +8,8 @@ from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
 from rim.method.matcher import segmenter_class
 from rim.method.segmenter import RIM
-from rim.measure.datasets import names_file, read_names
+from rim.measure.folders import read_names
+from rim.measure.sources import names_file
 from rim.method.shipped import _BANKS as BANKS
 from rim.method.shipped import (
     extended,

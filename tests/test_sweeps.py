@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rim.method import references
-from rim.measure.datasets import ToyboxBenchmark
+from rim.measure.folders import ToyboxBenchmark
 from rim.measure.evaluation import evaluate
 from rim.method.segmentation import Method
 from rim.method.segmenter import RIM, VARIANTS

@@ -3,7 +3,8 @@
 import pytest
 from rim.method.vocabulary import clean_name
 from rim.method.words import coco_things, known_words, singulars
-from rim.measure.datasets import names_file, read_names
+from rim.measure.folders import read_names
+from rim.measure.sources import names_file
 
 WORDS = known_words()
 

@@ -107,7 +107,8 @@ def vocabulary_of(
         return Vocabulary.of(Path(text))
     if text.endswith(".txt"):
         raise FileNotFoundError(f"no file of class names at {text}")
-    from rim.measure.datasets import SOURCES, names_file, read_names
+    from rim.measure.folders import read_names
+    from rim.measure.sources import SOURCES, names_file
 
     if text in SOURCES:
         return read_names(names_file(SOURCES[text].names), SOURCES[text].background)

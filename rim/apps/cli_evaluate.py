@@ -48,7 +48,8 @@ def _check_one_meant(
     folder,  # that it would be
 ):
     "ValueError where a bare name is that of a benchmark and of a folder of one's own."
-    from rim.measure.datasets import SOURCES, _is_toybox
+    from rim.measure.folders import _is_toybox
+    from rim.measure.sources import SOURCES
 
     if (name in SOURCES or _is_toybox(name)) and os.path.isfile(os.path.join(folder, "names.txt")):
         raise ValueError(

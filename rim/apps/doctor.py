@@ -8,7 +8,8 @@ __all__ = ['findings']
 # %% ../../nbs/apps/04_doctor.ipynb #f767791d
 import os, shlex
 from dataclasses import dataclass
-from ..measure.datasets import SOURCES, PublishedBenchmark
+from ..measure.published import PublishedBenchmark
+from ..measure.sources import SOURCES
 from ..models import weights
 from ..models.needs import Finding
 

@@ -100,7 +100,7 @@ def resampled_mious(
     )
     return _mean_present(ratio(intersection, true + predicted - intersection), skip)
 
-
+# %% ../../nbs/measure/01_metrics.ipynb #c9d0407c
 def draw_weights(
     n,  # images
     draws,  # how many samples
@@ -133,7 +133,7 @@ def bootstrap(
     values = resampled_mious(confusions, draw_weights(len(confusions), draws, seed), skip)
     return interval(values, mean_iou(np.sum(confusions, 0), skip))
 
-
+# %% ../../nbs/measure/01_metrics.ipynb #fa0d4543
 def paired_bootstrap(
     a,  # integer [n, C, C], one method
     b,  # integer [n, C, C], another one on the same images

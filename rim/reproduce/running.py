@@ -59,7 +59,7 @@ def anonymous(text, root, settings=None):
 
 def world(settings):
     "What a result of these settings is, in words: as the figures say it."
-    from rim.measure.figures import WORLDS
+    from rim.measure.style import WORLDS
 
     return WORLDS.get(settings.profile, f"profile {settings.profile}")
 
