@@ -62,7 +62,7 @@ def make(job, root, force=False, say=print):
         store.check()
         say(
             f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from "
-            "nothing on two cores (profile toybox)."
+            f"nothing on two cores (profile {(job.target.profiles or ('toybox',))[0]})."
         )
         if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]:
             say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")

@@ -233,6 +233,14 @@ _PHOTOS = (
         profiles=("photo",),
     ),
     Target(
+        "photo_matching",
+        "Photographs: oracles of each stage, and the matcher step by step",
+        "paper/study_matching.ipynb",
+        10,
+        needs=("sam", "efficientnet"),
+        profiles=("photo",),
+    ),
+    Target(
         "photo_pictures",
         "Photographs that packages carry, and their overlays",
         "paper/photo_pictures.ipynb",
