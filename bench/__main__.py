@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 import torch
 from bench.harness import machine, markdown, table
-from rim.base.store import atomic_write
+from rim.base.files import atomic_write
 
 NAMES = (
     "ranking",

@@ -28,6 +28,9 @@ _FLAT = {f"rim.{module}": f"rim.{room}.{module}" for room, modules in _ROOMS.ite
 
 _DIVIDED = {  # modules that became several: where their other names are
     "rim.apps.cli": "apps.arguments apps.cli_segment apps.cli_evaluate apps.cli_files apps.cli_data",
+    "rim.base.settings": "base.values",
+    "rim.base.store": "base.files",
+    "rim.base.engine": "base.workers base.ray_crew",
     "rim.measure.datasets": "measure.folders measure.sources measure.published",
     "rim.measure.figures": "measure.style measure.grids",
 }

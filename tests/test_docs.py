@@ -93,10 +93,10 @@ def test_requests_to_other_hosts_are_found(tmp_path, build):
 
 def test_links_lead_to_pages_or_files_or_nowhere(tmp_path, build):
     (tmp_path / "nbs/base").mkdir(parents=True)
-    (tmp_path / "nbs/base/01_settings.ipynb").write_text("{}")
+    (tmp_path / "nbs/base/02_settings.ipynb").write_text("{}")
     settle = lambda text: build.settled(text, "nbs/tutorials", tmp_path)
     assert (
-        settle("[a](../base/01_settings.ipynb)") == "[a](/nbs/base/01_settings.ipynb)"
+        settle("[a](../base/02_settings.ipynb)") == "[a](/nbs/base/02_settings.ipynb)"
         and settle("[b](../nothing.ipynb), ![c](none.png)") == "b, "
     )
     assert (

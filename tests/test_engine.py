@@ -3,7 +3,9 @@
 import os, pickle, signal, subprocess, sys, time
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
-from rim.base.engine import ALONE, LOOPBACK, Engine, Ray, failure, ray_arguments, ray_variables, run, threads, variables
+from rim.base.engine import Engine, run
+from rim.base.ray_crew import ALONE, LOOPBACK, Ray, ray_arguments, ray_variables
+from rim.base.workers import failure, threads, variables
 
 
 @pytest.fixture
@@ -110,7 +112,8 @@ def test_threads_are_shared_out(work, monkeypatch):
     assert run(work, ["threads"], two("processes"))[0].value == os.environ["OMP_NUM_THREADS"]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("rim.base.engine.cores", lambda: 8)
+    for module in ("engine", "workers"):
+        monkeypatch.setattr(f"rim.base.{module}.cores", lambda: 8)
     assert set(threads(3).values()) == {"2"} and set(threads(16).values()) == {"1"} and Engine("processes").crew == 4
 
 
@@ -347,20 +350,20 @@ def test_a_bank_is_the_serial_one(tmp_path):
 
 
 def test_threads_follow_the_setting_then_the_variable_then_the_idle_cores(monkeypatch):
-    from rim.base import engine
+    from rim.base import workers
 
-    count = engine.thread_count.__wrapped__  # without what was decided before
-    monkeypatch.setattr(engine, "cores", lambda: 8)
+    count = workers.thread_count.__wrapped__  # without what was decided before
+    monkeypatch.setattr(workers, "cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert count(3) == 3 and count(0) is None
     monkeypatch.delenv("OMP_NUM_THREADS")
     for idle, threads in ((7.9, 8), (3.4, 3), (0.2, 1), (None, 8)):
-        monkeypatch.setattr(engine, "idle_cores", lambda: idle)
+        monkeypatch.setattr(workers, "idle_cores", lambda: idle)
         assert count(0) == threads and count(5) == 5
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="the system does not tell")
 def test_a_busy_core_is_not_idle():
-    from rim.base import engine
+    from rim.base import workers
 
-    assert 0 <= engine.idle_cores(0.3) <= engine.cores()
+    assert 0 <= workers.idle_cores(0.3) <= workers.cores()

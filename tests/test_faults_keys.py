@@ -10,7 +10,7 @@ from rim.measure.rivals import ClipCrop
 from rim.method.matcher import Matcher
 from rim.method.segmenter import RIM
 from rim.base.settings import KINDS, Settings
-from rim.base.store import address
+from rim.base.files import address
 from rim.peers.dense_clip import SCLIP
 from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary

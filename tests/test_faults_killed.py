@@ -13,7 +13,8 @@ from rim.method.bank import ReferenceBank
 from rim.method.references import Tools
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
-from rim.base.store import Store, atomic_write
+from rim.base.files import atomic_write
+from rim.base.store import Store
 from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
@@ -167,8 +168,8 @@ def test_results_are_written_in_one_way_only(root):
             ):
                 found.append(f"{file.name}:{ast.unparse(call)}")
     allowed = {
-        "engine.py:open(crash, 'w')": "a worker's last words are no result",
-        "store.py:os.fdopen(handle, 'wb')": "the one way",
+        "workers.py:open(crash, 'w')": "a worker's last words are no result",
+        "files.py:os.fdopen(handle, 'wb')": "the one way",
         "arguments.py:open(os.devnull, 'wb')": "nowhere",
         "fetching.py:log.open('w')": "in a temporary folder",
         "fetching.py:target.open('wb')": "in a temporary folder, which is renamed when it is complete",

@@ -4,7 +4,7 @@ import errno, json, os, stat, sys
 from pathlib import Path
 import pytest
 from rim.base.settings import Settings
-from rim.base.store import atomic_write
+from rim.base.files import atomic_write
 from rooms import reproduce as rp
 
 REFUSALS = [errno.EINVAL, errno.ENOTSUP, errno.EPERM, errno.ENOSYS]

@@ -2,7 +2,8 @@
 
 import pytest
 from hypothesis import given, strategies as st
-from rim.base.settings import Settings, own_file, read_text
+from rim.base.settings import Settings
+from rim.base.values import own_file, read_text
 
 MINE = "[toybox]\nagents = 2\n"
 

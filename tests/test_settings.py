@@ -1,5 +1,6 @@
 import pytest
-from rim.base.settings import KINDS, Settings, own_file, read_ini, settings_for, shipped_file, typed
+from rim.base.settings import KINDS, Settings, settings_for, typed
+from rim.base.values import own_file, read_ini, shipped_file
 
 
 @pytest.mark.parametrize("profile", ["toybox", "paper", "rehearsal"])

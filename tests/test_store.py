@@ -2,7 +2,8 @@ import errno, os, signal, subprocess, sys, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from rim.base.store import META, Store, address, atomic_write, canonical, file_digest, pack, unpack
+from rim.base.files import address, atomic_write, canonical
+from rim.base.store import META, Store, file_digest, pack, unpack
 
 KEY = dict(name="boat", seed=3, settings=dict(guidance=3.0, layers=[8, 16], pretrained=True, note=None))
 ARRAYS = dict(

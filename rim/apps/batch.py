@@ -18,7 +18,8 @@ from .. import __version__
 from ..base.images import FORMATS, read_image
 from ..method.segmentation import from_rle, label_image, png_bytes, to_rle
 from ..base.stages import Stage
-from ..base.store import address, atomic_write, file_digest
+from ..base.files import address, atomic_write
+from ..base.store import file_digest
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/01_batch.ipynb #a1e8d09a

@@ -81,7 +81,7 @@ def _toybox_scene(args):
         raise ValueError(f"--seed must be 0 or more, not {args.seed}.")
     from PIL import Image
     from rim.method.segmentation import label_image, png_bytes
-    from rim.base.store import atomic_write
+    from rim.base.files import atomic_write
     from rim.toybox.world import World
     from rim.method.vocabulary import Vocabulary
 

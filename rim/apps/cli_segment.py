@@ -251,7 +251,7 @@ def _show_references(args):
     "rim references show: the contact sheet of a bank."
     from rim.method.segmentation import png_bytes
     from rim.method.shipped import find_bank
-    from rim.base.store import atomic_write
+    from rim.base.files import atomic_write
 
     bank, sheet = find_bank(args.bank), Path(args.out or Path(args.bank).with_suffix(".png"))
     for key, value in bank.record.items():

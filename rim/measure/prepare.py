@@ -24,7 +24,7 @@ from .published import PublishedBenchmark, file_of, find_home, keys_in
 from .sources import CITYSCAPES, CITYSCAPES_NAMES, SOURCES, translate
 from ..method.vocabulary import IGNORE
 from ..base.settings import Settings
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 
 # %% ../../nbs/measure/06_prepare.ipynb #5fcec129
 def write_labels(

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 from .metrics import bootstrap, draw_weights, interval, iou, mean_iou, paired_bootstrap, ratio
 
 # %% ../../nbs/measure/08_report.ipynb #f63b018f

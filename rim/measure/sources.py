@@ -9,7 +9,7 @@ __all__ = []
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..base.settings import HERE
+from ..base.values import HERE
 from .folders import read_names
 from ..method.vocabulary import IGNORE
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from ..base.settings import MatchingSettings, Settings, TridentSettings, departures
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 
 # %% ../../nbs/measure/10_style.ipynb #415c0409
 _INK, _FAINT, _GRID = "#22272e", "#6b7280", "#e5e7eb"

@@ -21,7 +21,8 @@ from safetensors.numpy import save as pack_arrays
 from ..base.images import data_uri, framed, typeset
 from ..base.ledger import note
 from ..base.settings import Settings
-from ..base.store import address, atomic_write, canonical, checksum
+from ..base.files import address, atomic_write, canonical
+from ..base.store import checksum
 from .photographs import describe_photographs
 from .references import References, THUMB, Tools, k_means, make_references
 from .vocabulary import Vocabulary

@@ -17,7 +17,7 @@ from PIL import Image
 from fastcore.basics import patch
 from pycocotools import mask as coco
 from ..base.images import data_uri, framed, swatch
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 from .overlay import add_legend, draw_overlay, overlay_colours, write_names
 from .vocabulary import Vocabulary
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from ..base.settings import HERE
+from ..base.values import HERE
 from .bank import ReferenceBank
 from .references import MASKING, PAINTING, Tools
 from .vocabulary import Vocabulary

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from fastcore.basics import patch
-from ..base.settings import HERE
-from ..base.store import atomic_write
+from ..base.values import HERE
+from ..base.files import atomic_write
 
 # %% ../../nbs/method/12_words.ipynb #3c0a0006
 FOLDER = HERE / "data" / "words"

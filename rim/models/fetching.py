@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from ..base.settings import nearest
-from ..base.store import atomic_write, file_digest
+from ..base.files import atomic_write
+from ..base.store import file_digest
 from .loading import intact
 from .needs import PUBLISHED
 from .recipes import Package, RECIPES, tensors_digest

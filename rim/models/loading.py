@@ -25,7 +25,7 @@ from transformers import (
     ViTModel,
 )
 from transformers.utils import logging as transformers_logging
-from ..base.engine import thread_count
+from ..base.workers import thread_count
 from .architectures import _efficientnet, build_sam, random_model
 from .roles import SAM_FILES, SAM_SIZES, check_device, device_of, dtype_of, resolve
 from .tinyvit import TinyViT

@@ -8,7 +8,8 @@ __all__ = []
 # %% ../../nbs/reproduce/06_index.ipynb #50428c6b
 import csv, json, shlex
 from ..base.settings import Settings
-from ..base.store import atomic_write, file_digest
+from ..base.files import atomic_write
+from ..base.store import file_digest
 from .registry import TARGETS, fitting
 from .running import world
 

@@ -10,7 +10,7 @@ import csv, json, os, platform, subprocess, time
 from pathlib import Path
 import rim
 from ..base.settings import departures
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 from .jobs import PLACES, outputs_of
 from .running import anonymous, steady, told_changes, world
 

@@ -9,7 +9,8 @@ __all__ = []
 import csv, json
 from pathlib import Path
 from ..base.settings import Settings
-from ..base.store import address, atomic_write, file_digest
+from ..base.files import address, atomic_write
+from ..base.store import file_digest
 
 # %% ../../nbs/reproduce/05_results.ipynb #748066fb
 def values_of(

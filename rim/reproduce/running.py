@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 from ..base.ledger import VARIABLE, read_ledger
 from ..base.settings import ENVIRONMENT
-from ..base.store import atomic_write
+from ..base.files import atomic_write
 from .jobs import outputs_of, own_kernel
 
 # %% ../../nbs/reproduce/03_running.ipynb #d31d63dc

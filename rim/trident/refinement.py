@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from segment_anything.modeling import Sam
 from transformers import CLIPModel
-from ..base.settings import HERE
+from ..base.values import HERE
 from ..method.features import tokenise
 from ..method.vocabulary import BACKGROUND, Vocabulary
 from .aggregation import SamTokens
