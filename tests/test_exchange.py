@@ -15,7 +15,7 @@ from rim.exchange.items import Annotations, Instance, Item, new_folder, read_res
 from rim.exchange.label_studio import brush_mask, brush_rle
 from rim.exchange.polygons import fill, parts, polygons, simplify
 from rim.exchange.training import export_dataset, split_by_hash
-from rim.measure.datasets import FolderBenchmark
+from rim.measure.folders import FolderBenchmark
 from rim.method.photographs import photographs_in
 from rim.method.segmentation import mask_box, to_rle
 from rim.method.vocabulary import Vocabulary
