@@ -137,6 +137,27 @@ class MatchingSettings:
     match_temperature: float  # of that softmax
     match_voting: str  # mean: of all proposals that cover a pixel; smallest: the smallest alone
 
+# %% ../../nbs/base/02_settings.ipynb #17a6e001
+@dataclass(frozen=True, kw_only=True)
+class ImagePeerSettings:
+    "The other methods that work from images."
+
+    image_peer_presence: float  # a class is a candidate from this part of the likeliest one's share on, in CLIP; 0: all
+    freeda_scale: float  # of the superpixels: larger ones at larger values
+    freeda_sigma: float  # of the blur before, pixels
+    freeda_min_size: int  # of a superpixel, pixels
+    freeda_nearest: int  # references of nearest text that make a prototype
+    freeda_local: float  # share of the superpixel's cosine, the rest is the whole image's
+    freeda_background: float  # a smaller best score makes a superpixel background, where there is one, open
+    ovdiff_images: int  # generated images of a class whose patches become parts
+    ovdiff_parts: int  # of a class, and of what is behind it
+    diffseg_side: int  # long side of the UNet's input, pixels
+    diffseg_timestep: int  # noise that it sees the image in, 0 to 999
+    diffseg_weights: str  # of the cross-attention's resolutions, the finest first
+    diffseg_background: float  # a smaller best map makes a pixel background, where there is one, open
+    retrieval_nearest: int  # references that a region looks up
+    retrieval_own: float  # share of its own feature
+
 # %% ../../nbs/base/02_settings.ipynb #eb8f1215
 @dataclass(frozen=True, kw_only=True)
 class TridentSettings:
@@ -193,6 +214,7 @@ class Settings(
     PeerSettings,
     TridentSettings,
     MatchingSettings,
+    ImagePeerSettings,
     RegionSettings,
     ForegroundSettings,
     SynthesisSettings,
@@ -290,6 +312,7 @@ SECTIONS = dict(
     synthesis=SynthesisSettings,
     foreground=ForegroundSettings,
     regions=RegionSettings,
+    image_peers=ImagePeerSettings,
     matching=MatchingSettings,
     trident=TridentSettings,
     peers=PeerSettings,

@@ -117,6 +117,12 @@ _POSITIVE = (
     "region_side",
     "clip_side",
     "maskformer_side",
+    "freeda_scale",
+    "freeda_nearest",
+    "ovdiff_images",
+    "ovdiff_parts",
+    "diffseg_side",
+    "retrieval_nearest",
     "sd_scale",
     "subcategories",
     "background_subcategories",
@@ -139,6 +145,7 @@ _POSITIVE = (
     "peer_scale",
 )
 _PATTERNS = dict(
+    diffseg_weights=(r"\d+(\.\d+)?( *, *\d+(\.\d+)?)*", "numbers separated by commas, as in 0.1, 0.5"),
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
     attention_resolutions=(r"(\d+( *, *\d+)*)?", "side lengths separated by commas, as in 16,32, or empty"),
     **dict.fromkeys(
@@ -160,6 +167,11 @@ _SHARES = (
     "box_nms_thresh",
     "maskformer_score",
     "maskformer_thresh",
+    "image_peer_presence",
+    "freeda_local",
+    "freeda_background",
+    "diffseg_background",
+    "retrieval_own",
     "match_presence",
     "trident_prob_thd",
     "trident_coarse_thresh",
@@ -191,6 +203,8 @@ def _broken_rule(
             "threads",
             "benchmark_images",
             "sd_block",
+            "freeda_sigma",
+            "freeda_min_size",
             "trident_min_area",
             "trident_beta",
             "trident_cos_fac",
@@ -199,7 +213,7 @@ def _broken_rule(
         and value < 0
     ):
         return "0 or more"
-    if key == "sd_timestep" and not 0 <= value < 1000:
+    if key in ("sd_timestep", "diffseg_timestep") and not 0 <= value < 1000:
         return "0 to 999"
     if key == "sam_side" and (value < 0 or value % 16):
         return "0 or a multiple of 16"

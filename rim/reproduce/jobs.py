@@ -214,10 +214,13 @@ def inputs_of(target, settings, store):
     found, missing = {}, []
     published = {name for each in TARGETS.values() for name in each.benchmarks}
     names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
+    from rim.models.loading import needed_roles  # here, as a list of targets is wanted without torch
+
+    has = needed_roles(settings) if target.besides else target.needs
     wanted = [
         (getattr(settings, need), _digest_of_weights, (need, settings, store))
         for need in target.needs
-        if settings.pretrained and need != "benchmark"
+        if settings.pretrained and need != "benchmark" and need in has
     ]
     for name, digest, args in wanted:
         try:

@@ -26,6 +26,7 @@ class Target:
     tolerance: float = 1.0  # how far a value of the profile paper may lie from the paper's
     variants: tuple = ()  # of dict: settings of the models that it compares, where they are there
     profiles: tuple = ()  # that it is made for; empty: all but those that have targets of their own
+    besides: tuple = ()  # profiles with targets of their own that have it too; it takes the roles that a profile has
 
 # %% ../../nbs/reproduce/01_registry.ipynb #517f6b95
 _TABLE2 = Target(
@@ -222,6 +223,16 @@ _TRIDENT = (
     ),
 )
 
+# %% ../../nbs/reproduce/01_registry.ipynb #17a6e0f1
+_PEERS = Target(
+    "peers",
+    "All methods in one harness: quality, time, memory, plain and engineered names",
+    "paper/peers.ipynb",
+    15,
+    needs=("diffusion", "sam", "dino", "clip", "trident_dino", "efficientnet"),
+    besides=("photo",),
+)
+
 # %% ../../nbs/reproduce/01_registry.ipynb #9408aa02
 _PHOTOS = (
     Target(
@@ -255,14 +266,14 @@ TARGETS = {
     t.name: t
     for t in (
         *(_TABLE1, _TABLE2, _TABLE3, _TABLE4, _TABLE5, _FIG1, _FIG3, _FIG4, _FIG5, _FIG6),
-        *(*_STUDIES, *_TRIDENT, *_PHOTOS),
+        *(*_STUDIES, *_TRIDENT, _PEERS, *_PHOTOS),
     )
 }
 
 
 def fitting(registry, profile):
     "The targets that a profile has: its own, or else those that are no other profile's."
-    own = {name: t for name, t in registry.items() if profile in t.profiles}
+    own = {name: t for name, t in registry.items() if profile in (*t.profiles, *t.besides)}
     return own or {name: t for name, t in registry.items() if not t.profiles}
 
 # %% ../../nbs/reproduce/01_registry.ipynb #07ff74bb
