@@ -12,6 +12,10 @@ from rim.method.segmenter import RIM
 from rim.base.settings import KINDS, Settings
 from rim.base.files import address
 from rim.peers.dense_clip import SCLIP
+from rim.peers.diffsegmenter import DiffSegmenter
+from rim.peers.freeda import FreeDA
+from rim.peers.ovdiff import OVDiff
+from rim.peers.retrieval import Retrieval
 from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
 
@@ -21,7 +25,15 @@ PAINTED = {"picture", "mask", "reference", "bank", "rim"}
 CUT = PAINTED - {"picture"}
 PROPOSED = {"proposals", "analysis", "rim", "clip-crops"}
 SEEN = {"reference", "bank", "analysis", "rim", "clip-crops"}  # CLIP on crops shares its key with RIM's analysis
+CLIPPED = {"freeda", "ovdiff", "diffsegmenter"}  # they ask CLIP about the whole image
 NOTHING = set()
+
+
+def followers(expected):
+    "What uses RIM's references and regions changes with them."
+    found = {"match", "retrieval"} if expected & {"bank", "analysis"} else set()
+    featured = "bank" in expected or "analysis" in expected and "proposals" not in expected
+    return found | ({"freeda", "ovdiff"} if featured else set())
 
 
 def row(value, missed, **context):
@@ -33,29 +45,30 @@ def rows(missed, context={}, **values):
 
 
 WHICH = {
-    "seed": row(1, PAINTED, pretrained=True),
-    "pretrained": row(True, PAINTED | PROPOSED | {"trident", "peer"}),
-    "dtype": row("float16", PAINTED | PROPOSED | {"trident", "peer"}, device="cuda"),
-    "prompt": row("one {}", PAINTED | {"trident", "peer"}, trident_templates="prompt"),
+    "seed": row(1, PAINTED | {"diffsegmenter"}, pretrained=True),
+    "pretrained": row(True, PAINTED | PROPOSED | CLIPPED | {"trident", "peer"}),
+    "dtype": row("float16", PAINTED | PROPOSED | CLIPPED | {"trident", "peer"}, device="cuda"),
+    "prompt": row("one {}", PAINTED | CLIPPED | {"trident", "peer"}, trident_templates="prompt"),
     "sam_side": row(32, CUT | PROPOSED | {"trident"}, sam="tiny:mobile-sam"),
     "sam": row("other", CUT | PROPOSED | {"trident"}),
-    "clip": row("other", {"trident", "peer", "clip-crops", "match"}),  # the toybox's matcher sees CLIP beside DINOv2
+    "clip": row("other", CLIPPED | {"trident", "peer", "clip-crops", "match"}),  # the toybox's matcher sees CLIP beside DINOv2
     "fusion": row("mae", SEEN),
     "trident_dino": row("other", {"trident"}),
     "feature": row("mae", SEEN),
     "reference_side": row(64, {"reference", "bank", "rim"}),
     "region_side": row(128, PROPOSED - {"proposals"}),
-    "clip_side": row(64, {"clip-crops"}),
-    "painting": row("score", {"rim", "clip-crops"}),
+    "clip_side": row(64, CLIPPED | {"clip-crops"}),
+    "painting": row("score", {"rim", "clip-crops", "retrieval"}),
+    "needs": row("sam", CLIPPED),
     "ranking_temperature": row(2, {"rim"}, ranking="softmax"),
     "dense_thresh": row(0.3, PROPOSED, proposals="dense"),
     "feature_kind": row("values", SEEN, feature="clip"),
     "feature_layer": row("2", SEEN),
     "efficientnet": row("other", SEEN, feature="efficientnet"),
     "mae": row("other", SEEN, feature="mae"),
+    "diffusion": row("other", PAINTED | {"diffsegmenter"}),
     **rows(
         PAINTED,
-        diffusion="other",
         images_per_class=3,
         image_size=128,
         denoising_steps=3,
@@ -95,9 +108,8 @@ WHICH = {
         candidates="all",
         ranking="softmax",
         score_floor=0.1,
-        centring="bank",
-        uncovered="patches",
     ),
+    **rows({"rim", "retrieval"}, centring="bank", uncovered="patches"),
     **rows(
         {"trident"},
         trident_side=96,
@@ -111,7 +123,6 @@ WHICH = {
         trident_cos_fac=1,
         trident_refine_neg_cos=True,
         trident_halves=True,
-        trident_scale=20,
         trident_prob_thd=0.5,
         trident_refine=False,
         trident_coarse_thresh=0.5,
@@ -120,7 +131,28 @@ WHICH = {
         trident_iou_thresh=0.1,
         trident_faithful=False,
     ),
-    **rows({"trident", "peer"}, trident_longest=96, trident_templates="imagenet"),
+    **rows({"trident", "peer"}, trident_longest=96),
+    "trident_templates": row("imagenet", CLIPPED | {"trident", "peer"}),
+    "trident_scale": row(20, {"trident", "ovdiff", "diffsegmenter"}),
+    "image_peer_presence": row(0.2, {"ovdiff", "diffsegmenter"}),
+    **rows(
+        {"freeda"},
+        freeda_scale=50,
+        freeda_sigma=0.5,
+        freeda_min_size=50,
+        freeda_nearest=350,
+        freeda_local=0.5,
+        freeda_background=0.4,
+    ),
+    **rows({"ovdiff"}, ovdiff_images=4, ovdiff_parts=4),
+    **rows(
+        {"diffsegmenter"},
+        diffseg_side=64,
+        diffseg_timestep=10,
+        diffseg_weights="1",
+        diffseg_background=0.3,
+    ),
+    **rows({"retrieval"}, retrieval_nearest=3, retrieval_own=0.3),
     **rows({"peer"}, peer_side=96, peer_crop=64, peer_stride=8, peer_scale=20, peer_threshold=0.5),
     **rows(
         {"match"},
@@ -143,7 +175,6 @@ WHICH = {
         models_dir="elsewhere",
         data_dir="elsewhere",
         profile="paper",
-        needs="sam",
         synthesis_batch=7,
         points_per_batch=3,
         benchmark="voc21",
@@ -168,6 +199,7 @@ def artefacts(settings):
     named = [{"prompt": prompt, "start": prompt.start, "word": word, "k": k} for _, prompt, word, k in made]
     references, analyser = [reference_key(item, tools) for item in made], Analyser(settings, tools)
     bank = address({"bank": sorted(map(address, references))})
+    generated = SimpleNamespace(digest=bank, record={"source": "diffusion"})
     keys = {
         "picture": [n | tools.painting_key for n in named],
         "mask": [n | {"picture": tools.painting_key} | tools.cutting_key for n in named],
@@ -180,6 +212,8 @@ def artefacts(settings):
         "trident": [Trident(settings).method(WORDS).key],
         "peer": [SCLIP(settings).method(WORDS).key],
         "clip-crops": [ClipCrop(settings).method(WORDS).key],
+        **{kind.name: [kind(settings).method(WORDS, generated).key] for kind in (FreeDA, OVDiff, Retrieval)},
+        "diffsegmenter": [DiffSegmenter(settings).method(WORDS).key],
     }
     return {name: set(map(address, found)) for name, found in keys.items()}
 
@@ -203,8 +237,7 @@ def test_what_a_setting_changes_is_computed_again_and_nothing_else(base, name):
     value, expected, context = WHICH[name]
     before = base.replace(**context)
     assert getattr(before, name) != before.replace(**{name: value}).as_dict()[name], "the value must be another one"
-    matcher = {"match"} if expected & {"bank", "analysis"} else set()  # its references and regions are RIM's
-    assert missed(known(before), artefacts(before.replace(**{name: value}))) == expected | matcher
+    assert missed(known(before), artefacts(before.replace(**{name: value}))) == expected | followers(expected)
 
 
 def test_the_same_settings_hit(base):
@@ -214,10 +247,10 @@ def test_the_same_settings_hit(base):
 @pytest.mark.parametrize(
     "role, expected",
     [
-        ("diffusion", PAINTED),
+        ("diffusion", PAINTED | {"diffsegmenter"}),
         ("dino", SEEN),
         ("sam", CUT | PROPOSED | {"trident"}),
-        ("clip", {"trident", "peer", "clip-crops", "match"}),
+        ("clip", CLIPPED | {"trident", "peer", "clip-crops", "match"}),
     ],
 )
 def test_weights_of_other_content_miss(base, root, tmp_path, role, expected):
@@ -230,4 +263,4 @@ def test_weights_of_other_content_miss(base, root, tmp_path, role, expected):
     file = next(f for f in sorted(folder.rglob("*.safetensors")) if f.name != "teacher.safetensors")
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert missed(then, artefacts(before)) == expected | ({"match"} if "bank" in expected else set())
+    assert missed(then, artefacts(before)) == expected | followers(expected)

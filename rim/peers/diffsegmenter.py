@@ -16,7 +16,7 @@ from ..method.features import DiffusionFeatures
 from ..method.segmentation import Segmentation
 from ..method.synthesis import AttentionCapture, class_tokens, encoded_prompt, prompt_length
 from ..method.vocabulary import Vocabulary
-from ..models.loading import dtype_of, halving, weights_key
+from ..models.loading import halving, weights_key
 from .images import ImagePeer, pixel_labels
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #16a42400
@@ -99,7 +99,7 @@ class DiffSegmenter(ImagePeer):
         ("rim.peers.images", "rim.peers.diffsegmenter", "rim.method.synthesis", "rim.method.features"),
         (
             *("diffseg_side", "diffseg_timestep", "diffseg_weights", "diffseg_background", "image_peer_presence"),
-            *("prompt", "seed", "clip_side"),
+            *("trident_scale", "prompt", "seed"),
         ),
         libraries=("torch", "diffusers", "transformers"),
     )

@@ -73,7 +73,7 @@ class FreeDA(ImagePeer):
         ("rim.peers.images", "rim.peers.freeda", "rim.method.features"),
         (
             *("freeda_scale", "freeda_sigma", "freeda_min_size", "freeda_nearest", "freeda_local"),
-            *("freeda_background", "region_side", "clip_side"),
+            *("freeda_background", "region_side"),
         ),
         libraries=("torch", "transformers", "scikit-image"),
     )

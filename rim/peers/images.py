@@ -98,16 +98,22 @@ class ImagePeer:
         return {}
 
 # %% ../../nbs/peers/11_images.ipynb #cd05a617
+def sentences(
+    settings: Settings,  # trident_templates, prompt
+) -> tuple:  # of str with {}
+    "The sentences about a name."
+    return read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
+
+
 @patch
 def word_vectors(
     self: ImagePeer,
     words,  # of str
 ) -> torch.Tensor:  # float32 [n, E], rows of length 1
     "CLIP's vector of each word; kept for the next image."
-    s = self.settings
-    templates = read_templates() if s.trident_templates == "imagenet" else (s.prompt,)
     if new := [word for word in dict.fromkeys(words) if word not in self.texts]:
-        self.texts |= dict(zip(new, name_vectors(self.clip.model, self.clip.processor, new, templates).cpu()))
+        made = name_vectors(self.clip.model, self.clip.processor, new, sentences(self.settings))
+        self.texts |= dict(zip(new, made.cpu()))
     return torch.stack([self.texts[word] for word in words])
 
 
@@ -179,7 +185,7 @@ def method(
         words=[[name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.names],
         background=vocabulary.background,
         bank=bank and bank.digest,
-        clip=weights_key("clip", s) if "clip" in needed_roles(s) else None,
+        clip=(weights_key("clip", s), list(sentences(s)), s.clip_side) if "clip" in needed_roles(s) else None,
         dtype=str(dtype_of(s)),
         **self.facts(vocabulary, bank),
     )

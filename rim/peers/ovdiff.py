@@ -112,7 +112,7 @@ class OVDiff(ImagePeer):
         "ovdiff",
         1,
         ("rim.peers.images", "rim.peers.ovdiff", "rim.method.features"),
-        ("ovdiff_images", "ovdiff_parts", "image_peer_presence", "region_side", "clip_side", "seed"),
+        ("ovdiff_images", "ovdiff_parts", "image_peer_presence", "trident_scale", "region_side", "seed"),
         libraries=("torch", "transformers", "scikit-learn"),
     )
 
