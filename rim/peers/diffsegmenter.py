@@ -16,7 +16,8 @@ from ..method.features import DiffusionFeatures
 from ..method.segmentation import Segmentation
 from ..method.synthesis import AttentionCapture, class_tokens, encoded_prompt, prompt_length
 from ..method.vocabulary import Vocabulary
-from ..models.loading import halving, weights_key
+from ..models.loading import weights_key
+from ..models.roles import halving
 from .images import ImagePeer, pixel_labels
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #16a42400

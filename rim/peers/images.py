@@ -19,7 +19,9 @@ from ..method.references import part_key
 from ..method.segmentation import Method, Segmentation
 from ..method.segmenter import RIM
 from ..method.vocabulary import Vocabulary
-from ..models.loading import dtype_of, load_clip, needed_roles, weights_key
+from ..models.loading import load_clip, weights_key
+from ..models.needs import needed_roles
+from ..models.roles import dtype_of
 from ..trident.refinement import name_vectors, read_templates
 from ..trident.trident import _label_regions
 

@@ -214,7 +214,7 @@ def inputs_of(target, settings, store):
     found, missing = {}, []
     published = {name for each in TARGETS.values() for name in each.benchmarks}
     names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
-    from rim.models.loading import needed_roles  # here, as a list of targets is wanted without torch
+    from rim.models.needs import needed_roles  # here, as a list of targets is wanted without torch
 
     has = needed_roles(settings) if target.besides else target.needs
     wanted = [
