@@ -11,7 +11,7 @@ from bench.harness import Row, alternate, peak
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
 from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.segmenter import RIM
 from rim.models import fetching, recipes
 from rim.models.loading import load_sam

@@ -3,7 +3,7 @@ way from low-resolution logits."""
 
 import torch
 import torch.nn.functional as F
-from rim.method.features import pool
+from rim.method.pooling import pool
 from rim.models.fast_sam import Axis, full_masks
 from bench.harness import Row, alternate
 

@@ -10,7 +10,7 @@ from rim.measure.agreement import plain_pool
 from rim.models.architectures import build_sam
 from rim.method.proposals import MaskGenerator, stock_proposals
 from rim.models.fast_sam import PointDecoder
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.regions import describe
 from rim.base.settings import Settings
 from bench.harness import Row, alternate, peak

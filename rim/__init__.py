@@ -31,6 +31,9 @@ _DIVIDED = {  # modules that became several: where their other names are
     "rim.base.settings": "base.values",
     "rim.base.store": "base.files",
     "rim.base.engine": "base.workers base.ray_crew",
+    "rim.method.features": "method.pooling method.crops",
+    "rim.method.references": "method.tools",
+    "rim.method.segmentation": "method.explanation",
     "rim.measure.datasets": "measure.folders measure.sources measure.published",
     "rim.measure.figures": "measure.style measure.grids",
 }

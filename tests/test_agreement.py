@@ -5,7 +5,7 @@ import pytest
 import torch
 from rim.apps import cli
 from rim.measure.agreement import Row, compare, mean_fit, plain_pool, plain_similarity, summary
-from rim.method.features import pool
+from rim.method.pooling import pool
 from rim.method.ranking import pairwise_ranking_similarity
 
 

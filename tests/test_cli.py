@@ -251,7 +251,7 @@ def test_folders_are_mirrored_and_coco_is_written(capsys, tmp_path, photo, fake_
 
 def test_a_bank_is_announced(capsys, tmp_path, photo):
     from rim.method.bank import ReferenceBank
-    from rim.method.references import Tools
+    from rim.method.tools import Tools
     from rim.method.segmenter import RIM
     from rim.base.settings import Settings
     from rim.base.store import Store

@@ -7,7 +7,7 @@ from rim.base.settings import Settings
 from rim.base.store import Store
 from rim.method.common import activation, area_mean, background_segments, category_regions, common_bank
 from rim.method.common import describe_sample, map_references, sample_references
-from rim.method.references import Tools
+from rim.method.tools import Tools
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
 from rim.apps import cli
 from rim.models import loading as models, roles
-from rim.method import references
+from rim.method import references, tools
 from rim.measure.folders import FolderBenchmark
 from rim.measure.published import PublishedBenchmark
 from rim.base.images import FORMATS, read_image
 from rim.models.roles import halving
 from rim.method.proposals import NoProposals, Proposals, foreground_mask
 from rim.method.bank import ReferenceBank
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.measure.rivals import ClipCrop
 from rim.method.segmentation import Segmentation, mask_box
 from rim.method.segmenter import RIM
@@ -58,7 +58,7 @@ def never(monkeypatch):
             if name.startswith("load_"):
                 monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(
-        references, "ENCODERS", {name: (refuse, make) for name, (_, make) in references.ENCODERS.items()}
+        references, "ENCODERS", {name: (refuse, make) for name, (_, make) in tools.ENCODERS.items()}
     )
 
 
@@ -503,7 +503,7 @@ def full():
 
 @pytest.mark.promise(12)
 def test_crops_are_embedded_in_halves_where_the_device_is_full(tiny):
-    from rim.method.features import ClipCrops
+    from rim.method.crops import ClipCrops
 
     model, processor = models.load_clip(tiny)
     crops, refused = [np.full((9, 9, 3), 20 * i, np.uint8) for i in range(7)], []

@@ -4,7 +4,8 @@ somebody has thought about it."""
 import functools
 from types import SimpleNamespace
 import pytest
-from rim.method.references import Tools, plan, reference_key
+from rim.method.references import plan, reference_key
+from rim.method.tools import Tools
 from rim.method.regions import Analyser
 from rim.measure.rivals import ClipCrop
 from rim.method.matcher import Matcher

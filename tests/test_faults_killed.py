@@ -10,7 +10,7 @@ from rim.apps import cli
 from rim.method import references
 from rim.measure.evaluation import evaluate
 from rim.method.bank import ReferenceBank
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
 from rim.base.files import atomic_write

@@ -87,7 +87,8 @@ def test_a_user_without_a_home_hears_what_to_set(monkeypatch):
 
 @pytest.mark.promise(51)
 def test_a_store_that_takes_nothing_is_refused_before_anything_is_generated(tmp_path, image, capsys):
-    from rim.method.references import Tools, make_references
+    from rim.method.references import make_references
+    from rim.method.tools import Tools
     from rim.method.vocabulary import Vocabulary
 
     (tmp_path / "file").write_text("")

@@ -18,7 +18,7 @@ from rim.method.matcher import (
     vote,
 )
 from rim.method.proposals import Proposals
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.regions import Regions
 from rim.method.segmenter import RIM
 from rim.method.vocabulary import Vocabulary

@@ -243,7 +243,9 @@ def test_a_cpu_computes_in_float32(tiny):
 @pytest.mark.slow
 def test_rehearsal_runs_the_paper_architectures_end_to_end():
     "One class, one image through models, synthesis, proposals and features at full size with random weights."
-    from rim.method.features import ClipCrops, DinoKeys, pool, pool_complement
+    from rim.method.crops import ClipCrops
+    from rim.method.features import DinoKeys
+    from rim.method.pooling import pool, pool_complement
     from rim.method.proposals import Proposer, foreground_mask
     from rim.method.synthesis import synthesise
 

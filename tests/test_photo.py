@@ -14,7 +14,7 @@ from rim.base.settings import Settings
 from rim.method.features import DinoKeys, EfficientNetFeatures
 from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
 from rim.method.bank import ReferenceBank
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.segmenter import RIM
 from rim.models import fetching, recipes, weights
 from rim.models.loading import load_dino, load_sam

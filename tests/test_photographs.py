@@ -7,7 +7,8 @@ from PIL import Image
 import rim.method.photographs as photographs
 from rim.method.photographs import MASK, find_mask, photographs_in
 from rim.method.bank import ReferenceBank, bank_from_references
-from rim.method.references import Tools, make_references
+from rim.method.references import make_references
+from rim.method.tools import Tools
 from rim.base.settings import Settings
 from rim.base.store import Store
 from rim.method.vocabulary import Vocabulary

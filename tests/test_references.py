@@ -4,7 +4,8 @@ counted."""
 import numpy as np, pytest, torch
 import rim.method.references as references
 from rim.method.bank import ReferenceBank, bank_from_references
-from rim.method.references import Tools, cosine_matrix, k_means, make_references, plan
+from rim.method.references import cosine_matrix, k_means, make_references, plan
+from rim.method.tools import Tools
 from rim.base.settings import Settings
 from rim.base.store import Store
 from rim.method.vocabulary import Vocabulary

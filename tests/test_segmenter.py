@@ -6,7 +6,8 @@ from hypothesis import given, settings as budget, strategies as st
 from rim.method.proposals import Proposals
 from rim.method.ranking import ranking_distribution
 from rim.method.bank import ReferenceBank
-from rim.method.references import References, Tools, cosine_matrix
+from rim.method.references import References, cosine_matrix
+from rim.method.tools import Tools
 from rim.method.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
 from rim.method.segmenter import (
     RIM,

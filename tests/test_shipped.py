@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np, pytest
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
-from rim.method.references import Tools
+from rim.method.tools import Tools
 from rim.method.matcher import segmenter_class
 from rim.method.segmenter import RIM
 from rim.measure.folders import read_names

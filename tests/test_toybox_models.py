@@ -18,7 +18,7 @@ def test_keys_name_regions_of_scenes():
 
 
 def test_clip_names_portraits():
-    from rim.method.features import ClipCrops
+    from rim.method.crops import ClipCrops
     from rim.models.loading import load_clip
 
     crops = ClipCrops(*load_clip(settings), settings.clip_side)

@@ -351,7 +351,7 @@ def test_names_and_background_words():
 
 def test_a_name_is_the_mean_of_its_sentences(towers):
     clip, processor = towers[0]
-    from rim.method.features import ClipCrops
+    from rim.method.crops import ClipCrops
 
     both = ClipCrops(clip, processor, 32).texts(["a boat.", "the boat."])
     assert torch.allclose(

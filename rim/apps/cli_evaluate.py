@@ -64,7 +64,7 @@ def _build_beforehand(names, settings, benchmark, store, engine):
     if engine.name == "serial":
         return
     from rim.method.bank import ReferenceBank
-    from rim.method.references import Tools
+    from rim.method.tools import Tools
     from rim.method.segmenter import VARIANTS
     from rim.method.shipped import shipped_bank
 

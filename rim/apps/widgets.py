@@ -18,7 +18,8 @@ from ..measure import figures
 from ..base.images import data_uri, framed
 from ..method.proposals import attention_mask, attention_points, foreground_mask
 from ..method.references import paint_pictures, plan
-from ..method.segmentation import Explanation, Segmentation, png_bytes
+from ..method.explanation import Explanation
+from ..method.segmentation import Segmentation, png_bytes
 from ..method.segmenter import RIM
 from ..base.settings import Settings
 from ..method.synthesis import image_seed

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from ..base.images import read_image
 from ..method.proposals import Proposer
 from ..method.ranking import ranking_distribution
-from ..method.references import Tools, cosine_matrix
+from ..method.references import cosine_matrix
+from ..method.tools import Tools
 from ..method.regions import Match, Regions, paint, rank_classes
 from ..method.segmenter import RIM, choose_agents, fill_uncovered, positive_scores, region_scores
 from ..method.segmentation import Segmentation

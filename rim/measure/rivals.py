@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..method.features import ClipCrops
+from ..method.crops import ClipCrops
 from ..base.images import read_image
 from ..models.loading import load_clip, weights_key
 from ..models.roles import dtype_of
-from ..method.references import Tools
+from ..method.tools import Tools
 from ..method.regions import Analyser, Match, Regions, box_of, paint, rank_classes
 from ..method.segmentation import Method, Region, Segmentation
 from ..base.settings import Settings
@@ -127,7 +127,10 @@ def predict(
 
 # %% ../../nbs/measure/13_rivals.ipynb #39efe69c
 _CLIP_CROP = Stage(
-    "clip-crop", 1, ("rim.method.features", "rim.method.regions", "rim.measure.rivals"), ("clip_side", "painting")
+    "clip-crop",
+    1,
+    ("rim.method.crops", "rim.method.features", "rim.method.regions", "rim.measure.rivals"),
+    ("clip_side", "painting"),
 )
 
 # %% ../../nbs/measure/13_rivals.ipynb #96884376

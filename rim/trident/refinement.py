@@ -14,7 +14,7 @@ from scipy import ndimage
 from segment_anything.modeling import Sam
 from transformers import CLIPModel
 from ..base.values import HERE
-from ..method.features import tokenise
+from ..method.crops import tokenise
 from ..method.vocabulary import BACKGROUND, Vocabulary
 from .aggregation import SamTokens
 

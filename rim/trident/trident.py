@@ -272,6 +272,7 @@ _TRIDENT = Stage(
     1,
     (
         "rim.method.features",
+        "rim.method.crops",
         *(f"rim.trident.{step}" for step in ("windows", "splice", "aggregation", "refinement", "trident")),
     ),
     libraries=("torch", "transformers", "segment-anything", "scipy", "pillow"),

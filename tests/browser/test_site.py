@@ -95,7 +95,7 @@ def test_pictures_show(seen):
 
 
 def test_formulas_are_set(seen):
-    assert seen["nbs/method/14_segmenter.html"]["formulas"] and those(seen, "misprints") == {}
+    assert seen["nbs/method/19_segmenter.html"]["formulas"] and those(seen, "misprints") == {}
 
 
 def test_no_page_is_wider_than_its_window(seen):
@@ -123,7 +123,7 @@ def test_links_and_anchors_resolve(seen, address):
 def test_search_finds_a_function(tab, address):
     tab.goto(address + "search.html?q=ranking_similarity")
     tab.wait_for_selector("#search-results li a")
-    assert "nbs/method/08_ranking.html" in tab.eval_on_selector("#search-results li a", "a => a.href")
+    assert "nbs/method/12_ranking.html" in tab.eval_on_selector("#search-results li a", "a => a.href")
 
 
 def test_the_gallery_shows_every_committed_result(seen, address, root):
