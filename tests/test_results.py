@@ -7,9 +7,18 @@ import pytest
 from conftest import ROOT
 
 from rim.apps.cli import main
-from rim.reproduce.results import problems_of, read_record, results_of, values_of, verify_results, write_results
+from rim.reproduce.results import (
+    problems_of,
+    read_record,
+    results_of,
+    results_text,
+    values_of,
+    verify_results,
+    write_results,
+)
 
 TOYBOX = sorted(p.parent for p in ROOT.glob("figures/toybox/*/provenance.json"))
+RESULTS = sorted(p.parent for p in ROOT.glob("figures/*/*/results.json"))
 
 
 @pytest.fixture
@@ -38,6 +47,11 @@ def test_committed_results_answer_what_is_asked(folder):
     assert found["images"] and found["seeds"] and found["weights"] and found["code"]["revision"]
     assert found["compute"]["wall_seconds"] > 0 and found["compute"]["peak_memory_mb"] > 100
     assert found["compute"]["gpu_hours"] == 0 and found["compute"]["energy_kwh"] is None
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_committed_results_are_what_table_and_provenance_give(folder):
+    assert (folder / "results.json").read_text(encoding="utf-8") == results_text(folder)
 
 
 def test_hours_of_a_gpu():
