@@ -377,7 +377,8 @@ def report(
         json.loads(path.read_text(encoding="utf-8"))["compute"]["wall_seconds"]
         for path in (claims.root / "figures/toybox").glob("*/results.json")
     ]
-    own = {"claims": sentence(claims, "claims.md"), "minutes": f"{sum(times) / 60:.0f}"}
+    minutes = f"{sum(times) / 60:.0f}" if times else "(not measured here yet)"
+    own = {"claims": sentence(claims, "claims.md"), "minutes": minutes}
 
     def value(gap):
         name = " ".join(gap[1].split())
