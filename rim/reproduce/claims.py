@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/reproduce/06_claims.ipynb #62ef83b2
-import json, re, tomllib
+import json, re, textwrap, tomllib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -263,6 +263,15 @@ class Claims:
         return found
 
 # %% ../../nbs/reproduce/06_claims.ipynb #6f2861ec
+def wrapped(
+    text: str,  # Markdown
+) -> str:
+    "The text with paragraphs of at most 120 characters a line; headings, lists and tables as they are."
+    how = dict(width=120, break_long_words=False, break_on_hyphens=False)
+    parts = text.split("\n\n")
+    return "\n\n".join(p if re.match(r"[#|-]", p) else textwrap.fill(" ".join(p.split()), **how) for p in parts)
+
+
 def sentence(
     claims: Claims,
     link: str = "docs/claims.md",  # where the page is, from the reader's place
@@ -344,29 +353,27 @@ def page(
 ) -> str:
     "The page of all claims."
     own = lambda found: "\n".join(f"- *{name}*: {meaning}." for name, meaning in found.items())
-    return (
-        "\n\n".join(
-            [
-                "# Claims of the papers",
-                sentence(claims, "#every-claim"),
-                "Made by `python docs/claims.py`, and after every `rim reproduce`, from `claims.toml` and the "
-                "`results.json` in `figures/`. Every number of ours is a cell of one of these; that verdicts and "
-                "comparisons agree is tested.",
-                "## Verdicts",
-                own(VERDICTS),
-                "## Scales",
-                own(SCALES),
-                "## Every claim",
-                table(claims),
-                "## What the papers leave open",
-                open_questions(claims),
-                "## Tested with trained weights",
-                TRAINED,
-                trained_models(claims),
-            ]
-        )
-        + "\n"
+    parts = "\n\n".join(
+        [
+            "# Claims of the papers",
+            sentence(claims, "#every-claim"),
+            "Made by `python docs/claims.py`, and after every `rim reproduce`, from `claims.toml` and the "
+            "`results.json` in `figures/`. Every number of ours is a cell of one of these; that verdicts and "
+            "comparisons agree is tested.",
+            "## Verdicts",
+            own(VERDICTS),
+            "## Scales",
+            own(SCALES),
+            "## Every claim",
+            table(claims),
+            "## What the papers leave open",
+            open_questions(claims),
+            "## Tested with trained weights",
+            TRAINED,
+            trained_models(claims),
+        ]
     )
+    return wrapped(parts) + "\n"
 
 
 def report(
@@ -387,7 +394,7 @@ def report(
         except NotMeasured:
             return "(not measured here yet)"
 
-    return re.sub(GAP, value, claims.template)
+    return wrapped(re.sub(GAP, value, claims.template).strip()) + "\n"
 
 
 def write_pages(
