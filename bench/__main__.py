@@ -23,6 +23,7 @@ NAMES = (
     "pooling",
     "segment",
     "photo",
+    "threads",
 )
 
 

@@ -252,6 +252,14 @@ _PHOTOS = (
         profiles=("photo",),
     ),
     Target(
+        "photo_speed",
+        "Photographs: side of the encoder, points and threads, against accuracy and time",
+        "paper/photo_speed.ipynb",
+        30,
+        needs=("sam", "efficientnet"),
+        profiles=("photo",),
+    ),
+    Target(
         "photo_pictures",
         "Photographs that packages carry, and their overlays",
         "paper/photo_pictures.ipynb",
