@@ -99,7 +99,18 @@ def imports(module):
                 yield from inside or [name]
 
 
-ROOMS = "base", "models", "method", "toybox", "trident", "peers", "measure", "exchange", "reproduce", "apps"  # low to high
+ROOMS = (
+    "base",
+    "models",
+    "method",
+    "toybox",
+    "trident",
+    "peers",
+    "measure",
+    "exchange",
+    "reproduce",
+    "apps",
+)  # low to high
 
 
 def test_modules_import_from_lower_rooms_and_numbers_only():
@@ -114,6 +125,44 @@ def test_modules_import_from_lower_rooms_and_numbers_only():
         own = place[module.with_suffix("").as_posix().replace("/", ".")]
         upwards = [name for name in imports(module) if place.get(name, (-1, "")) >= own]
         assert not upwards, f"{module} imports from above: {upwards}"
+
+
+def bound(module):
+    "Names that a module binds at its top level."
+    table = symtable.symtable((ROOT / module).read_text(encoding="utf-8"), str(module), "exec")
+    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+
+
+def code_of(path):
+    "The Python of a module, or of a notebook without its magics."
+    if path.suffix == ".py":
+        return (ROOT / path).read_text(encoding="utf-8")
+    text = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code")
+    return re.sub(r"^[%!].*$", "", text, flags=re.M)
+
+
+def test_imports_find_what_they_name():
+    "A name that moved to another module is imported from there, in notebooks, tests and benchmarks, too."
+    names = {".".join(m.with_suffix("").parts): bound(m) for m in MODULES}
+    rooms, missing = {name.rsplit(".", 1)[0] for name in names} | {"rim"}, []
+    others = [p.relative_to(ROOT) for folder in ("tests", "bench", "docs") for p in (ROOT / folder).rglob("*.py")]
+    for path in (*NOTEBOOKS, *MODULES, *others):
+        for node in (n for n in ast.walk(ast.parse(code_of(path))) if isinstance(n, ast.ImportFrom)):
+            above = ".".join(path.parent.parts[: len(path.parent.parts) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [above, node.module]))
+            if module in rooms - {"rim"}:
+                missing += [f"{path}: {module}.{a.name}" for a in node.names if f"{module}.{a.name}" not in names]
+            elif module in names:
+                missing += [f"{path}: {module}.{a.name}" for a in node.names if a.name not in names[module]]
+            elif module.startswith("rim."):
+                missing.append(f"{path}: {module}")
+    assert missing == []
+
+
+def test_modules_have_at_most_400_lines_and_notebooks_80_cells():
+    lines = {str(m): (ROOT / m).read_text(encoding="utf-8").count("\n") for m in MODULES}
+    counts = {str(n): len(cells(n)) for n in NOTEBOOKS}
+    assert {m: n for m, n in lines.items() if n > 400} == {} and {b: n for b, n in counts.items() if n > 80} == {}
 
 
 def test_the_toybox_imports_nothing_from_above():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from rim.toybox import training
-from rim.toybox.training import Run, fair_start, load_task, rate, shift, train, waves
+from rim.toybox.fair_start import NEIGHBOURS, fair_start, shift, waves
+from rim.toybox.training import Run, load_task, rate, train
 
 
 def test_a_task_is_asked_for_by_name():
@@ -67,7 +68,7 @@ def test_heads_start_at_the_neighbours():
     layer = [torch.zeros(128, 128), torch.zeros(128), torch.zeros(128, 128), torch.zeros(128)]
     fair_start(conv, torch.rand(8, 3, 32, 32), positions, [layer])
     q, k = positions @ layer[0].T, positions @ layer[2].T
-    for head, (y, x) in enumerate(training.NEIGHBOURS):
+    for head, (y, x) in enumerate(NEIGHBOURS):
         rows = slice(16 * head, 16 * head + 16)
         best = (q[:, rows] @ k[:, rows].T).argmax(1).reshape(8, 8)
         for r, c in ((3, 3), (4, 5), (2, 6)):

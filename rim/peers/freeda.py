@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from skimage.segmentation import felzenszwalb
 from ..base.settings import Settings
 from ..base.stages import Stage
-from ..method.features import _taps
+from ..method.pooling import _taps
 from ..method.segmentation import Segmentation
 from ..method.vocabulary import Vocabulary
 from .images import ImagePeer

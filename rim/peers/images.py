@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from ..base.images import read_image
 from ..base.settings import Settings
 from ..base.store import Store
-from ..method.features import ClipCrops
-from ..method.references import part_key
+from ..method.crops import ClipCrops
+from ..method.tools import part_key
 from ..method.segmentation import Method, Segmentation
 from ..method.segmenter import RIM
 from ..method.vocabulary import Vocabulary

@@ -13,9 +13,10 @@ from fastcore.basics import patch
 from ..base.settings import Settings
 from ..base.stages import Stage
 from ..method.bank import ReferenceBank
-from ..method.features import resize_masks
+from ..method.pooling import resize_masks
 from ..method.proposals import foreground_mask
-from ..method.references import Tools, k_means, paint_pictures, plan
+from ..method.references import k_means, paint_pictures, plan
+from ..method.tools import Tools
 from ..method.segmentation import Segmentation
 from ..method.synthesis import image_seed
 from ..method.vocabulary import Vocabulary

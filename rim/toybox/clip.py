@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
+from .diffusion import TEXT
+from .tokenizer import LENGTH, make_tokenizer, write_tokenizer
 from .dino import query_key
 from ..method.features import blocks
 from .mae import value_output

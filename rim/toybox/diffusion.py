@@ -6,104 +6,21 @@ matchbox, trained on portraits."""
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/toybox/10_diffusion.ipynb #0f495943
-import json, tempfile
+# %% ../../nbs/toybox/10_diffusion.ipynb #a666c6c6
+import json
 from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 from ..method.synthesis import AttentionCapture, class_tokens, encode_prompt
 from .dino import CONFIG, Teacher, soften, to_input
+from .tokenizer import LENGTH, make_tokenizer, write_tokenizer
 from .training import Task, mixed_precision, save_pretrained_half
-from .world import PLACES, World, pair
-
-# %% ../../nbs/toybox/10_diffusion.ipynb #aeac07cf
-WORDS = (
-    "a",
-    "an",
-    "photo",
-    "of",
-    "and",
-    "in",
-    "the",
-    "background",
-    *World.names,
-    *PLACES,
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "violet",
-    "pink",
-    "brown",
-    "white",
-    "grey",
-    "black",
-    "picture",
-    "on",
-    "with",
-    "two",
-    "small",
-    "large",
-)
-LENGTH = 16  # tokens of a prompt, start and end included
-
-
-def merge(pieces, ranks):
-    "Apply the merges of a byte-pair encoding to the pieces of one word."
-    while len(pieces) > 1:
-        rank, i = min((ranks.get(p, len(ranks)), i) for i, p in enumerate(zip(pieces, pieces[1:])))
-        if rank == len(ranks):
-            break
-        pieces = [*pieces[:i], pieces[i] + pieces[i + 1], *pieces[i + 2 :]]
-    return pieces
-
-
-def _byte_alphabet():
-    "The printable stand-ins of the 256 bytes that byte-level encodings use."
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(b) for b in kept] + [chr(256 + n) for n in range(256 - len(kept))]
-
-
-def write_tokenizer(folder, words=WORDS):
-    "Write vocab.json, merges.txt and the configuration of a CLIPTokenizer that knows `words` -> the tokenizer."
-    folder, ranks = Path(folder), {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for word in words:
-        pieces = merge([*word[:-1], word[-1] + "</w>"], ranks)
-        while len(pieces) > 1:
-            ranks[pieces[0], pieces[1]] = len(ranks)
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
-    alphabet = _byte_alphabet()
-    tokens = [
-        *alphabet,
-        *(c + "</w>" for c in alphabet),
-        *(a + b for a, b in ranks),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    (folder / "vocab.json").write_text(
-        json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False)
-    )
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in ranks)]) + "\n")
-    special = dict(
-        bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special), indent=1)
-    )
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def make_tokenizer(words=WORDS):
-    "The tokenizer, without leaving files behind."
-    with tempfile.TemporaryDirectory() as folder:
-        return write_tokenizer(folder, words)
+from .world import World, pair
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #bf2e82f3
 _VAE = dict(
@@ -152,7 +69,7 @@ def _to_pixels(images):
     "uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1]."
     return torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-
+# %% ../../nbs/toybox/10_diffusion.ipynb #fe48bc79
 def _draw_example(world, seed, pairs=0.2):
     "The training image of a seed: a portrait, or one time in five a pair -> (image, caption)."
     rng = np.random.default_rng([seed, 2])
@@ -165,7 +82,7 @@ def edges(x):
     "Horizontal and vertical differences of a batch of images."
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
-
+# %% ../../nbs/toybox/10_diffusion.ipynb #e04084c1
 class VaeTask(Task):
     "The autoencoder of the diffusion model."
 
@@ -371,7 +288,7 @@ def _attention_on(pipeline, shots, words, seed=0):
             pipeline.unet(pipeline.scheduler.add_noise(x, noise, torch.tensor([t])), t, encoder_hidden_states=context)
     return F.interpolate(capture.maps()[:, None].cpu(), shots[0].image.shape[:2], mode="bilinear")[:, 0].numpy()
 
-
+# %% ../../nbs/toybox/10_diffusion.ipynb #8af138c9
 def attention_metrics(pipeline, world, n=64, threshold=0.7):
     "IoU of binarised attention with portraits' masks, and the share of names in pairs that prefer their own thing."
     seeds = world.seeds("validation", n)
@@ -414,7 +331,7 @@ def _portrait_classifier(world, steps=250, batch=64, seed=0):
         right = logits(to_input(np.stack([s.image for s in shots]))).argmax(1) == torch.arange(256) % 16
     return logits, right.float().mean().item()
 
-
+# %% ../../nbs/toybox/10_diffusion.ipynb #f92a27a4
 @torch.no_grad()
 def agreement(logits, images, labels):
     "Share of images uint8 [n, 64, 64, 3] that the classifier calls by their label, and its choices."

@@ -13,7 +13,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
-from .training import Task, mixed_precision, fair_start, save_half, save_pretrained_half
+from .fair_start import fair_start
+from .training import Task, mixed_precision, save_half, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/12_dino.ipynb #e09bc562

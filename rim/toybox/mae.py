@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from ..method.features import blocks
 from .dino import MEAN, STD, class_mean_accuracy, half, query_key, soften, to_input
-from .training import Task, fair_start, save_pretrained_half, waves
+from .fair_start import fair_start, waves
+from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/14_mae.ipynb #62fbd3b2
