@@ -9,7 +9,7 @@ from bench import photo
 from bench.harness import Row
 from rim.base.engine import cores
 from rim.method.matcher import Matcher
-from rim.models.loading import models_folder
+from rim.models.roles import models_folder
 from rim.toybox.world import World
 
 CLASSES, ROUNDS = "boat, fish, house, tree", 5

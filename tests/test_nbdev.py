@@ -156,7 +156,7 @@ def test_imports_find_what_they_name():
                 missing += [f"{path}: {module}.{a.name}" for a in node.names if a.name not in names[module]]
             elif module.startswith("rim."):
                 missing.append(f"{path}: {module}")
-    assert missing == []
+    assert missing == [], "\n".join(missing)
 
 
 def test_modules_have_at_most_400_lines_and_notebooks_80_cells():
