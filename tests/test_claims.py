@@ -7,21 +7,8 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from rim.reproduce.claims import (
-    ABSENT,
-    Claim,
-    Claims,
-    NotMeasured,
-    Tables,
-    check,
-    decide,
-    fill,
-    page,
-    report,
-    sentence,
-    side,
-    write_pages,
-)
+from rim.reproduce.claims import Claim, Claims, check, fill, page, report, sentence, write_pages
+from rim.reproduce.comparisons import ABSENT, NotMeasured, Tables, decide, side
 from rim.reproduce.index import index
 from rim.reproduce.registry import TARGETS
 
