@@ -36,6 +36,8 @@ test-slow: $(STAMP)  ## run the tests that take minutes, one by one, and put the
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --slow -m slow $(ARGS)
 	$(BIN)/python tests/promises.py
 
+test-all: test test-slow test-photo  ## run every test, one after the other
+
 docs: $(STAMP)  ## build the site into _docs/
 	$(BIN)/python docs/build.py
 
