@@ -1,11 +1,11 @@
-"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/apps/11_promises.ipynb from the
+"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/apps/14_promises.ipynb from the
 marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
 
 import ast, functools, json, textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, MEASURED = ROOT / "nbs/apps/11_promises.ipynb", ROOT / "tests/measured.json"
+PAGE, MEASURED = ROOT / "nbs/apps/14_promises.ipynb", ROOT / "tests/measured.json"
 PROMISES = {
     1: (
         "Killed at any moment of building a bank or evaluating, a restart loses at most the piece in flight, and "
@@ -108,6 +108,15 @@ PROMISES = {
         "An export appears whole or not at all and overwrites nothing; what a format can't hold, and what is damaged "
         "on its way back, is refused in one sentence."
     ),
+    61: (
+        "What is unknown has a value of its own in label maps, is counted apart, and is in no COCO file; a profile "
+        "without a calibrated confidence refuses it."
+    ),
+    62: (
+        "A correction is on the disk before anything is named again, comes back as it was written, and is not "
+        "overwritten by a later run that does not name it."
+    ),
+    63: "The name that a pixel would have without an image is the one that computing again without it gives.",
 }
 
 

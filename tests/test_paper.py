@@ -48,6 +48,8 @@ FEWER = dict(
     study_images_per_class=dict(numbers=[1, 2], draws=2),
     study_agents=dict(numbers=[1, 2, 5]),
     study_matching=dict(numbers=[1, 2], draws=1),
+    study_confidence=dict(validation=2, levels=[0.5], missing=1),
+    study_corrections=dict(steps=[0, 1], draws=1, images=2),
     study_background=dict(numbers=[1, 2], words="sky, water", images=1),
 )  # of the settings that a notebook tries
 

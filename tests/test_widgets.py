@@ -147,3 +147,20 @@ def test_a_result_without_regions_can_be_clicked_on(labels):
     first = labels.first
     bare = ExplainWidget(Segmentation(first.image, first.labels, first.vocabulary))
     assert bare.place == [48, 32] and "No region covers" in bare.page and bare.picture().size == first.overlay().size
+
+
+def test_a_name_that_is_typed_goes_to_the_function_and_its_result_is_shown(labels):
+    from rim.apps.widgets import CorrectWidget
+    from rim.method.corrections import point_at
+
+    first = labels.first
+    x, y = telling_pixel(first)
+    widget = CorrectWidget(first, lambda at, name: first.corrected([point_at(first, [at], name)]))
+    before = widget.stage
+    assert widget.names == list(first.vocabulary.labels)
+    other = next(n for n in first.vocabulary.labels if n != first.vocabulary.labels[first.labels[y, x]])
+    widget.set_state({"said": [other, x, y, 1]})  # as it comes from a browser
+    assert widget.segmentation.vocabulary.labels[widget.segmentation.labels[y, x]] == other
+    assert widget.stage != before and other in widget.page
+    widget.set_state({"said": ["", x, y, 2]})
+    assert widget.page and widget.segmentation.vocabulary.labels[widget.segmentation.labels[y, x]] == other, "refused"

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/apps/05_arguments.ipynb #d5841cb0
-import argparse, os, sys, tempfile
+import argparse, json, os, sys, tempfile
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from ..base.settings import Settings
@@ -166,3 +166,62 @@ def with_settings(command):
         "--set", metavar="KEY=VALUE", type=pair, action="append", default=[], help="change one setting; may be repeated"
     )
     return command
+
+# %% ../../nbs/apps/05_arguments.ipynb #5e960f5e
+BANK, _PLACES = "bank.safetensors", ("store", "models_dir", "data_dir", "device", "threads")
+
+
+def relative_path(
+    path,  # of an image or a bank
+    folder,  # of the results
+) -> str:  # with forward slashes; empty where it would lead out of or through a home
+    "A path from the results that names no user."
+    path, folder, home = Path(path).resolve(), Path(folder).resolve(), Path.home().resolve()
+    try:
+        common = Path(os.path.commonpath([path, folder]))
+    except ValueError:  # different drives
+        return ""
+    if common == Path(common.anchor) or home != common and home.is_relative_to(common):
+        return ""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def write_session(
+    folder,  # of the results
+    segmenter,  # Matcher
+    vocabulary,  # Vocabulary
+    pictures,  # of `Picture`, whose results are in the folder
+    longest: int,  # pixels; larger images were looked at this size
+    bank="",  # name or path of the bank; empty: the one of the vocabulary
+) -> Path:
+    "Write down how results were made, so that others can go on."
+    from rim.apps.batch import SESSION
+    from rim.base.store import atomic_write
+    from rim.method.shipped import shipped_names
+
+    settings, plain = segmenter.settings.as_dict(), Settings.from_profile(segmenter.settings.profile).as_dict()
+    images = {p.file: relative_path(p.path, folder) for p in pictures}
+    facts = {
+        "profile": segmenter.settings.profile,
+        "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in _PLACES},
+        "names": list(vocabulary.names),
+        "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
+        "background": vocabulary.background,
+        "longest": longest,
+        "bank": bank if bank in ("", *shipped_names()) else relative_path(bank, folder) or "?",
+        "images": images,
+    }
+    path = Path(folder) / SESSION
+    if path.is_file():
+        before = read_json(path, "a session")
+        same = all(before.get(k) == v for k, v in facts.items() if k != "images")
+        facts["images"] = {**before["images"], **images} if same else images
+    return atomic_write(path, json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+def read_json(path, what):
+    "A file of ours; ValueError where it is none."
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{what} must be as rim wrote it: {path} isn't ({e})") from None

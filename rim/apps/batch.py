@@ -127,7 +127,7 @@ def find_pictures(
     return list(found.values())
 
 # %% ../../nbs/apps/01_batch.ipynb #cb2abbc1
-COCO = "coco.json"  # the one file that is not named after an image
+COCO, SESSION, CORRECTIONS = "coco.json", "session.json", "corrections.json"  # not named after an image
 
 
 def shown(
@@ -151,7 +151,8 @@ def _check_results(
     out: Path,  # resolved
 ):
     "ValueError where the results of two images have one name, would overwrite an image, or would lie outside."
-    taken, inputs = {COCO: Picture(Path(COCO), COCO)}, {os.path.normcase(p.path.resolve()): p.path for p in pictures}
+    taken = {name: Picture(Path(name), name) for name in (COCO, SESSION, CORRECTIONS)}
+    inputs = {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
         if ".." in PurePosixPath(picture.file).parts:
             raise ValueError(f"results stay inside their folder: {shown(picture.path)} would leave it")
@@ -222,6 +223,8 @@ def _enlarge_region(
     return {
         **region,
         "box": [round(v * s, 2) for v, s in zip(box, (sx, sy, sx, sy))],
+        "visible": round(region["visible"] * sx * sy),
+        **({"at": [int((v + 0.5) * s) for v, s in zip(region["at"], (sx, sy))]} if "at" in region else {}),
         "area": int(mask.sum()),
         "segmentation": to_rle(mask),
     }
@@ -248,7 +251,7 @@ def _write_results(
     atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False))
 
 # %% ../../nbs/apps/01_batch.ipynb #a17c3e97
-_BATCH = Stage("batch", 1, ("rim.base.images", "rim.method.segmentation", "rim.apps.batch"))
+_BATCH = Stage("batch", 2, ("rim.base.images", "rim.method.segmentation", "rim.apps.batch"))
 
 # %% ../../nbs/apps/01_batch.ipynb #dbb46f71
 @dataclass(frozen=True)
@@ -364,7 +367,7 @@ def write_coco(
                 }
             )
             for region in facts["regions"]:
-                if vocabulary.background and region["label"] == 0:
+                if vocabulary.background and region["label"] == 0 or region.get("unknown"):
                     continue
                 file.write(b",\n" * bool(number) + dump(annotation(region, number := number + 1, len(images), first)))
         categories = [{"id": i + 1, "name": name, "supercategory": ""} for i, name in enumerate(vocabulary.names)]

@@ -26,11 +26,15 @@ def _segmenter_of(args):
     from rim.models.roles import check_device
 
     overrides = dict(args.set)
+    if getattr(args, "unknown", None) is not None:
+        overrides["unknown"] = args.unknown
     if args.method == "trident":
         from rim.trident.trident import Trident
 
         if args.bank:
             raise ValueError("--bank goes with --method match or rim: trident has no references.")
+        if overrides.get("unknown"):
+            raise ValueError("--unknown goes with --method match: trident has no calibrated confidence.")
         check_device(settings_of(args))
         return Trident.from_profile(args.profile, **overrides)
     from rim.base.store import Store
@@ -39,7 +43,10 @@ def _segmenter_of(args):
 
     bank, settings = find_bank(args.bank) if args.bank else None, Settings.from_profile(args.profile, **overrides)
     check_device(settings)
-    make = partial(SEGMENTERS[args.method or settings.method], bank=bank, store=Store(settings.store))
+    chosen, keep = SEGMENTERS[args.method or settings.method], getattr(args, "keep", False)
+    if settings.unknown and not hasattr(chosen, "confidence"):
+        raise ValueError("--unknown goes with --method match: rim has no calibrated confidence.")
+    make = partial(chosen, bank=bank, store=Store(settings.store), keep=keep)
     segmenters = [make(settings), *([make(settings.replace(match_fusion=""))] if bank else [])]
     for segmenter in segmenters:  # a bank of the plain feature serves the matcher, too
         if not bank or bank.record.get("encoder") == segmenter.tools.masking_key["encoder"]:
@@ -97,6 +104,7 @@ def segment(args):
     if others:
         print(f"rim: files are passed over: {some_files(others)}", file=sys.stderr)
     _check_one_opens(pictures)
+    _check_corrections(args)
     segmenter, folder = _segmenter_of(args), _output_folder(args.out)
     from rim.base.images import typeset
     from rim.method.vocabulary import Vocabulary
@@ -108,6 +116,10 @@ def segment(args):
         announced_bank(segmenter, vocabulary)
     outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
+    if hasattr(segmenter, "curve"):
+        from rim.apps.arguments import write_session
+
+        write_session(folder, segmenter, vocabulary, done, args.longest, args.bank or "")
     if args.coco:
         print(
             f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} "
@@ -134,6 +146,18 @@ def _check_one_opens(pictures):
         except ValueError as error:
             faults.append(error)
     raise faults[0]
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #bd8aa730
+def _check_corrections(args):
+    "ValueError where results with corrections would be named without them."
+    from rim.apps.batch import CORRECTIONS
+
+    bank = Path(args.out, "bank.safetensors")
+    kept = args.bank and bank.is_file() and Path(args.bank).is_file() and Path(args.bank).samefile(bank)
+    if Path(args.out, CORRECTIONS).is_file() and not kept and not args.force:
+        raise ValueError(
+            f"{args.out} holds corrections: --bank {bank} names the images with them, --force names them without."
+        )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #86bc32c6
 def told(outcome, folder):
@@ -197,6 +221,15 @@ def _add_segment(commands):
         choices=("match", "rim", "trident"),
         help="match: by the nearest references; rim: by the paper's ranking; trident: by CLIP's texts, DINO and SAM"
         " (as the profile says: match in toybox and photo, rim elsewhere)",
+    )
+    command.add_argument(
+        "--unknown",
+        type=float,
+        metavar="P",
+        help="pixels whose name is right with a probability below P are unknown, 254 in the label map (0: none are)",
+    )
+    command.add_argument(
+        "--keep", action="store_true", help="keep regions and features, so that corrections take seconds"
     )
     command.set_defaults(run=segment)
 

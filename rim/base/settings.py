@@ -136,6 +136,8 @@ class MatchingSettings:
     )
     match_temperature: float  # of that softmax
     match_voting: str  # mean: of all proposals that cover a pixel; smallest: the smallest alone
+    confidence_curve: str  # from margins to probabilities, see method/21_confidence; empty: not calibrated
+    unknown: float  # a pixel whose name is right with a smaller probability is unknown; 0: none is
 
 # %% ../../nbs/base/02_settings.ipynb #17a6e001
 @dataclass(frozen=True, kw_only=True)

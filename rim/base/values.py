@@ -148,6 +148,10 @@ _PATTERNS = dict(
     diffseg_weights=(r"\d+(\.\d+)?( *, *\d+(\.\d+)?)*", "numbers separated by commas, as in 0.1, 0.5"),
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
     attention_resolutions=(r"(\d+( *, *\d+)*)?", "side lengths separated by commas, as in 16,32, or empty"),
+    confidence_curve=(
+        r"((-?\d+(\.\d+)? *, *){4}(0(\.\d+)?|1(\.0+)?))?",
+        "five numbers separated by commas, or empty",
+    ),
     **dict.fromkeys(
         ("fusion", "match_fusion"),
         (
@@ -173,6 +177,7 @@ _SHARES = (
     "diffseg_background",
     "retrieval_own",
     "match_presence",
+    "unknown",
     "trident_prob_thd",
     "trident_coarse_thresh",
     "peer_threshold",

@@ -104,6 +104,17 @@ def total(
                 sums[name] = sums.get(name, 0) + value
     return dict(sorted(sums.items()))  # the store gives them back in this order
 
+# %% ../../nbs/measure/08_report.ipynb #e081ac69
+@patch
+def coverage(
+    self: Report,
+    method: str,
+) -> float:  # 0..1; 1 where nothing is unknown
+    "Share of the scored pixels that a method names."
+    named = self.confusions[method].sum()
+    unknown = sum(record.get("unknown_pixels", 0) for record in self.records.get(method, ()))
+    return float(named / max(named + unknown, 1))
+
 # %% ../../nbs/measure/08_report.ipynb #b0c64f22
 def _table_name(
     name: str,
@@ -117,10 +128,19 @@ def markdown(
     self: Report,
 ) -> str:
     "The table as Markdown."
-    lines = [f"| {_table_name(self.extent)} | mIoU | 95 % interval |", "|---|---|---|"]
+    covered = {name: self.coverage(name) for name in self.confusions}
+    some = any(share < 1 for share in covered.values())
+    lines = [
+        f"| {_table_name(self.extent)} | mIoU | 95 % interval |" + " coverage |" * some,
+        "|---|---|---|" + "---|" * some,
+    ]
     return "\n".join(
         lines
-        + [f"| {_table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |" for r in self.rows]
+        + [
+            f"| {_table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |"
+            + f" {covered[r['method']]:.1%} |" * some
+            for r in self.rows
+        ]
     )
 
 

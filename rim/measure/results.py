@@ -11,7 +11,7 @@ import numpy as np
 from ..base.stages import Stage
 from .metrics import check_labels, confusion
 from ..method.segmentation import Method, Segmentation
-from ..method.vocabulary import unscored_label
+from ..method.vocabulary import unknown_label, unscored_label
 
 # %% ../../nbs/measure/07_results.ipynb #040d4ae2
 def as_method(
@@ -92,8 +92,13 @@ def measure(
     )
     if labels.shape != truth.shape:
         raise BadPrediction(f"a prediction must have the image's size {truth.shape}: got {labels.shape}")
+    unknown, ignored = labels == unknown_label(classes), unscored_label(classes)
     try:
-        check_labels(labels, classes, "prediction")
+        check_labels(labels, classes, "prediction", unknown_label(classes))
     except ValueError as e:
         raise BadPrediction(str(e)) from None
-    return confusion(labels, truth, classes, unscored_label(classes)), record
+    if unknown.any():
+        scored = truth != ignored
+        record = {**record, "unknown_pixels": int((unknown & scored).sum()), "scored_pixels": int(scored.sum())}
+        labels, truth = np.where(unknown, 0, labels), np.where(unknown, ignored, truth)
+    return confusion(labels, truth, classes, ignored), record

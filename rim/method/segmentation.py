@@ -20,7 +20,7 @@ from ..base.files import atomic_write
 from ..base.images import data_uri, framed, swatch
 from .explanation import Explanation
 from .overlay import add_legend, draw_overlay, overlay_colours, write_names
-from .vocabulary import Vocabulary
+from .vocabulary import UNKNOWN_COLOUR, UNKNOWN_NAME, Vocabulary, unknown_label
 
 # %% ../../nbs/method/16_segmentation.ipynb #6c202d0c
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Region:
     score: float  # score of the class; what it measures depends on the method
     agents: tuple = ()  # names of the category agents, nearest first
     ranking: dict = field(default_factory=dict)  # class name -> score, best first
+    confidence: float = None  # probability that the name is right; None where the method has none
 
     @property
     def area(self):
@@ -78,15 +79,29 @@ class Segmentation:
     evidence: object = field(
         default=None, repr=False, compare=False
     )  # has .explain(i) -> fields of an Explanation; stays in memory, isn't saved
+    below: float = 0.0  # pixels of a smaller confidence are unknown
+    confidence: np.ndarray = field(default=None, repr=False, compare=False)  # float32 [H, W]; None: the method has none
+    named: np.ndarray = field(default=None, repr=False, compare=False)  # [H, W], labels before unknown; None: the same
+
+    @property
+    def unknown(self) -> np.ndarray:  # bool [H, W]
+        "The pixels whose name is too doubtful."
+        return self.labels == unknown_label(len(self.vocabulary.labels))
+
+    def name_of(
+        self,
+        label: int,  # of the label map
+    ) -> str:
+        "The name of a label; that of the reserved value, too."
+        labels = self.vocabulary.labels
+        return UNKNOWN_NAME if label == unknown_label(len(labels)) else labels[label]
 
     @property
     def legend(self) -> list:  # of (label, name, share of the image), largest first
         "What the label map contains."
         ids, counts = np.unique(self.labels, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        return [
-            (int(ids[i]), self.vocabulary.labels[ids[i]], round(float(counts[i] / self.labels.size), 6)) for i in order
-        ]
+        return [(int(ids[i]), self.name_of(ids[i]), round(float(counts[i] / self.labels.size), 6)) for i in order]
 
     def overlay(
         self,
@@ -100,16 +115,16 @@ class Segmentation:
             picture = write_names(
                 picture, self.labels, {i: n for i, n in enumerate(labels) if i or not self.vocabulary.background}
             )
-        colours = overlay_colours(palette)
-        entries = [(f"{name}  {share:.0%}", colours[i]) for i, name, share in self.legend]
+        colours = overlay_colours(np.concatenate([palette, [UNKNOWN_COLOUR]]))  # the last one for what lies beyond
+        entries = [(f"{name}  {share:.0%}", colours[min(i, len(palette))]) for i, name, share in self.legend]
         return add_legend(picture, entries) if legend else picture
 
     @cached_property
     def region_map(self):  # int32 [H, W], -1 where no region gave the label
         "Which of the regions is seen at each pixel: the last that was painted there."
-        seen = np.full(self.labels.shape, -1, np.int32)
+        seen, labels = np.full(self.labels.shape, -1, np.int32), self.labels if self.named is None else self.named
         for i, region in enumerate(self.regions):
-            seen[region.mask & (self.labels == region.label)] = i
+            seen[region.mask & (labels == region.label)] = i
         return seen
 
     def __repr__(self):
@@ -180,8 +195,11 @@ def _repr_html_(
     self: Segmentation,
 ) -> str:
     "Overlay and legend as HTML."
-    palette = overlay_colours(self.vocabulary.palette())
-    rows = "".join(f"<div>{swatch(palette[i])}{escape(name)} {share:.1%}</div>" for i, name, share in self.legend)
+    palette = overlay_colours(np.concatenate([self.vocabulary.palette(), [UNKNOWN_COLOUR]]))
+    rows = "".join(
+        f"<div>{swatch(palette[min(i, len(palette) - 1)])}{escape(name)} {share:.1%}</div>"
+        for i, name, share in self.legend
+    )
     return framed(self.stage(), f"<div>{rows}</div>")
 
 # %% ../../nbs/method/16_segmentation.ipynb #e12ef32b
@@ -210,10 +228,11 @@ def explain(
             f"a pixel must lie in the image, x from 0 to {width - 1} and y from 0 to {height - 1}: got ({x}, {y})"
         )
     x, y = int(x), int(y)
-    i, name = int(self.region_map[y, x]), self.vocabulary.labels[self.labels[y, x]]
+    i, name = int(self.region_map[y, x]), self.name_of(self.labels[y, x])
+    doubt = f"Right with a probability of {self.confidence[y, x]:.2f}. " if self.confidence is not None else ""
     if i < 0:
         return Explanation(
-            x, y, name, f"No region covers this pixel, so it is {name}, as the rule for uncovered pixels says."
+            x, y, name, f"{doubt}No region covers this pixel, so it is {name}, as the rule for uncovered pixels says."
         )
     region = self.regions[i]
     plain = dict(
@@ -224,15 +243,9 @@ def explain(
         scores=region.ranking,
         agents=region.agents,
     )
-    return Explanation(
-        x,
-        y,
-        name,
-        index=i,
-        region=region,
-        cut=surroundings(self.image, region.mask),
-        **(self.evidence.explain(i) if self.evidence else plain),
-    )
+    fields = self.evidence.explain(i) if self.evidence else plain
+    fields = {**fields, "text": doubt + fields["text"]}
+    return Explanation(x, y, name, index=i, region=region, cut=surroundings(self.image, region.mask), **fields)
 
 # %% ../../nbs/method/16_segmentation.ipynb #4fc7ea6b
 def label_image(
@@ -240,10 +253,12 @@ def label_image(
     palette,  # uint8 [n, 3]
 ) -> Image.Image:  # mode P, or 16-bit grey above 256 labels
     "The label map as an image whose pixel values are the labels."
-    if len(palette) > 256:
-        return Image.fromarray(np.asarray(labels, np.uint16))
-    image = Image.fromarray(np.asarray(labels, np.uint8))
-    image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    labels, palette = np.asarray(labels), np.asarray(palette, np.uint8)
+    if len(palette) > 256 or (most := labels.max(initial=0)) > 255:
+        return Image.fromarray(labels.astype(np.uint16))
+    unused = np.full((max(0, int(most) + 1 - len(palette)), 3), UNKNOWN_COLOUR, np.uint8)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette(np.concatenate([palette, unused]).tobytes())
     return image
 
 # %% ../../nbs/method/16_segmentation.ipynb #2e759cb4
@@ -260,6 +275,7 @@ def describe(
         "segmentation": to_rle(region.mask),
         "agents": list(region.agents),
         "ranking": {name: round(float(score), 6) for name, score in region.ranking.items()},
+        **({} if region.confidence is None else {"confidence": round(region.confidence, 4)}),
     }
 
 # %% ../../nbs/method/16_segmentation.ipynb #db9f72b2
@@ -270,7 +286,27 @@ def png_bytes(
     image.save(buffer := BytesIO(), "PNG")
     return buffer.getvalue()
 
+<<<<<<< HEAD
 # %% ../../nbs/method/16_segmentation.ipynb #f20b9f70
+=======
+# %% ../../nbs/method/11_segmentation.ipynb #9699042d
+@patch
+def seen(
+    self: Segmentation,
+) -> list:  # of dict, one per region
+    "Of each region, the number of its pixels that are seen, one of them, and whether it is unknown."
+    width, order = self.labels.shape[1], np.argsort(self.region_map, axis=None, kind="stable")
+    ends = np.searchsorted(self.region_map.ravel()[order], np.arange(len(self.regions) + 1))
+    found = []
+    for region, start, end in zip(self.regions, ends, ends[1:]):
+        pixel = int(order[(start + end) // 2]) if end > start else None
+        doubtful = region.confidence is not None and region.confidence < self.below
+        at = {} if pixel is None else {"at": [pixel % width, pixel // width]}
+        found.append({"visible": int(end - start), **at, **({"unknown": True} if doubtful else {})})
+    return found
+
+# %% ../../nbs/method/11_segmentation.ipynb #f20b9f70
+>>>>>>> 59d1019 (The practitioner's loop: unknown, queue, correct, name again, explain)
 @patch
 def save(
     self: Segmentation,
@@ -287,9 +323,11 @@ def save(
         "size": [height, width],
         "names": list(self.vocabulary.labels),
         "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
-        "regions": [describe(r) for r in self.regions],
+        "regions": [describe(r) | seen for r, seen in zip(self.regions, self.seen())],
         "record": self.record,
     }
+    if self.below:
+        facts["unknown"] = {"label": unknown_label(len(self.vocabulary.labels)), "below": self.below}
     paths = {
         "labels": folder / f"{stem}.png",
         "overlay": folder / f"{stem}_overlay.png",

@@ -278,6 +278,10 @@ def predict(
     **variant,  # references, ranking, subcategories
 ) -> Segmentation:
     "Match the regions and paint the label map."
+    if self.settings.unknown:
+        raise ValueError(
+            f"unknown needs the confidence of the method match, not of rim: got unknown = {self.settings.unknown:g}"
+        )
     found = self.match(regions, bank, background=vocabulary.background, **variant)
     asked = bank.references(
         self.settings,

@@ -247,6 +247,16 @@ def unscored_label(
     return IGNORE if classes <= IGNORE else 65535
 
 
+UNKNOWN, UNKNOWN_NAME, UNKNOWN_COLOUR = 254, "unknown", (128, 128, 128)
+
+
+def unknown_label(
+    classes,  # number of labels
+) -> int:  # 254; 65534 where 254 is one of them
+    "The label of pixels whose name is too doubtful."
+    return UNKNOWN if classes <= UNKNOWN else 65534
+
+
 def _oklab(
     rgb,  # integer [..., 3], sRGB 0..255
 ) -> np.ndarray:  # float64 [..., 3], lightness and two opponent axes

@@ -166,6 +166,13 @@ _STUDIES = tuple(
         ("matching", "What a match needs: oracles of each stage, and the matcher step by step", 10, "clip"),
     )
 )
+_LOOP = tuple(
+    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("sam",))
+    for name, title, minutes in (
+        ("confidence", "How sure a name is: calibration, accuracy at coverage, things nobody asked for", 5),
+        ("corrections", "What ten corrections are worth, chosen by doubt or at random", 5),
+    )
+)
 
 
 _EIGHT = {
@@ -274,7 +281,11 @@ TARGETS = {
     t.name: t
     for t in (
         *(_TABLE1, _TABLE2, _TABLE3, _TABLE4, _TABLE5, _FIG1, _FIG3, _FIG4, _FIG5, _FIG6),
+<<<<<<< HEAD
         *(*_STUDIES, *_TRIDENT, _PEERS, *_PHOTOS),
+=======
+        *(*_STUDIES, *_LOOP, *_TRIDENT, *_PHOTOS),
+>>>>>>> 59d1019 (The practitioner's loop: unknown, queue, correct, name again, explain)
     )
 }
 

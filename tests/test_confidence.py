@@ -1,0 +1,219 @@
+"""Confidence and calibration: the curve, margins and unknown pixels against loops; reliability, coverage and the fit by
+their laws."""
+
+import json
+import numpy as np, pytest, torch
+from hypothesis import given, settings as budget, strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from rim.base.settings import Settings
+from rim.measure.calibration import (
+    Answers,
+    accuracy_at,
+    answers_of,
+    calibration_error,
+    fit_curve,
+    isotonic,
+    reliability,
+    risk_coverage,
+)
+from rim.measure.results import measure
+from rim.method.confidence import Curve, curve_of, margins, with_unknown
+from rim.method.matcher import Matcher
+from rim.method.overlay import draw_overlay
+from rim.method.proposals import Proposals
+from rim.method.regions import Regions
+from rim.method.segmentation import Method, Region, Segmentation, label_image
+from rim.method.segmenter import RIM
+from rim.method.vocabulary import UNKNOWN, Vocabulary, unknown_label, unscored_label
+from test_matcher import bank_of
+
+SHARE = st.floats(0, 1, width=32)
+CURVE = Curve(-1.0, 20.0, 1.0, 10.0, 0.9)
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
+def test_margins_are_those_of_a_loop(n, classes, seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.uniform(-1, 1, (n, classes)), rng.integers(0, classes, n)
+    margin = margins(scores, labels)
+    for i in range(n):
+        others = [scores[i, c] for c in range(classes) if c != labels[i]] or [-1]
+        assert margin[i] == scores[i, labels[i]] - max(others)
+
+
+@given(st.floats(-2, 2), st.floats(-2, 2), st.booleans())
+def test_a_larger_margin_is_never_less_sure(a, b, ground):
+    low, high = CURVE([min(a, b), max(a, b)], ground)
+    assert 0 <= low <= high <= 1
+
+
+@pytest.mark.promise(61)
+@given(arrays(np.float32, (4, 5), elements=SHARE), SHARE, st.sampled_from([3, 254, 255, 400]))
+def test_unknown_pixels_are_those_below_and_no_class(confidence, below, classes):
+    labels = np.arange(20).reshape(4, 5) % classes
+    marked = with_unknown(labels, confidence, below, classes)
+    assert ((marked == unknown_label(classes)) == (confidence < below)).all()
+    assert (marked[confidence >= below] == labels[confidence >= below]).all()
+    assert unknown_label(classes) >= classes and unknown_label(classes) != unscored_label(classes)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
+def test_reliability_keeps_weight_confidence_and_hits(n, bins, seed):
+    rng = np.random.default_rng(seed)
+    confidence, right, weight = rng.uniform(0, 1, n), rng.integers(0, 2, n).astype(float), rng.uniform(0.1, 1, n)
+    sure, hit, share = reliability(confidence, right, weight, bins)
+    some = share > 0
+    assert share.sum() == pytest.approx(1) and (np.isnan(sure) == ~some).all()
+    assert (share[some] * sure[some]).sum() == pytest.approx(np.average(confidence, weights=weight))
+    assert (share[some] * hit[some]).sum() == pytest.approx(np.average(right, weights=weight))
+    gap = abs(np.average(confidence, weights=weight) - np.average(right, weights=weight))
+    assert gap - 1e-9 <= calibration_error(confidence, right, weight, bins) <= 1
+    assert calibration_error(right, right, weight, bins) == 0
+
+
+@given(st.integers(1, 40), st.integers(0, 99))
+def test_coverage_is_that_of_a_loop_whatever_the_order(n, seed):
+    rng = np.random.default_rng(seed)
+    confidence, right, weight = rng.integers(0, 5, n) / 4, rng.uniform(0, 1, n), rng.uniform(0.1, 1, n)
+    levels, coverage, accuracy = risk_coverage(confidence, right, weight)
+    order = rng.permutation(n)
+    for a, b in zip(risk_coverage(confidence[order], right[order], weight[order]), (levels, coverage, accuracy)):
+        assert np.allclose(a, b)
+    for level, covered, hit in zip(levels, coverage, accuracy):
+        kept = confidence >= level
+        assert covered == pytest.approx(weight[kept].sum() / weight.sum())
+        assert hit == pytest.approx(np.average(right[kept], weights=weight[kept]))
+    assert coverage[-1] == pytest.approx(1)
+    assert accuracy_at(1, confidence, right, weight) == pytest.approx(np.average(right, weights=weight))
+
+
+@budget(max_examples=10, deadline=None)
+@given(st.tuples(st.floats(-1, 1), st.floats(5, 25)), st.tuples(st.floats(-1, 1), st.floats(5, 25)), st.integers(0, 99))
+def test_the_fit_finds_the_curve_that_made_the_answers(names, behind, seed):
+    rng, n = np.random.default_rng(seed), 20000
+    made, margin, ground = Curve(*names, *behind, 0.7), rng.normal(0, 0.2, n), rng.uniform(size=n) < 0.5
+    right = (rng.uniform(size=n) < made(margin, ground)).astype(float)
+    margin[:500], right[:500], ground[:500] = np.nan, np.repeat([1.0, 0.0], [350, 150]), True
+    answers = Answers(margin, ground, right, rng.uniform(0.5, 1.5, n), np.zeros(n, int))
+    found = fit_curve(answers)
+    assert abs(found.bias - names[0]) < 0.3 and abs(found.margin - names[1]) < 0.15 * names[1] + 0.5
+    assert abs(found.ground_bias - behind[0]) < 0.3 and abs(found.ground_margin - behind[1]) < 0.15 * behind[1] + 0.5
+    assert abs(found.uncovered - 0.7) < 0.06
+    sure = answers.confidence(found)
+    assert calibration_error(sure, right, answers.weight) < 0.03
+    steps = isotonic(answers, sure)(np.linspace(0, 1, 20))
+    assert (np.diff(steps) >= 0).all()
+
+
+def scene(seed, background=True):
+    "A matcher with a curve, regions of 8 x 8 pixels, a bank and a ground truth."
+    rng = np.random.default_rng(seed)
+    settings = Settings.from_profile("toybox", match_fusion="", confidence_curve="-1,20,1,10,0.9")
+    masks = rng.uniform(size=(5, 8, 8)) < 0.4
+    masks[:, 0, 0] = True
+    boxes = np.tile([0.0, 0, 7, 7], (5, 1))
+    features = torch.from_numpy(rng.normal(size=(5, 8)).astype(np.float32))
+    features[3] = torch.nan
+    grid = torch.from_numpy(rng.normal(size=(8, 2, 2)).astype(np.float32))
+    regions = Regions(Proposals(masks, boxes, np.ones(5), np.ones(5)), features, grid)
+    truth = rng.integers(0, 3 + background, (8, 8))
+    truth[:2] = 255
+    return Matcher(settings), regions, bank_of(seed), truth
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("voting", ["mean", "smallest"])
+def test_each_pixel_has_the_confidence_of_the_scores_that_named_it(background, voting):
+    matcher, regions, bank, _ = scene(1, background)
+    matcher = Matcher(matcher.settings.replace(match_voting=voting, match_presence=0))
+    found = matcher.match(regions, bank, background)
+    labels, sure = matcher.label_pixels(regions, found, bank, (8, 8), background)
+    patches = matcher.scores(regions.grid.flatten(1).T, bank, False).numpy()
+    for y in range(8):
+        for x in range(8):
+            over = [i for i in range(5) if regions.proposals.masks[i, y, x] and found.labels[i] >= 0]
+            if voting == "smallest":
+                over = sorted(over, key=lambda i: (regions.proposals.areas[i], -i))[:1]
+            scores = found.scores[over].mean(0) if over else patches[y // 4 * 2 + x // 4]
+            if not over and background:
+                assert labels[y, x] == 0 and sure[y, x] == np.float32(0.9)
+                continue
+            assert labels[y, x] == scores.argmax()
+            ground = background and scores.argmax() == 0
+            expected = float(CURVE(margins(scores[None], [scores.argmax()])[0], ground))
+            assert sure[y, x] == pytest.approx(expected)
+
+
+def test_answers_count_every_scored_pixel_once():
+    matcher, regions, bank, truth = scene(2)
+    pixels, own = answers_of(matcher, regions, truth, bank)
+    found = matcher.match(regions, bank)
+    labels, sure = matcher.label_pixels(regions, found, bank, (8, 8))
+    scored = truth < 4
+    assert pixels.weight.sum() == pytest.approx(1)
+    assert np.average(pixels.right, weights=pixels.weight) == pytest.approx((labels == truth)[scored].mean())
+    mean = np.average(pixels.confidence(matcher.curve), weights=pixels.weight)
+    assert mean == pytest.approx(sure[scored].mean(), abs=1e-6) and len(own.right) == 4
+
+
+@pytest.mark.promise(61)
+def test_what_is_unknown_is_saved_shown_and_measured_apart(tmp_path):
+    matcher, regions, bank, truth = scene(3)
+    vocabulary, image = Vocabulary(bank.names), np.full((8, 8, 3), 90, np.uint8)
+    whole = matcher.predict(image, regions, vocabulary, bank)
+    below = float(np.median(whole.confidence))
+    doubtful = Matcher(matcher.settings.replace(unknown=below)).predict(image, regions, vocabulary, bank)
+    assert (doubtful.unknown == (whole.confidence < below)).all() and 0 < doubtful.unknown.mean() < 1
+    assert (doubtful.region_map == whole.region_map).all() and "unknown" in [name for _, name, _ in doubtful.legend]
+    facts = json.loads(doubtful.save(tmp_path, "a")["regions"].read_text())
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == doubtful.labels).all()
+    assert facts["unknown"] == {"label": UNKNOWN, "below": below}
+    for i, (region, kept) in enumerate(zip(facts["regions"], doubtful.regions)):
+        assert region.get("unknown", False) == (kept.confidence < below)
+        seen = doubtful.region_map == i
+        assert region["visible"] == seen.sum() and ("at" in region) == bool(region["visible"])
+        assert "at" not in region or seen[region["at"][1], region["at"][0]]
+    matrix, record = measure(Method(lambda image, _: doubtful), image, truth, 4, None)
+    scored = truth < 4
+    assert record["unknown_pixels"] == (doubtful.unknown & scored).sum() and record["scored_pixels"] == scored.sum()
+    assert matrix.sum() == (~doubtful.unknown & scored).sum()
+    y, x = np.argwhere(doubtful.unknown)[0]
+    assert doubtful.explain(x, y).name == "unknown" and doubtful._repr_html_()
+
+
+def test_unknown_pixels_are_hatched_and_have_a_colour_in_the_file():
+    labels = np.array([[0, 1], [UNKNOWN, UNKNOWN]])
+    drawn = np.asarray(draw_overlay(np.full((2, 2, 3), 90, np.uint8), labels, np.eye(3, dtype=np.uint8)[:2] * 200))
+    lower = drawn[drawn.shape[0] // 2 + 4 : -4, 4:-4].reshape(-1, 3)
+    assert len(np.unique(lower, axis=0)) == 2, "two greys in stripes"
+    file = label_image(labels, np.zeros((2, 3), np.uint8))
+    assert file.mode == "P" and len(file.getpalette()) >= 3 * (UNKNOWN + 1)
+
+
+def test_more_than_254_labels_have_the_value_of_16_bits(tmp_path):
+    vocabulary, labels = Vocabulary(tuple(f"n{i}" for i in range(299))), np.array([[0, 299, 65534]])
+    result = Segmentation(np.zeros((1, 3, 3), np.uint8), labels, vocabulary)
+    assert result.unknown.tolist() == [[False, False, True]]
+    assert np.asarray(Image.open(result.save(tmp_path, "a")["labels"])).tolist() == labels.tolist()
+
+
+@pytest.mark.promise(61)
+def test_a_profile_without_a_curve_refuses_unknown_and_has_no_confidence():
+    with pytest.raises(ValueError, match="paper has none"):
+        curve_of(Settings.from_profile("paper", unknown=0.5))
+    matcher, regions, bank, _ = scene(4)
+    plain = Matcher(matcher.settings.replace(confidence_curve=""))
+    result = plain.predict(np.zeros((8, 8, 3), np.uint8), regions, Vocabulary(bank.names), bank)
+    assert result.confidence is None and all(r.confidence is None for r in result.regions)
+    with pytest.raises(ValueError, match="method match"):
+        RIM(matcher.settings.replace(unknown=0.5)).predict(
+            np.zeros((8, 8, 3), np.uint8), regions, Vocabulary(bank.names), bank
+        )
+
+
+def test_a_region_that_is_hidden_is_seen_nowhere():
+    mask = np.ones((2, 2), bool)
+    regions = tuple(Region(mask, (0, 0, 2, 2), 1, "a", 0.5, confidence=c) for c in (0.2, 0.9))
+    result = Segmentation(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), int), Vocabulary(("a",)), regions, below=0.5)
+    assert result.seen() == [{"visible": 0, "unknown": True}, {"visible": 4, "at": [0, 1]}]

@@ -1,0 +1,306 @@
+"""Corrections: in their own image, in the bank, on the disk; the queue's order, and what the commands say."""
+
+import json
+from dataclasses import replace
+import numpy as np, pytest
+from hypothesis import given, settings as budget, strategies as st
+from PIL import Image
+from rim.apps.cli import main
+from rim.apps.arguments import relative_path
+from rim.apps.loop import Review, change_between
+from rim.apps.review import doubts_of
+from rim.method.bank import ReferenceBank
+from rim.method.corrections import Correction, corrected_bank, correction_vectors, known_name, point_at
+from rim.method.deciding import origin_of
+from rim.method.matcher import negatives_of
+from rim.method.segmentation import Segmentation
+from rim.method.vocabulary import Vocabulary
+from test_confidence import scene
+from test_matcher import bank_of
+
+WORDS = Vocabulary(("thing 0", "thing 1", "thing 2"))
+
+
+def correction(name, seed=0, image="a.jpg"):
+    mask = np.zeros((8, 8), bool)
+    mask[seed % 5 : seed % 5 + 3, 1:5] = True
+    return Correction(image, name, mask, ((1, seed % 5),))
+
+
+@budget(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["thing 1", "background", "lamp"]), min_size=1, max_size=4), st.integers(0, 9))
+def test_a_bank_with_corrections_has_them_and_keeps_the_rest(names, seed):
+    bank, rng = bank_of(seed), np.random.default_rng(seed)
+    made = [correction(name, i) for i, name in enumerate(names)]
+    vectors = [(rng.normal(size=8).astype(np.float32), rng.normal(size=8).astype(np.float32)) for _ in made]
+    more = corrected_bank(bank, made, vectors)
+    things = [i for i, name in enumerate(names) if name != "background"]
+    assert len(more.owner) == len(bank.owner) + len(things) == more.record["references"]
+    assert (np.diff(more.owner) >= 0).all() and more.names[:3] == bank.names
+    for i, name in enumerate(names):
+        held = negatives_of(more) if name == "background" else more.foreground[more.owner == more.names.index(name)]
+        assert (held == vectors[i][0]).all(1).sum() == 1
+        assert more.record["corrections"][i] == made[i].provenance
+    for k, name in enumerate(bank.names):
+        old, new = bank.foreground[bank.owner == k], more.foreground[more.owner == k]
+        assert (new[len(new) - len(old) :] == old).all(), "corrections come first"
+    before = bank.background[np.isfinite(bank.background).all(1)]
+    assert (negatives_of(more)[len(negatives_of(more)) - len(before) :] == before).all()
+    rows = [(origin_of(more, r), more.foreground[r]) for r in range(len(more.owner))]
+    for i in things:
+        assert any(o == made[i].provenance and (v == vectors[i][0]).all() for o, v in rows)
+
+
+@pytest.mark.promise(62)
+def test_a_corrected_bank_is_read_as_it_was_written_and_cut_with_its_provenance(tmp_path):
+    bank = bank_of(1)
+    shown = {**bank.thumbnails, "attention": bank.thumbnails["mask"]}
+    bank = replace(bank, record={"encoder": {"name": "x"}, "source": "photographs"}, thumbnails=shown, memory={})
+    vector = np.ones(8, np.float32), np.zeros(8, np.float32)
+    more = corrected_bank(bank, [correction("lamp"), correction("background", 2)], [vector, vector])
+    more.save(tmp_path / "bank.safetensors")
+    again = ReferenceBank.load(tmp_path / "bank.safetensors")
+    assert again.digest == more.digest and again.record["corrections"] == more.record["corrections"]
+    lamp = again.subset(["lamp"])
+    assert origin_of(lamp, 0) == "corrected lamp, a.jpg at 1,0"
+    assert origin_of(again, 0, negative=True) == "corrected background, a.jpg at 1,2"
+
+
+def test_a_region_without_a_patch_is_no_reference():
+    _, regions, bank, _ = scene(1)
+    assert np.isnan(correction_vectors(regions, np.zeros((8, 8), bool))[0]).all()
+    found = corrected_bank(bank, [correction("lamp")], [(np.full(8, np.nan), np.zeros(8))])
+    assert found.names == bank.names and "correction" not in found.extra
+
+
+def test_a_vector_of_a_region_is_the_one_that_it_is_matched_by():
+    from rim.method.regions import describe
+
+    _, regions, _, _ = scene(2)
+    known = describe(regions.proposals, regions.grid)
+    for mask, feature in zip(regions.proposals.masks, known.features):
+        assert np.allclose(correction_vectors(known, mask)[0], feature.numpy(), atol=1e-5)
+
+
+@budget(max_examples=20, deadline=None)
+@given(st.integers(0, 50), st.integers(0, 63))
+def test_a_pointed_region_is_the_one_that_is_seen_and_wins_in_its_image(seed, pixel):
+    matcher, regions, bank, _ = scene(seed)
+    result = matcher.predict(np.zeros((8, 8, 3), np.uint8), regions, WORDS, bank)
+    x, y = pixel % 8, pixel // 8
+    if result.region_map[y, x] < 0:
+        with pytest.raises(ValueError, match="no region is seen"):
+            point_at(result, [(x, y)], "thing 1")
+        return
+    c = point_at(result, [(x, y)], "THING 1", "a.jpg")
+    assert c.name == "thing 1" and c.was == WORDS.labels[result.labels[y, x]]
+    mended = result.corrected([c])
+    assert (mended.labels[c.mask] == 2).all() and (mended.labels == result.labels)[~c.mask].all()
+    assert (mended.confidence[c.mask] == 1).all() and mended.region_map[y, x] == len(mended.regions) - 1
+    assert Correction.of(json.loads(json.dumps(c.as_dict()))).as_dict() == c.as_dict()
+
+
+def test_names_are_those_of_the_vocabulary_or_new():
+    words = Vocabulary(("sofa",), {"sofa": ("couch",)})
+    assert [known_name(n, words) for n in ("Couch", " SOFA", "Background", "lamp")] == [
+        "sofa",
+        "sofa",
+        "background",
+        "lamp",
+    ]
+
+
+def test_points_become_a_region_by_sam():
+    class Sam:
+        def foreground(self, image, points):
+            assert points.tolist() == [[1.0, 2.0], [3.0, 2.0]]
+            return np.eye(8) > 0, 0.9
+
+    c = point_at(
+        Segmentation(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), int), WORDS), [(1, 2), (3, 2)], "lamp", "b", Sam()
+    )
+    assert c.how == "points" and c.mask.sum() == 8 and c.was == "background"
+    with pytest.raises(ValueError, match="must lie in the image"):
+        point_at(Segmentation(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), int), WORDS), [(8, 2)], "lamp")
+
+
+@given(st.integers(0, 99))
+def test_changes_are_those_of_a_loop(seed):
+    rng = np.random.default_rng(seed)
+    a, b, names = rng.integers(0, 3, (4, 5)), rng.integers(0, 4, (4, 5)), ("background", "x", "y")
+    a[0, 0], b[-1, -1] = 254, 254
+    change = change_between("f", a, b, names, (*names, "z"))
+    name = lambda v, table: "unknown" if v == 254 else table[v]
+    pairs = [(name(v, names), name(w, (*names, "z"))) for v, w in zip(a.flat, b.flat)]
+    for before, now, share in change.moves:
+        assert before != now and share == pytest.approx(pairs.count((before, now)) / 20)
+    assert change.share == pytest.approx(sum(p != q for p, q in pairs) / 20)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), max_size=8))
+def test_the_queue_is_ordered_by_the_wrong_pixels_to_be_expected(rows):
+    regions = [
+        {"class": "a", "ranking": {"a": 1}, "confidence": p, "visible": v, **({"at": [i, 0]} if v else {})}
+        for i, (p, v) in enumerate(rows)
+    ]
+    doubts = doubts_of("f", {"size": [10, 10], "regions": regions})
+    assert len(doubts) == sum(p < 1 and v > 0 for p, v in rows)
+    assert [d.doubt for d in doubts] == sorted((d.doubt for d in doubts), reverse=True)
+    assert all(d.doubt == pytest.approx((1 - d.confidence) * d.visible) for d in doubts)
+    passed = [["f", *doubts[0].at]] if doubts else []
+    assert doubts_of("f", {"size": [10, 10], "regions": regions}, passed) == doubts[1:]
+
+
+@pytest.mark.promise(53)
+def test_paths_in_a_session_name_no_user(tmp_path, monkeypatch):
+    home = tmp_path / "home/anna"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    assert relative_path(home / "photos/a.jpg", home / "out") == "../photos/a.jpg"
+    assert relative_path(home / "photos/a.jpg", tmp_path / "out") == ""
+    assert relative_path("/usr/a.jpg", home / "out") == ""
+    assert relative_path(tmp_path / "data/a.jpg", tmp_path / "data/out") == "../a.jpg"
+
+
+@pytest.fixture(scope="module")
+def world():
+    from rim.toybox.world import World
+
+    return World()
+
+
+@pytest.fixture
+def results(tmp_path, world):
+    "Two scenes, segmented, with names that lack some of their classes."
+    for seed in (13, 14):
+        Image.fromarray(world.scene(seed).image).save(tmp_path / f"s{seed}.png")
+    names = ", ".join(dict.fromkeys(o.name for o in world.scene(13).objects))
+    words = ["segment", str(tmp_path / "s13.png"), str(tmp_path / "s14.png"), "--classes", names, "--keep"]
+    assert main([*words, "--set", f"store={tmp_path / 'store'}", "--out", str(tmp_path / "out")]) == 0
+    return tmp_path / "out"
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIM_STORE", str(tmp_path / "store"))
+
+
+def test_from_doubt_to_names_given_again(results, capsys, world):
+    review = Review(results)
+    assert str(results.parent) not in (results / "session.json").read_text() and len(review) == 2
+    first = review.queue()[0]
+    assert main(["queue", str(results)]) == 0
+    page = (results / "queue.html").read_text()
+    assert page.count("<article") == len(review.queue()) and "http" not in page and "data:image/jpeg" in page
+    at = f"{first.at[0]},{first.at[1]}"
+    assert main(["correct", str(results), first.image, "--at", at, "--name", "lantern"]) == 0
+    assert "named again" in capsys.readouterr().out
+    facts = json.loads((results / first.image.replace(".png", ".json")).read_text())
+    labels = np.asarray(Image.open(results / first.image))
+    assert facts["names"][-1] == "lantern" and facts["names"][labels[first.at[1], first.at[0]]] == "lantern"
+    bank = ReferenceBank.load(results / "bank.safetensors")
+    assert bank.names[-1] == "lantern" and bank.record["corrections"] == [f"corrected lantern, {first.image} at {at}"]
+    assert (first.image, first.at) not in [(d.image, d.at) for d in Review(results).queue()], "it isn't asked again"
+    assert main(["explain", str(results), first.image, "--at", at, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["references"][0]["origin"] == f"corrected lantern, {first.image} at {at}"
+    assert said["references"][0]["without"] != "lantern"
+
+
+@pytest.mark.promise(62)
+def test_results_with_corrections_are_not_overwritten_by_the_way(results, capsys):
+    review = Review(results)
+    first = review.queue()[0]
+    review.correct(first.image, [first.at], "lantern")
+    review.again()
+    before = (results / first.image).read_bytes()
+    words = ["segment", *(str(results.parent / f) for f in review.session["images"]), "--out", str(results)]
+    assert main([*words, "--classes", "boat"]) == 2 and "holds corrections" in capsys.readouterr().err
+    assert main([*words, "--bank", str(results / "bank.safetensors")]) == 0
+    assert capsys.readouterr().out.count("done before") == 2 and (results / first.image).read_bytes() == before
+
+
+@pytest.mark.promise(62)
+def test_keys_answers_and_what_is_skipped_are_kept(results):
+    review = Review(results)
+    doubts, lines = review.queue(), iter(["s", "", "2", "q"])
+    assert review.ask(read=lambda text: next(lines), say=lambda text: None) == 2
+    kept = Review(results)
+    assert [c.how for c in kept.corrections][0] == "confirmed" and kept.corrections[1].name == doubts[2].choices[1]
+    assert kept.skipped == [[doubts[0].image, *doubts[0].at]]
+    kept.again()
+    assert doubts[0] not in kept.queue()
+    answers = results / "answers.json"
+    at = kept.queue()[0]
+    answers.write_text(json.dumps([{"image": at.image, "at": list(at.at), "name": "background"}]))
+    assert main(["correct", str(results), "--answers", str(answers)]) == 0
+    assert Review(results).corrections[-1].name == "background"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["correct", "OUT", "s13.png", "--at", "1,1"], "a correction needs"),
+        (["correct", "OUT", "s99.png", "--at", "1,1", "--name", "x"], "must be one of the 2"),
+        (["correct", "OUT", "s13.png", "--at", "500,1", "--name", "x"], "must lie in the image"),
+        (["correct", "OUT"], "no corrections yet"),
+        (["explain", "OUT", "s13.png", "--at", "500,1"], "must lie in the image"),
+        (["queue", "OUT", "--most", "0"], "--most must be 1 or more"),
+        (["queue", "NOWHERE"], "has no session.json"),
+    ],
+)
+def test_refusals_are_sentences(results, capsys, words, said):
+    place = {"OUT": str(results), "NOWHERE": str(results.parent)}
+    assert main([place.get(w, w) for w in words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_hostile_answers_and_damaged_files_are_refused(results):
+    review = Review(results)
+    with pytest.raises(ValueError, match="an answer has image"):
+        review.answer([{"image": "s13.png"}])
+    (results / "corrections.json").write_text('{"corrections": [{"image": 3}]}')
+    with pytest.raises(ValueError, match="a correction has image"):
+        Review(results)
+    (results / "session.json").write_text("{")
+    with pytest.raises(ValueError, match="must be as rim wrote it"):
+        Review(results)
+
+
+def test_a_page_shows_names_as_text(results):
+    review = Review(results)
+    facts = json.loads((results / "s13.json").read_text())
+    facts["regions"][0]["class"] = "<script>alert(1)</script>"
+    (results / "s13.json").write_text(json.dumps(facts))
+    page = review.write_page(results / "queue.html").read_text()
+    assert "<script>alert" not in page
+
+
+@pytest.mark.promise(61)
+def test_coco_has_no_region_that_is_unknown(tmp_path, world):
+    Image.fromarray(world.scene(13).image).save(tmp_path / "s13.png")
+    words = ["segment", str(tmp_path / "s13.png"), "--classes", "boat, tree, car", "--coco", "--unknown", "0.9"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    facts, coco = (json.loads((tmp_path / f"out/{n}.json").read_text()) for n in ("s13", "coco"))
+    sure = [r for r in facts["regions"] if r["label"] and not r.get("unknown")]
+    assert len(coco["annotations"]) == len(sure) and facts["unknown"] == {"label": 254, "below": 0.9}
+    assert all((r["confidence"] < 0.9) == bool(r.get("unknown")) for r in facts["regions"])
+
+
+@pytest.mark.promise(61)
+def test_unknown_needs_the_matcher(tmp_path, capsys, world):
+    Image.fromarray(world.scene(13).image).save(tmp_path / "s13.png")
+    words = [
+        "segment",
+        str(tmp_path / "s13.png"),
+        "--classes",
+        "boat",
+        "--unknown",
+        "0.5",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    for method in ("rim", "trident"):
+        assert (
+            main([*words, "--method", method]) == 2 and "--unknown goes with --method match" in capsys.readouterr().err
+        )
