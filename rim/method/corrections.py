@@ -13,7 +13,7 @@ from PIL import Image
 from fastcore.basics import patch
 from ..base.images import read_image
 from .bank import ReferenceBank
-from .features import pool
+from .pooling import pool
 from .references import THUMB
 from .regions import Regions
 from .segmentation import Region, Segmentation, from_rle, mask_box, to_rle

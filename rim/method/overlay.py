@@ -32,10 +32,7 @@ def overlay_colours(
     "The colours of a legend: those of the overlay over middle grey."
     return (np.asarray(palette, np.float32) * strength + 128 * (1 - strength)).round().astype(np.uint8)
 
-<<<<<<< HEAD
 # %% ../../nbs/method/14_overlay.ipynb #6aa7a352
-=======
-# %% ../../nbs/method/10_overlay.ipynb #6aa7a352
 def hatching(
     size,  # (H, W)
     step=8,  # pixels from stripe to stripe
@@ -45,7 +42,6 @@ def hatching(
     return (xs + ys) % step < step // 3
 
 
->>>>>>> 59d1019 (The practitioner's loop: unknown, queue, correct, name again, explain)
 def draw_overlay(
     image,  # uint8 [H, W, 3]
     labels,  # int [H, W]

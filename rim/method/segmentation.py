@@ -286,10 +286,7 @@ def png_bytes(
     image.save(buffer := BytesIO(), "PNG")
     return buffer.getvalue()
 
-<<<<<<< HEAD
-# %% ../../nbs/method/16_segmentation.ipynb #f20b9f70
-=======
-# %% ../../nbs/method/11_segmentation.ipynb #9699042d
+# %% ../../nbs/method/16_segmentation.ipynb #9699042d
 @patch
 def seen(
     self: Segmentation,
@@ -305,8 +302,7 @@ def seen(
         found.append({"visible": int(end - start), **at, **({"unknown": True} if doubtful else {})})
     return found
 
-# %% ../../nbs/method/11_segmentation.ipynb #f20b9f70
->>>>>>> 59d1019 (The practitioner's loop: unknown, queue, correct, name again, explain)
+# %% ../../nbs/method/16_segmentation.ipynb #f20b9f70
 @patch
 def save(
     self: Segmentation,

@@ -167,7 +167,7 @@ _STUDIES = tuple(
     )
 )
 _LOOP = tuple(
-    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("sam",))
+    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("sam",), besides=("photo",))
     for name, title, minutes in (
         ("confidence", "How sure a name is: calibration, accuracy at coverage, things nobody asked for", 5),
         ("corrections", "What ten corrections are worth, chosen by doubt or at random", 5),
@@ -281,11 +281,7 @@ TARGETS = {
     t.name: t
     for t in (
         *(_TABLE1, _TABLE2, _TABLE3, _TABLE4, _TABLE5, _FIG1, _FIG3, _FIG4, _FIG5, _FIG6),
-<<<<<<< HEAD
-        *(*_STUDIES, *_TRIDENT, _PEERS, *_PHOTOS),
-=======
-        *(*_STUDIES, *_LOOP, *_TRIDENT, *_PHOTOS),
->>>>>>> 59d1019 (The practitioner's loop: unknown, queue, correct, name again, explain)
+        *(*_STUDIES, *_LOOP, *_TRIDENT, _PEERS, *_PHOTOS),
     )
 }
 
