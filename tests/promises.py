@@ -1,11 +1,11 @@
-"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/apps/14_promises.ipynb from the
+"""What is promised, and which tests hold it: `python tests/promises.py` writes nbs/apps/15_promises.ipynb from the
 marks `@pytest.mark.promise(number)` and from tests/measured.json, where slow tests leave their figures."""
 
 import ast, functools, json, textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, MEASURED = ROOT / "nbs/apps/14_promises.ipynb", ROOT / "tests/measured.json"
+PAGE, MEASURED = ROOT / "nbs/apps/15_promises.ipynb", ROOT / "tests/measured.json"
 PROMISES = {
     1: (
         "Killed at any moment of building a bank or evaluating, a restart loses at most the piece in flight, and "

@@ -150,7 +150,7 @@ def test_a_result_without_regions_can_be_clicked_on(labels):
 
 
 def test_a_name_that_is_typed_goes_to_the_function_and_its_result_is_shown(labels):
-    from rim.apps.widgets import CorrectWidget
+    from rim.apps.correct_widget import CorrectWidget
     from rim.method.corrections import point_at
 
     first = labels.first

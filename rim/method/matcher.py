@@ -80,12 +80,8 @@ def nearest_scores(
     return scores
 
 
-def nearest_count(
-    n: int,  # references of a label
-    settings: Settings,  # match_references, match_negatives
-    negatives=False,  # whether the label is the background
-) -> int:  # 1..n
-    "How many of its references a label is judged by."
+def nearest_count(n: int, settings: Settings, negatives=False) -> int:  # 1..n
+    "How many of its n references a label is judged by."
     roots = settings.match_negatives if negatives else settings.match_references
     return max(1, min(n, round(roots * n**0.5)))
 
@@ -163,14 +159,9 @@ def votes(
     return Votes(index, torch.where(torch.as_tensor(cover).any(1), labels, -1).numpy(), voted.numpy())
 
 
-def covered_labels(
-    masks,  # bool [P, H, W]
-    scores,  # float [P, C], the background's with its margin
-    present,  # bool [C], labels that take part
-    size,  # (H, W)
-) -> np.ndarray:  # int64 [H, W], -1 where no proposal covers
-    "The label with the highest mean score at each pixel."
-    found = votes(masks, scores, present, size)
+def covered_labels(*asked) -> np.ndarray:  # int64 [H, W], -1 where no proposal covers
+    "The label with the highest mean score at each pixel: `votes` as a map."
+    found = votes(*asked)
     return found.labels[found.index]
 
 # %% ../../nbs/method/22_matcher.ipynb #722a6eb7
@@ -263,15 +254,11 @@ def label_pixels(
     scores = torch.from_numpy(found.scores[usable])
     if self.settings.match_voting == "smallest":
         top = paint(masks, np.where(usable, np.arange(len(masks)), -1), found.best, size)
-        labels, sure = (
-            np.append(values, -1)[top]
-            for values in (found.labels, self.confidence(found.scores, found.labels, background))
-        )
+        both = found.labels, self.confidence(found.scores, found.labels, background)
+        labels, sure = (np.append(values, -1)[top] for values in both)
     else:
         cast = votes(masks[usable], scores, present_labels(scores, self.settings, background), size)
         labels, sure = cast.labels[cast.index], self.confidence(cast.scores, cast.labels, background)[cast.index]
-    if (labels >= 0).all():
-        return labels, sure
     others = self.uncovered(regions.grid, bank, size, background)
     return tuple(np.where(labels < 0, other, own) for other, own in zip(others, (labels, sure)))
 
