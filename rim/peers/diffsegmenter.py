@@ -97,7 +97,13 @@ class DiffSegmenter(ImagePeer):
     stage = Stage(
         "diffsegmenter",
         1,
-        ("rim.peers.images", "rim.peers.diffsegmenter", "rim.method.synthesis", "rim.method.features"),
+        (
+            "rim.peers.images",
+            "rim.peers.diffsegmenter",
+            "rim.method.synthesis",
+            "rim.method.features",
+            "rim.method.crops",
+        ),
         (
             *("diffseg_side", "diffseg_timestep", "diffseg_weights", "diffseg_background", "image_peer_presence"),
             *("trident_scale", "prompt", "seed"),

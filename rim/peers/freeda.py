@@ -70,7 +70,7 @@ class FreeDA(ImagePeer):
     stage = Stage(
         "freeda",
         1,
-        ("rim.peers.images", "rim.peers.freeda", "rim.method.features"),
+        ("rim.peers.images", "rim.peers.freeda", "rim.method.features", "rim.method.pooling", "rim.method.crops"),
         (
             *("freeda_scale", "freeda_sigma", "freeda_min_size", "freeda_nearest", "freeda_local"),
             *("freeda_background", "region_side"),

@@ -112,7 +112,7 @@ class OVDiff(ImagePeer):
     stage = Stage(
         "ovdiff",
         1,
-        ("rim.peers.images", "rim.peers.ovdiff", "rim.method.features"),
+        ("rim.peers.images", "rim.peers.ovdiff", "rim.method.features", "rim.method.pooling", "rim.method.crops"),
         ("ovdiff_images", "ovdiff_parts", "image_peer_presence", "trident_scale", "region_side", "seed"),
         libraries=("torch", "transformers", "scikit-learn"),
     )
