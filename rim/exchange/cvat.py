@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/05_cvat.ipynb #f1694e47
+# %% ../../nbs/exchange/05_cvat.ipynb #5d02672d
 import json
 import zipfile
 from pathlib import Path
@@ -26,6 +26,7 @@ from rim.exchange.items import (
     reserved,
     segments,
     shown,
+    unknown_label,
     vocabulary_for,
 )
 from ..method.segmentation import mask_box
@@ -59,7 +60,7 @@ def runs_mask(
     )
     return mask
 
-# %% ../../nbs/exchange/05_cvat.ipynb #866c6ae8
+# %% ../../nbs/exchange/05_cvat.ipynb #0f4a25ac
 def _add(parent, tag, text=None, **attributes):
     "An element of XML."
     element = ElementTree.SubElement(parent, tag, {k: str(v) for k, v in attributes.items()})
@@ -95,7 +96,7 @@ def write_cvat(
     for number, item in enumerate(annotations):
         height, width = item.labels.shape
         image = _add(root, "image", id=number, name=placed(annotations, item, copies), width=width, height=height)
-        for part in segments(item, (0,) if words.background else ()):
+        for part in segments(item, (0,) if words.background else (), unknown_label(len(words.labels))):
             runs, (x, y, w, h) = box_runs(part.mask)
             place = {"rle": ", ".join(map(str, runs)), "left": x, "top": y, "width": w, "height": h, "z_order": 0}
             _add(image, "mask", label=label_name(part.label, words), source="auto", occluded=0, **place)

@@ -123,15 +123,16 @@ def check_values(
         raise ValueError(f"labels must lie in {rule}: {where} contains {wrong[:5].tolist()}")
     return labels
 
-# %% ../../nbs/exchange/01_items.ipynb #5a8e1b2c
+# %% ../../nbs/exchange/01_items.ipynb #b25b929f
 def segments(
     item: Item,
     skip=(),  # labels that need no segment, such as the background's
+    unknown=None,  # label of unknown pixels, where each instance that covers some is a segment; None: they are one
 ) -> list:  # of Instance that do not overlap, by label
     "The visible part of each instance, and for each label the pixels that are left."
     seen = np.full(item.labels.shape, -1, np.int32)
     for i, instance in enumerate(item.instances):
-        seen[instance.mask & (item.labels == instance.label)] = i
+        seen[instance.mask & ((item.labels == instance.label) | (item.labels == unknown))] = i
     found = []
     for label in np.setdiff1d(item.labels, skip).tolist():
         inside = item.labels == label
@@ -260,7 +261,7 @@ def new_folder(
         shutil.rmtree(made, ignore_errors=True)
         raise
 
-# %% ../../nbs/exchange/01_items.ipynb #9033012d
+# %% ../../nbs/exchange/01_items.ipynb #06258021
 def _result_files(
     folder: Path,
 ) -> list:  # of (name, path of the JSON)

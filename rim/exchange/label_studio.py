@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/04_label_studio.ipynb #8cd962b9
+# %% ../../nbs/exchange/04_label_studio.ipynb #e264046f
 import hashlib
 import json
 from pathlib import Path
@@ -25,6 +25,7 @@ from rim.exchange.items import (
     reserved,
     segments,
     shown,
+    unknown_label,
     vocabulary_for,
 )
 from ..method.vocabulary import Vocabulary
@@ -79,7 +80,7 @@ def brush_mask(
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"run lengths of Label Studio fill {size[0]} x {size[1]} pixels: {where} ({error})") from None
 
-# %% ../../nbs/exchange/04_label_studio.ipynb #9a24135b
+# %% ../../nbs/exchange/04_label_studio.ipynb #e24b4695
 _LOCAL = "/data/local-files/?d="
 
 
@@ -107,7 +108,7 @@ def write_label_studio(
     "tasks.json, to be imported, and config.xml, the labelling interface."
     words, tasks = annotations.vocabulary, []
     for item in annotations:
-        parts = segments(item, (0,) if words.background else ())
+        parts = segments(item, (0,) if words.background else (), unknown_label(len(words.labels)))
         found = {"result": [_result(p, item, words, k) for k, p in enumerate(parts)]}
         found |= {"model_version": "rim"} if kind == "predictions" else {}
         tasks.append({"data": {"image": url + quote(item.file), "file": item.file}, kind: [found]})

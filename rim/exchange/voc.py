@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exchange/03_voc.ipynb #cacd93bd
+# %% ../../nbs/exchange/03_voc.ipynb #dceb8d3d
 import zipfile
 from pathlib import Path, PurePosixPath
 import numpy as np
@@ -22,6 +22,7 @@ from rim.exchange.items import (
     reserved,
     segments,
     shown,
+    unknown_label,
     vocabulary_for,
 )
 from ..method.segmentation import png_bytes
@@ -50,7 +51,7 @@ def _coloured(
     image.putpalette(voc_colours(np.arange(256)).tobytes())
     return png_bytes(image)
 
-# %% ../../nbs/exchange/03_voc.ipynb #78e98a39
+# %% ../../nbs/exchange/03_voc.ipynb #c145d0ea
 def _numbers(
     vocabulary: Vocabulary,
 ) -> dict:  # label or reserved value -> number of VOC, whose 0 is the background
@@ -89,7 +90,7 @@ def write_voc(
     for item in annotations:
         numbers, objects = table[item.labels], np.zeros(item.labels.shape, np.int64)
         used.update(np.unique(item.labels).tolist())
-        things = segments(item, (0,) if words.background else ())
+        things = segments(item, (0,) if words.background else (), unknown_label(len(words.labels)))
         for k, part in enumerate(things, 1):
             objects[part.mask] = k
         for kind, values in (("Class", numbers), ("Object", objects)):
