@@ -1,7 +1,7 @@
 """Labels that are handed on and come back: lossless, checked with the tools' own code where PyPI has it, and refused in
 one sentence where a format can't hold them."""
 
-import json, zipfile
+import json, re, zipfile
 import hypothesis.strategies as st, numpy as np, pytest
 from hypothesis import given
 from PIL import Image
@@ -10,7 +10,7 @@ from rim.exchange.back import names_text, write_benchmark, write_references
 from rim.exchange.coco import read_instances
 from rim.exchange.cvat import box_runs, runs_mask
 from rim.exchange.handing import READERS, WRITERS, export_labels, import_labels
-from rim.exchange.items import Annotations, new_folder, read_results, reserved, segments
+from rim.exchange.items import Annotations, Instance, new_folder, read_results, reserved, segments
 from rim.exchange.label_studio import brush_mask, brush_rle
 from rim.exchange.polygons import fill, polygons
 from rim.exchange.training import export_dataset, split_by_hash
@@ -199,6 +199,30 @@ def test_cvat_shapes_of_people(results, tmp_path, change):
     wanted = results[0].labels.copy()
     wanted[1:4, 1:5] = results.vocabulary.index("猫")
     assert (back == wanted).all()
+
+
+@pytest.mark.parametrize("form", ["label-studio", "cvat", "voc"])
+def test_each_doubtful_region_is_a_mask_of_its_own(tmp_path, form):
+    "One click renames it, and the label map has one value for all of them."
+    one, two = np.zeros((2, 8, 12), bool)
+    one[1:5, 1:6], two[3:7, 4:11] = True, True
+    labels = np.where(one | two, 254, 0).astype(np.uint16)
+    results = results_of(
+        tmp_path, Vocabulary(("cat", "dog")), {"one.png": (labels, (Instance(one, 1, 0.5), Instance(two, 2, 0.5)))}
+    )
+    export_labels(results, tmp_path / "out", form)
+    if form == "label-studio":
+        (task,) = json.loads((tmp_path / "out/tasks.json").read_text())
+        found = [r["value"]["brushlabels"][0] for r in task["predictions"][0]["result"]]
+    elif form == "cvat":
+        text = zipfile.ZipFile(tmp_path / "out/annotations.zip").read("annotations.xml").decode()
+        found = re.findall(r'<mask label="(\w+)"', text)
+    else:
+        numbers = np.unique(np.asarray(Image.open(tmp_path / "out/SegmentationObject/one.png")))
+        found = ["__unknown__"] * (len(numbers) - 1)
+    assert found == ["__unknown__"] * 2
+    back = import_labels(tmp_path / "out", results.images, form, results.vocabulary)
+    assert (back[0].labels == labels).all()
 
 
 @pytest.mark.promise(64)
