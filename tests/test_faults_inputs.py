@@ -53,13 +53,11 @@ def never(monkeypatch):
 
     for name in ("diffusion", "sam", "dino", "clip", "mae", "maskformer", "vit"):
         monkeypatch.setattr(models, f"load_{name}", refuse)
-    for module in (references, sys.modules["rim.trident.trident"], sys.modules["rim.measure.rivals"]):
+    for module in (tools, sys.modules["rim.trident.trident"], sys.modules["rim.measure.rivals"]):
         for name in dir(module):
             if name.startswith("load_"):
                 monkeypatch.setattr(module, name, refuse)
-    monkeypatch.setattr(
-        references, "ENCODERS", {name: (refuse, make) for name, (_, make) in tools.ENCODERS.items()}
-    )
+    monkeypatch.setattr(tools, "ENCODERS", {name: (refuse, make) for name, (_, make) in tools.ENCODERS.items()})
 
 
 def told(capsys, *words):
