@@ -15,7 +15,7 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
-from rim.method import features
+from rim.method import features, matcher
 from rim.models import loading
 from rim.trident import refinement
 
@@ -41,20 +41,27 @@ class FakeCuda(FakeTensorMode):
 
     def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
+        self.clear()
+
+    def clear(self):
+        "Forget what was counted, and begin the stand-in data anew."
         self.splits, self.waits, self.rng = Counter(), Counter(), np.random.default_rng(0)
 
     def split(self, what, tensor):
         self.splits[reader(), what] += 1
-        self.waits[reader()] += tensor.is_cuda
+        if tensor.is_cuda:
+            self.waits[reader()] += 1
 
     def dispatch(self, func, types, args=(), kwargs=None):
         name = func._schema.name.split("::")[1]
         if name in ONE_DTYPE:
             kinds = {str(a.dtype) for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()}
             if len(kinds) > 1:
-                raise TypeError(f"{name} mixes {' and '.join(sorted(kinds))}")
+                raise RuntimeError(f"{name} mixes {' and '.join(sorted(kinds))}")
         if name == "_to_copy" and args[0].is_cuda and (kwargs or {}).get("device", args[0].device).type == "cpu":
             self.waits[reader()] += 1
+        if name == "nms":
+            return self.stand_in(name, args, kwargs or {}, None)
         try:
             return super().dispatch(func, types, args, kwargs)
         except (*READS, NotImplementedError) as error:
@@ -89,7 +96,9 @@ class FakeCuda(FakeTensorMode):
         self.split("an array", tensor)
         kind = np.dtype(str(tensor.dtype).removeprefix("torch."))
         drawn = self.rng.random(tuple(tensor.shape), np.float32)
-        return drawn > 0.5 if kind == bool else (drawn * 255 if kind == np.uint8 else drawn).astype(kind)
+        if kind == bool:
+            return drawn > 0.5 * (tensor.ndim > 1)  # a mask has holes, a list of verdicts says yes
+        return (drawn * 255 if kind == np.uint8 else drawn).astype(kind)
 
 
 def _apply(self, fn, recurse=True):
@@ -102,6 +111,15 @@ def _apply(self, fn, recurse=True):
             if value is not None:
                 module._buffers[name] = fn(value)
     return self
+
+
+def _deepcopy(self, memo):
+    "A copy of a fake tensor; torch's own would touch the memory that it doesn't have."
+    with torch.no_grad():
+        copied = self.detach().clone()
+    is_parameter = isinstance(self, torch.nn.Parameter)
+    memo[id(self)] = torch.nn.Parameter(copied, requires_grad=False) if is_parameter else copied
+    return memo[id(self)]
 
 
 def _really(call):
@@ -138,9 +156,13 @@ def fake_cuda(mode):
 
     with (
         mock.patch.object(loading, "random_model", random_model),
+        mock.patch.object(loading, "devices", lambda: ["cpu", "cuda:0"]),
         mock.patch.object(features, "tokenise", _really(features.tokenise)),
+        mock.patch.object(matcher, "prototypes", _really(matcher.prototypes)),
         mock.patch.object(refinement, "tokenise", _really(refinement.tokenise)),
         mock.patch.object(torch.nn.Module, "_apply", _apply),
+        mock.patch.object(FakeTensor, "__deepcopy__", _deepcopy, create=True),
+        mock.patch.object(FakeTensor, "data_ptr", lambda tensor: id(tensor), create=True),
         mock.patch.object(FakeTensor, "numpy", lambda tensor, **_: mode.array(tensor), create=True),
         mode,
     ):

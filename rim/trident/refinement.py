@@ -103,7 +103,8 @@ def merge_names(
     classes,  # C
 ) -> torch.Tensor:  # float [C, H, W], may sum to less than 1
     "The probability of a class is that of its best name."
-    return torch.stack([chances[(owner == c).to(chances.device)].amax(0) for c in range(classes)])
+    rows = [(owner == c).nonzero()[:, 0].to(chances.device) for c in range(classes)]  # found on the CPU: no wait
+    return torch.stack([chances[own].amax(0) for own in rows])
 
 
 def coarse_labels(
