@@ -15,8 +15,8 @@ import torch
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 
-from rim.method import features, matcher
-from rim.models import loading
+from rim.method import crops, matcher
+from rim.models import loading, roles
 from rim.trident import refinement
 
 PACKAGE = Path(loading.__file__).resolve().parents[1]
@@ -156,8 +156,8 @@ def fake_cuda(mode):
 
     with (
         mock.patch.object(loading, "random_model", random_model),
-        mock.patch.object(loading, "devices", lambda: ["cpu", "cuda:0"]),
-        mock.patch.object(features, "tokenise", _really(features.tokenise)),
+        mock.patch.object(roles, "devices", lambda: ["cpu", "cuda:0"]),
+        mock.patch.object(crops, "tokenise", _really(crops.tokenise)),
         mock.patch.object(matcher, "prototypes", _really(matcher.prototypes)),
         mock.patch.object(refinement, "tokenise", _really(refinement.tokenise)),
         mock.patch.object(torch.nn.Module, "_apply", _apply),

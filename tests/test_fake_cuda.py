@@ -11,12 +11,14 @@ from fake_cuda import FakeCuda, fake_cuda
 from rim.base.settings import Settings
 from rim.measure.agreement import Plain, _in_precision
 from rim.method.bank import ReferenceBank
-from rim.method.features import ClipCrops, pool, pool_complement
+from rim.method.crops import ClipCrops
 from rim.method.matcher import Matcher
+from rim.method.pooling import pool, pool_complement
 from rim.method.proposals import Proposer, QueryProposer, foreground_mask
-from rim.method.references import References, Tools, make_references
+from rim.method.references import References, make_references
 from rim.method.segmenter import RIM, match_features
 from rim.method.synthesis import synthesise
+from rim.method.tools import Tools
 from rim.method.vocabulary import Vocabulary
 from rim.models.loading import load_clip, load_maskformer, load_sam
 from rim.trident.trident import Trident

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from rim.base.settings import Settings
-from rim.method.features import pool, pool_complement
 from rim.method.matcher import Matcher
+from rim.method.pooling import pool, pool_complement
 from rim.method.ranking import pairwise_ranking_similarity
-from rim.method.references import References, Tools
+from rim.method.references import References
 from rim.method.segmenter import RIM, match_features
 from rim.method.synthesis import synthesise
+from rim.method.tools import Tools
 from rim.models.fast_sam import PointDecoder
 from rim.toybox.world import World
 from rim.trident.trident import Trident
