@@ -1,4 +1,4 @@
-"""Seconds on the clock for a scene and a photograph, with as many threads as cores and with one: on the machine as it is,
+"""Seconds on the clock for a scene and a photograph, with a thread per core and with one: on the machine as it is,
 and beside a process that keeps every core busy."""
 
 import subprocess, sys, time
