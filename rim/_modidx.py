@@ -433,7 +433,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rim.exchange.items.reserved': ('exchange/items.html#reserved', 'rim/exchange/items.py'),
                                     'rim.exchange.items.segments': ('exchange/items.html#segments', 'rim/exchange/items.py'),
                                     'rim.exchange.items.shown': ('exchange/items.html#shown', 'rim/exchange/items.py'),
-                                    'rim.exchange.items.unknown_label': ('exchange/items.html#unknown_label', 'rim/exchange/items.py'),
                                     'rim.exchange.items.vocabulary_for': ('exchange/items.html#vocabulary_for', 'rim/exchange/items.py')},
             'rim.exchange.label_studio': { 'rim.exchange.label_studio._answer': ( 'exchange/label_studio.html#_answer',
                                                                                   'rim/exchange/label_studio.py'),

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from ..base.images import FORMATS, image_size, open_image, read_image, read_labels
 from ..method.segmentation import from_rle, png_bytes
-from ..method.vocabulary import BACKGROUND, Vocabulary, unscored_label
+from ..method.vocabulary import BACKGROUND, Vocabulary, unknown_label, unscored_label
 
 # %% ../../nbs/exchange/01_items.ipynb #9e5289c5
 @dataclass(frozen=True, eq=False)
@@ -61,13 +61,6 @@ class Annotations:
 
 # %% ../../nbs/exchange/01_items.ipynb #e5e5b9fd
 IGNORE_NAME, UNKNOWN_MARK = "__ignore__", "__unknown__"
-
-
-def unknown_label(
-    classes,  # number of labels
-) -> int:  # 254; 65534 where 254 is one of them
-    "The label of pixels whose name is too doubtful."
-    return 254 if classes <= 254 else 65534
 
 
 def reserved(
