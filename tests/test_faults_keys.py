@@ -12,10 +12,13 @@ from rim.method.matcher import Matcher
 from rim.method.segmenter import RIM
 from rim.base.settings import KINDS, Settings
 from rim.base.files import address
+from rim.peers.corrclip import CorrCLIP
 from rim.peers.dense_clip import SCLIP
 from rim.peers.diffsegmenter import DiffSegmenter
 from rim.peers.freeda import FreeDA
+from rim.peers.groupvit import GroupViT
 from rim.peers.ovdiff import OVDiff
+from rim.peers.proxyclip import ProxyCLIP
 from rim.peers.retrieval import Retrieval
 from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
@@ -24,8 +27,11 @@ pytestmark = pytest.mark.promise(6)
 WORDS = Vocabulary.of("boat, tree")
 PAINTED = {"picture", "mask", "reference", "bank", "rim"}
 CUT = PAINTED - {"picture"}
-PROPOSED = {"proposals", "analysis", "rim", "clip-crops"}
-SEEN = {"reference", "bank", "analysis", "rim", "clip-crops"}  # CLIP on crops shares its key with RIM's analysis
+PROPOSED = {"proposals", "analysis", "rim", "clip-crops", "corrclip"}
+# CLIP on crops and CorrCLIP share their keys with RIM's analysis
+SEEN = {"reference", "bank", "analysis", "rim", "clip-crops", "corrclip"}
+VIEWED = {"sclip", "proxyclip", "corrclip"}  # peers that look through CLIP's windows
+NAMED = VIEWED | {"groupvit"}  # by texts
 CLIPPED = {"freeda", "ovdiff", "diffsegmenter"}  # they ask CLIP about the whole image
 NOTHING = set()
 
@@ -47,14 +53,17 @@ def rows(missed, context={}, **values):
 
 WHICH = {
     "seed": row(1, PAINTED | {"diffsegmenter"}, pretrained=True),
-    "pretrained": row(True, PAINTED | PROPOSED | CLIPPED | {"trident", "peer"}),
-    "dtype": row("float16", PAINTED | PROPOSED | CLIPPED | {"trident", "peer"}, device="cuda"),
-    "prompt": row("one {}", PAINTED | CLIPPED | {"trident", "peer"}, trident_templates="prompt"),
+    "pretrained": row(True, PAINTED | PROPOSED | CLIPPED | VIEWED | {"trident"}),
+    "dtype": row("float16", PAINTED | PROPOSED | CLIPPED | NAMED | {"trident"}, device="cuda"),
+    "prompt": row("one {}", PAINTED | CLIPPED | NAMED | {"trident"}, trident_templates="prompt"),
     "sam_side": row(32, CUT | PROPOSED | {"trident"}, sam="tiny:mobile-sam"),
     "sam": row("other", CUT | PROPOSED | {"trident"}),
-    "clip": row("other", CLIPPED | {"trident", "peer", "clip-crops", "match"}),  # the toybox's matcher sees CLIP beside DINOv2
+    "clip": row(
+        "other", CLIPPED | VIEWED | {"trident", "clip-crops", "match"}
+    ),  # the toybox's matcher sees CLIP beside DINOv2
     "fusion": row("mae", SEEN),
-    "trident_dino": row("other", {"trident"}),
+    "trident_dino": row("other", {"trident", "proxyclip", "corrclip"}),
+    "groupvit": row("other", {"groupvit"}),
     "feature": row("mae", SEEN),
     "reference_side": row(64, {"reference", "bank", "rim"}),
     "region_side": row(128, PROPOSED - {"proposals"}),
@@ -118,8 +127,6 @@ WHICH = {
         trident_stride=8,
         trident_splice="windows",
         trident_correlation="clip",
-        trident_beta=1,
-        trident_gamma=1,
         trident_sam_correlation=False,
         trident_cos_fac=1,
         trident_refine_neg_cos=True,
@@ -132,8 +139,8 @@ WHICH = {
         trident_iou_thresh=0.1,
         trident_faithful=False,
     ),
-    **rows({"trident", "peer"}, trident_longest=96),
-    "trident_templates": row("imagenet", CLIPPED | {"trident", "peer"}),
+    **rows(NAMED | {"trident"}, trident_longest=96),
+    "trident_templates": row("imagenet", CLIPPED | NAMED | {"trident"}),
     "trident_scale": row(20, {"trident", "ovdiff", "diffsegmenter"}),
     "image_peer_presence": row(0.2, {"ovdiff", "diffsegmenter"}),
     **rows(
@@ -154,7 +161,17 @@ WHICH = {
         diffseg_background=0.3,
     ),
     **rows({"retrieval"}, retrieval_nearest=3, retrieval_own=0.3),
-    **rows({"peer"}, peer_side=96, peer_crop=64, peer_stride=8, peer_scale=20, peer_threshold=0.5),
+    **rows({"trident", "proxyclip"}, trident_beta=1, trident_gamma=1),
+    **rows({"groupvit"}, groupvit_keep=3),
+    **rows(
+        {"corrclip"},
+        corrclip_similarity="tokens",
+        corrclip_eps=0.1,
+        corrclip_sharpness=2,
+        corrclip_spatial=0.5,
+        corrclip_semantic=1,
+    ),
+    **rows(NAMED, peer_side=96, peer_crop=64, peer_stride=8, peer_scale=20, peer_threshold=0.5),
     **rows(
         {"match"},
         match_fusion="",
@@ -186,7 +203,10 @@ WHICH = {
         bootstrap=5,
         shipped="",
         trident_background="sky",
-        **{f"{role}_revision": "other" for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino")},
+        **{
+            f"{role}_revision": "other"
+            for role in ("diffusion", "dino", "clip", "mae", "maskformer", "trident_dino", "groupvit")
+        },
     ),
 }
 
@@ -213,7 +233,9 @@ def artefacts(settings):
         "rim": [RIM(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "match": [Matcher(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "trident": [Trident(settings).method(WORDS).key],
-        "peer": [SCLIP(settings).method(WORDS).key],
+        **{peer.name: [peer(settings).method(WORDS).key] for peer in (SCLIP, ProxyCLIP, CorrCLIP)},
+        # trained weights of it don't come with the package
+        "groupvit": [GroupViT(settings.replace(pretrained=False, seed=0)).method(WORDS).key],
         "clip-crops": [ClipCrop(settings).method(WORDS).key],
         **{kind.name: [kind(settings).method(WORDS, generated).key] for kind in (FreeDA, OVDiff, Retrieval)},
         "diffsegmenter": [DiffSegmenter(settings).method(WORDS).key],
@@ -253,7 +275,7 @@ def test_the_same_settings_hit(base):
         ("diffusion", PAINTED | {"diffsegmenter"}),
         ("dino", SEEN),
         ("sam", CUT | PROPOSED | {"trident"}),
-        ("clip", CLIPPED | {"trident", "peer", "clip-crops", "match"}),
+        ("clip", CLIPPED | VIEWED | {"trident", "clip-crops", "match"}),
     ],
 )
 def test_weights_of_other_content_miss(base, root, tmp_path, role, expected):

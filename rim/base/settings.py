@@ -47,6 +47,8 @@ class ModelSettings:
     trident_dino: str
     trident_dino_revision: str
     efficientnet: str
+    groupvit: str
+    groupvit_revision: str
     needs: str  # roles whose weights the profile's targets need, separated by commas; the feature's is always one
 
 # %% ../../nbs/base/02_settings.ipynb #b3dbf144
@@ -198,6 +200,12 @@ class PeerSettings:
     peer_stride: int  # from one window to the next, pixels
     peer_scale: float  # of the cosines in the softmax over names
     peer_threshold: float  # a smaller best probability makes a pixel background, where there is one
+    groupvit_keep: int  # names that fit the whole image best; others are excluded
+    corrclip_similarity: str  # of DINO's queries-keys or tokens
+    corrclip_eps: float  # distance up to which regions are merged
+    corrclip_sharpness: float  # of the attention within a region
+    corrclip_spatial: float  # weight of the branch of lower layers
+    corrclip_semantic: float  # weight of the branch of a class token per region
 
 # %% ../../nbs/base/02_settings.ipynb #17425346
 @dataclass(frozen=True, kw_only=True)

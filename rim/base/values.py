@@ -104,6 +104,7 @@ _CHOICES = dict(
     trident_splice=("spliced", "windows"),
     trident_correlation=("dino", "clip"),
     trident_templates=("imagenet", "prompt"),
+    corrclip_similarity=("queries-keys", "tokens"),
 )
 _POSITIVE = (
     "images_per_class",
@@ -143,6 +144,9 @@ _POSITIVE = (
     "peer_crop",
     "peer_stride",
     "peer_scale",
+    "groupvit_keep",
+    "corrclip_eps",
+    "corrclip_sharpness",
 )
 _PATTERNS = dict(
     diffseg_weights=(r"\d+(\.\d+)?( *, *\d+(\.\d+)?)*", "numbers separated by commas, as in 0.1, 0.5"),
@@ -214,6 +218,8 @@ def _broken_rule(
             "trident_beta",
             "trident_cos_fac",
             "trident_mask_weight",
+            "corrclip_spatial",
+            "corrclip_semantic",
         )
         and value < 0
     ):

@@ -22,6 +22,8 @@ from transformers import (
     DetrConfig,
     Dinov2Config,
     Dinov2Model,
+    GroupViTConfig,
+    GroupViTModel,
     MaskFormerConfig,
     MaskFormerForInstanceSegmentation,
     ResNetConfig,
@@ -254,6 +256,20 @@ def _tiny_clip():
     text = dict(vocab_size=514, bos_token_id=512, eos_token_id=513, **small)
     return _clip(text, dict(image_size=32, patch_size=8, **small), 32)
 
+
+def _groupvit(text: dict, vision: dict, side: int, **sizes) -> tuple[GroupViTModel, CLIPProcessor]:
+    model = GroupViTModel(GroupViTConfig(text_config=text, vision_config=vision, **sizes))
+    images = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return model, CLIPProcessor(images, _byte_tokenizer(text.get("vocab_size", 49408)))
+
+
+def _tiny_groupvit():
+    small = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2)
+    text = dict(vocab_size=514, bos_token_id=512, eos_token_id=513, num_hidden_layers=2, **small)
+    groups = dict(depths=[1, 1, 0], num_group_tokens=[6, 4, 0], num_output_groups=[6, 4, 4], num_hidden_layers=2)
+    vision = dict(image_size=64, patch_size=8, **groups, **small)
+    return _groupvit(text, vision, 64, projection_dim=32, projection_intermediate_dim=32)
+
 # %% ../../nbs/models/03_architectures.ipynb #b6562874
 def _maskformer(backbone: dict, decoder: dict, labels: int, **sizes) -> MaskFormerForInstanceSegmentation:
     stages = [f"stage{i + 1}" for i in range(len(backbone["depths"]))]
@@ -312,6 +328,8 @@ _ARCHITECTURES: dict[str, Callable] = {
     "openai/clip-vit-base-patch16": _clip_vit_b16,
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip_vit_h14,
     "tiny:clip": _tiny_clip,
+    "nvidia/groupvit-gcc-yfcc": lambda: _groupvit({}, {}, 224),
+    "tiny:groupvit": _tiny_groupvit,
     "facebook/vit-mae-base": lambda: ViTMAEModel(ViTMAEConfig()),
     "tiny:mae": lambda: ViTMAEModel(
         ViTMAEConfig(
@@ -326,6 +344,7 @@ _ARCHITECTURES: dict[str, Callable] = {
     "facebook/maskformer-resnet101-coco-stuff": lambda: _maskformer(dict(depths=[3, 4, 23, 3]), {}, 171),
     "tiny:maskformer": _tiny_maskformer,
     "facebook/dino-vitb16": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False),
+    "facebook/dino-vitb8": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6, patch_size=8), add_pooling_layer=False),
     "tiny:vit": lambda: ViTModel(
         ViTConfig(
             image_size=64,

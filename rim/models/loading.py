@@ -20,6 +20,7 @@ from transformers import (
     CLIPProcessor,
     CLIPTextModel,
     Dinov2Model,
+    GroupViTModel,
     MaskFormerForInstanceSegmentation,
     ViTMAEModel,
     ViTModel,
@@ -239,6 +240,21 @@ def load_clip(
             processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     else:
         model, processor = random_model(settings.clip, settings.seed)
+    return _frozen(model, settings), processor
+
+# %% ../../nbs/models/04_loading.ipynb #9ee50002
+@_quiet()
+def load_groupvit(
+    settings,
+) -> tuple[GroupViTModel, CLIPProcessor]:
+    "Xu et al. 2022: groups of patches, trained from captions."
+    if settings.pretrained:
+        path = resolve(settings.groupvit, settings)
+        model = _from_folder(GroupViTModel, path, dtype=dtype_of(settings))
+        with _reading(path):
+            processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+    else:
+        model, processor = random_model(settings.groupvit, settings.seed)
     return _frozen(model, settings), processor
 
 # %% ../../nbs/models/04_loading.ipynb #301e3c31

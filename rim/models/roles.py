@@ -53,6 +53,11 @@ ROLES = {
     "trident_dino": Role(
         "similarity of patches", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
+    "groupvit": Role(
+        "groups that captions taught",
+        ("config.json", "model*.safetensors", "*processor_config.json"),
+        '--include "*.json" "*.txt" "*.safetensors"',
+    ),
     "efficientnet": Role(
         "convolutional features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),

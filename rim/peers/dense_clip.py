@@ -77,7 +77,7 @@ class MaskCLIP(DenseCLIP):
 class MaskCLIPValues(DenseCLIP):
     "MaskCLIP as most re-implementations have it: values and output projection alone."
 
-    name, stage = "maskclip-values", _dense("maskclip-values")
+    name, section, stage = "maskclip-values", "maskclip", _dense("maskclip-values")
 
 
 class SCLIP(DenseCLIP):

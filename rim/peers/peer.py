@@ -35,7 +35,8 @@ from ..trident.windows import clip_canvas, cut_windows, resize_short, window_box
 class Peer:
     "A method beside ours: segment(image, vocabulary), and a row of a table."
 
-    name = ""  # of its sections in settings.ini
+    name = ""
+    section = ""  # of its values in settings.ini, where that isn't its name
     stage: Stage = None  # whose version and settings its results depend on
     roles = ("clip",)  # whose weights it needs
 
@@ -52,7 +53,7 @@ class Peer:
     def from_profile(cls, name="toybox", **overrides):
         "The peer at a profile, with its published values for the profile's benchmark; `overrides` are settings."
         settings = Settings.from_profile(name, **overrides)
-        return cls(settings_for(settings, settings.benchmark, method=cls.name))
+        return cls(settings_for(settings, settings.benchmark, method=cls.section or cls.name))
 
     @cached_property
     def clip(self):

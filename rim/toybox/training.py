@@ -25,6 +25,7 @@ TASKS = dict(
     mae="rim.toybox.mae:MaeTask",
     maskformer="rim.toybox.maskformer:MaskFormerTask",
     vit="rim.toybox.vit:VitTask",
+    groupvit="rim.toybox.groupvit:GroupViTTask",
 )
 WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../../rim/toybox/weights").resolve()
 
