@@ -338,13 +338,11 @@ def settings_for(
 ):
     "The settings with a method's own values for a benchmark."
     ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
-    profile = ini[settings.profile]
-    plain, differs = typed(dict(profile)), lambda key, value: value != ini.defaults().get(key)
-    always, here = (
-        {key: value for key, value in ini[section].items() if differs(key, value)} if section in ini else {}
-        for section in (f"{method}.*", f"{method}.{benchmark}")
-    )
-    own = typed({key: value for key, value in always.items() if not differs(key, profile[key])} | here)
+    profile, usual = ini[settings.profile], ini.defaults()
+    plain = typed(dict(profile))
+    found = [dict(ini[s]) if s in ini else {} for s in (f"{method}.*", f"{method}.{benchmark}")]
+    always, here = ({key: value for key, value in one.items() if value != usual.get(key)} for one in found)
+    own = typed({key: value for key, value in always.items() if profile[key] == usual.get(key)} | here)
     own = {key: value for key, value in own.items() if getattr(settings, key) == plain[key]}
     return settings.replace(**own) if own else settings
 
