@@ -101,7 +101,7 @@ def trade_off(
         ax.errorbar(x, y, yerr=spread, fmt="none", ecolor=COLOURS[i % 8], elinewidth=0.9, alpha=0.6)
         ax.plot(x, y, "osD^vPX*"[i % 8], color=COLOURS[i % 8], ms=5.5, mec="white", mew=0.6, label=kind)
     ax.set_xscale("log")
-    low, high = min(np.nanmin(quality), 0), np.nanmax(quality)
+    low, high = min(np.nanmin(quality), 0), np.nanmax([p[1][2] for p in points.values()])
     span = max(high - low, 1)
     ax.set_ylim(low - 0.03 * span, high + 0.06 * span)
     places = spaced(np.nan_to_num(quality), 1.09 * span / max(len(points), 12))
@@ -117,7 +117,7 @@ def trade_off(
             color=_INK,
             va="center",
             annotation_clip=False,
-            arrowprops=dict(arrowstyle="-", color=colour, lw=0.5, alpha=0.45, shrinkA=1, shrinkB=3),
+            arrowprops=dict(arrowstyle="-", color=colour, lw=0.5, alpha=0.45, shrinkA=1, shrinkB=3, relpos=(0, 0.5)),
         )
     ax.set(xlabel="seconds per image", ylabel=unit, title=title)
     ax.grid(axis="both", which="major", color="#e5e7eb")
