@@ -67,8 +67,14 @@ WORLDS = dict(
     rehearsal="rehearsal: random weights, numbers mean nothing",
 )
 _OWN_WORDS = "trident_background", "trident_min_area"  # named elsewhere, or a size in pixels
+_NOT_RIM = (
+    "method",
+    "match_",
+    "confidence_",
+    "unknown",
+)  # beginnings of settings of the matcher, which is not the paper's
 _STAMPED = dict(
-    rim=tuple(field.name for field in fields(MatchingSettings)),
+    rim=tuple(field.name for field in fields(MatchingSettings) if not field.name.startswith(_NOT_RIM)),
     trident=tuple(field.name for field in fields(TridentSettings) if field.name not in _OWN_WORDS),
 )  # method -> settings whose departure from [DEFAULT] is stamped
 
