@@ -1,8 +1,8 @@
 """A CUDA device without one: torch's fake tensors know shape, dtype and device of every result, and hold no data.
 
 Mixtures of devices or dtypes are errors, as on a GPU. Where the code reads data (a number, an array, the places where a
-mask is true) the path is split: the reader gets stand-in data and the split is recorded, as is every wait for the device.
-What fake tensors can't tell: values, overflow, and which kernels a device has."""
+mask is true) the path is split: the reader gets stand-in data and the split is recorded, as is every wait for the
+device. What fake tensors can't tell: values, overflow, and which kernels a device has."""
 
 import sys
 from collections import Counter

@@ -37,7 +37,7 @@ def fake_rim(monkeypatch):
         def __init__(self, *parts, **named):
             pass
 
-        def __init__(self, settings, bank=None, store=None):
+        def __init__(self, settings, bank=None, store=None, keep=False):
             pass
 
         def method(self, vocabulary):

@@ -1,4 +1,5 @@
-"""Which image decided: weights against the score they make up, and the answers without an image against computing again."""
+"""Which image decided: weights against the score they make up, and the answers without an image against those computed
+again."""
 
 import json
 from dataclasses import replace

@@ -148,7 +148,7 @@ def test_mask_former(card):
 
 
 def test_references_in_batches(card):
-    "Pictures, masks and features of a batch of references."
+    "Images, masks and features of a batch of references."
     settings = card.settings.replace(images_per_class=2, synthesis_batch=2, denoising_steps=1)
     tools = Tools(settings, card.tools().proposer, card.tools().encoder)
     tools.pipeline = card.tools("sd").pipeline
@@ -200,7 +200,7 @@ def test_the_photo_profile(card):
     card.mode.clear()
     found = matcher.match(regions, bank)
     assert found.order.shape == (8, CLASSES + 1)
-    assert matcher.labels(regions, found, bank, IMAGE.shape[:2]).shape == IMAGE.shape[:2]
+    assert matcher.label_pixels(regions, found, bank, IMAGE.shape[:2])[0].shape == IMAGE.shape[:2]
     assert not card.mode.waits  # vectors are compared on the CPU
 
 

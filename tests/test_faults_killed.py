@@ -151,7 +151,8 @@ def test_results_are_written_in_one_way_only(root):
     import ast
 
     found = []
-    for file in sorted(p for p in (root / "rim").rglob("*.py") if "toybox" not in p.parts):
+    elsewhere = {"toybox", "exchange"}  # exports are written into a folder that gets its name when it is complete
+    for file in sorted(p for p in (root / "rim").rglob("*.py") if not elsewhere & set(p.parts)):
         for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             mode = (
@@ -171,6 +172,7 @@ def test_results_are_written_in_one_way_only(root):
         "workers.py:open(crash, 'w')": "a worker's last words are no result",
         "files.py:os.fdopen(handle, 'wb')": "the one way",
         "arguments.py:open(os.devnull, 'wb')": "nowhere",
+        "costs.py:Path('/proc/self/clear_refs').write_text('5')": "a counter of the kernel",
         "fetching.py:log.open('w')": "in a temporary folder",
         "fetching.py:target.open('wb')": "in a temporary folder, which is renamed when it is complete",
     }
@@ -378,8 +380,8 @@ def commands(tmp_path, photographs):
     return {
         "segment": (
             ["segment", *photographs, "--classes", "boat, tree", "--out", out],
-            "out/*.json",
-            lambda: len(list(out.glob("*.json"))) == 6,
+            "out/[0-9]*.json",
+            lambda: len(list(out.glob("[0-9]*.json"))) == 6,
         ),
         "references build": (
             ["references", "build", "--classes", "boat, tree", "--out", out / "bank"],

@@ -7,7 +7,18 @@ import torch.nn.functional as F
 from hypothesis import given, settings as hyp, strategies as st
 
 from rim.method.crops import ClipCrops
-from rim.method.features import ClipPatches, DiffusionFeatures, DinoKeys, EfficientNetFeatures, MaeKeys, blocks, encoder_key, patch_grid, projection, to_input
+from rim.method.features import (
+    ClipPatches,
+    DiffusionFeatures,
+    DinoKeys,
+    EfficientNetFeatures,
+    MaeKeys,
+    blocks,
+    encoder_key,
+    patch_grid,
+    projection,
+    to_input,
+)
 from rim.method.pooling import pool, pool_complement, resize_masks
 from rim.models.loading import load_clip, load_diffusion, load_dino, load_efficientnet, load_mae
 from rim.base.settings import Settings

@@ -235,7 +235,7 @@ def test_a_notebook_shows_every_figure(root):
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
-    draw = "fig = grids.value_grid([[1, 2]], ['a'], ['b', 'c']);"
+    draw = "fig = figures.value_grid([[1, 2]], ['a'], ['b', 'c']);"
     book = new_notebook(cells=[new_code_cell(source) for source in ("from rim import figures", draw, draw)])
     NotebookClient(book, kernel_name="python3", timeout=120, resources={"metadata": {"path": str(root)}}).execute()
     assert [["image/png" in o.get("data", {}) for o in c.outputs] for c in book.cells[1:]] == [[True], [True]]

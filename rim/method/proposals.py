@@ -198,7 +198,8 @@ def decode(
 
     if device.type == "cpu":
         step = max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
-        found = over_cores(piece, points.split(step))
+        parts = over_cores(lambda xy: [*halving(piece, xy, step)], points.split(step))
+        found = [one for part in parts for one in part]
     else:
         found = halving(piece, points, self.batch)
     logits, boxes, ious, stability = (torch.cat(part) for part in zip(*found))

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from ..base.files import atomic_write
 from .comparisons import ABSENT, FAILS, HOLDS, NotMeasured, OPEN, Tables, decide
 
 # %% ../../nbs/reproduce/07_claims.ipynb #22cc21f7
@@ -318,6 +319,6 @@ def write_pages(
     for name, text in pages.items():
         path = claims.root / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            atomic_write(path, text)
             changed.append(path)
     return changed
