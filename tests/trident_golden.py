@@ -267,8 +267,9 @@ class Case:
 
     @cached_property
     def ties(self):
-        """How far each place's logits move when cosines within rounding of its threshold fall on the other side: a cosine
-        is a sum of d products of float32, a threshold a mean of such, so each is off by d + 2 roundings at most."""
+        """How far each place's logits move when cosines within rounding of its threshold fall on the other side: a
+        cosine is a sum of d products of float32, a threshold a mean of such, so each is off by d + 2 roundings at
+        most."""
         rounding = 2 * (self.parts[0].value.shape[-1] + 2) * 2.0**-24
         down, at, up = (self.low_at(shift) for shift in (-rounding, 0.0, rounding))
         return torch.stack([(at - down).abs(), (at - up).abs(), (up - down).abs()]).amax((0, 1))  # [h, w]
