@@ -214,9 +214,11 @@ def inputs_of(target, settings, store):
     found, missing = {}, []
     published = {name for each in TARGETS.values() for name in each.benchmarks}
     names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
-    from rim.models.needs import needed_roles  # here, as a list of targets is wanted without torch
+    has = target.needs
+    if target.besides:
+        from rim.models.needs import needed_roles  # which imports torch: unchanged results are recognised without
 
-    has = needed_roles(settings) if target.besides else target.needs
+        has = needed_roles(settings)
     wanted = [
         (getattr(settings, need), _digest_of_weights, (need, settings, store))
         for need in target.needs
