@@ -187,7 +187,7 @@ def own_store(tmp_path, monkeypatch):
 
 def test_from_doubt_to_names_given_again(results, capsys, world):
     review = Review(results)
-    assert str(results.parent) not in (results / "session.json").read_text() and len(review) == 2
+    assert str(results.parent) not in (results / "session.rim").read_text() and len(review) == 2
     first = review.queue()[0]
     assert main(["queue", str(results)]) == 0
     page = (results / "queue.html").read_text()
@@ -246,7 +246,7 @@ def test_keys_answers_and_what_is_skipped_are_kept(results):
         (["correct", "OUT"], "no corrections yet"),
         (["explain", "OUT", "s13.png", "--at", "500,1"], "must lie in the image"),
         (["queue", "OUT", "--most", "0"], "--most must be 1 or more"),
-        (["queue", "NOWHERE"], "has no session.json"),
+        (["queue", "NOWHERE"], "has no session.rim"),
     ],
 )
 def test_refusals_are_sentences(results, capsys, words, said):
@@ -262,7 +262,7 @@ def test_hostile_answers_and_damaged_files_are_refused(results):
     (results / "corrections.json").write_text('{"corrections": [{"image": 3}]}')
     with pytest.raises(ValueError, match="a correction has image"):
         Review(results)
-    (results / "session.json").write_text("{")
+    (results / "session.rim").write_text("{")
     with pytest.raises(ValueError, match="must be as rim wrote it"):
         Review(results)
 

@@ -127,7 +127,7 @@ def find_pictures(
     return list(found.values())
 
 # %% ../../nbs/apps/01_batch.ipynb #cb2abbc1
-COCO, SESSION, CORRECTIONS = "coco.json", "session.json", "corrections.json"  # not named after an image
+COCO, SESSION, CORRECTIONS = "coco.json", "session.rim", "corrections.json"  # not named after an image
 
 
 def shown(
