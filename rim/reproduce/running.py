@@ -157,8 +157,8 @@ def execute(job, root):
                 kernel_manager_class=own_kernel(),
                 cwd=root,
                 progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=40"],
-            )  # of the kernel: errors only, its notes on transport are not ours
+                extra_arguments=["--log-level=50"],
+            )  # of the kernel, which notes its transport, and the interrupt that ends it as an error
             counted = read_ledger(Path(scratch) / "ledger")
         notebook = nbformat.read(partial, 4)
         if left := incomplete(notebook):
