@@ -379,3 +379,10 @@ def test_the_architectures_of_the_papers_run(name):
     assert peer.settings.peer_crop in (224, 336, 448)
     found = peer.segment(World(128).scene(2_000_000).image, "boat, fish", background=())
     assert found.labels.shape == (128, 128) and F.one_hot(torch.tensor(found.labels).long(), 3).sum() == 128 * 128
+
+
+def test_what_is_said_to_a_peer_holds_though_it_is_the_profiles_value():
+    "The toybox has a value of its own for this setting; asked for by name, the published one is taken."
+    assert corr.CorrCLIP.from_profile("toybox").settings.corrclip_similarity == "tokens"
+    published = corr.CorrCLIP.from_profile("toybox", corrclip_similarity="queries-keys")
+    assert published.settings.corrclip_similarity == "queries-keys" and published.settings.peer_threshold == 0.8
