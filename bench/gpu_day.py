@@ -1,8 +1,7 @@
 """`make gpu-day`: checks, benchmarks, agreement and the paper profile's targets on a GPU, in the order of their value.
 
 First it prints what each step costs. A step that is done is skipped, so the same command goes on after an interruption;
-a
-step that fails is noted and the next one runs. At the end everything is in one results.json."""
+a step that fails is noted and the next one runs. At the end everything is in one results.json."""
 
 import argparse, json, subprocess, sys, time
 from dataclasses import dataclass
