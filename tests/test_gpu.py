@@ -1,6 +1,7 @@
 """What a CUDA device computes beside the CPU, on the toybox's small models: `pytest --gpu -m gpu`.
 
-Skipped, with the reason, where torch sees no such device; there tests/test_fake_cuda.py checks sizes, dtypes and devices.
+Skipped, with the reason, where torch sees no such device; there tests/test_fake_cuda.py checks sizes, dtypes and
+devices.
 Tolerances are of float32 sums in another order, with TF32 switched off: a thousandth of the largest value."""
 
 import numpy as np
