@@ -1,6 +1,6 @@
 """Corrections: in their own image, in the bank, on the disk; the queue's order, and what the commands say."""
 
-import json
+import json, re, shutil
 from dataclasses import replace
 import numpy as np, pytest
 from hypothesis import given, settings as budget, strategies as st
@@ -274,6 +274,26 @@ def test_a_page_shows_names_as_text(results):
     (results / "s13.json").write_text(json.dumps(facts))
     page = review.write_page(results / "queue.html").read_text()
     assert "<script>alert" not in page
+
+
+def test_a_page_says_what_it_is_for_and_keeps_answers_apart(results, tmp_path):
+    "A browser keeps answers by a key: not by the folder's name, which many results share; a name may be any word."
+    review = Review(results)
+    facts = json.loads((results / "s13.json").read_text())
+    facts["regions"][0]["class"] = "KEY"
+    (results / "s13.json").write_text(json.dumps(facts))
+    page = review.write_page(results / "queue.html").read_text()
+    assert f"rim correct {results.name} --answers answers.json" in page and "<b>KEY</b>" in page
+    other = shutil.copytree(results, tmp_path / "elsewhere" / results.name)
+    for name in ("session.rim",):  # its images lie where they lay
+        text = json.loads((other / name).read_text())
+        text["images"] = {k: str(review.picture(k).path) for k in text["images"]}
+        (other / name).write_text(json.dumps(text))
+    keys = [
+        re.search('const key = ("rim [0-9a-f]{16}")', p)[1]
+        for p in (page, Review(other).write_page(other / "q.html").read_text())
+    ]
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.promise(61)

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/apps/11_review.ipynb #240a5db9
-import json
+import hashlib, json, re
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -105,7 +105,9 @@ article { display: flex; gap: 1em; align-items: center; padding: .6em; border-bo
 article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
 article img { max-width: 220px; max-height: 160px; }
 button, input { font: inherit; } kbd { border: 1px solid #999; padding: 0 .3em; }
-</style><header><button id="save">Save answers</button> <span id="count"></span>
+</style><header>Regions of the images in FOLDER, the most doubtful first. Say what they are, save the answers, and
+name all images again with <code>rim correct FOLDER --answers answers.json</code>.<br>
+<button id="save">Save answers</button> <span id="count"></span>
 <span><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>1</kbd>–<kbd>5</kbd> choose;
 <kbd>n</kbd> type a name; <kbd>x</kbd> clear</span></header>
 <datalist id="names">NAMES</datalist><main>ROWS</main><script>
@@ -184,12 +186,10 @@ def write_page(
     doubts = self.queue()[:most]
     names = "".join(f'<option value="{escape(n)}">' for n in self.vocabulary.labels)
     rows = "".join(_row(d, self.thumbnail(d)) for d in doubts)
-    key = json.dumps(f"rim {len(self.corrections)} {self.folder.name}").replace("<", "")
-    parts = {"NAMES": names, "KEY": key, "ROWS": rows}
-    page = _PAGE
-    for part, text in parts.items():
-        page = page.replace(part, text, 1)
-    return atomic_write(path, page)
+    asked = json.dumps([str(self.folder.resolve()), len(self.corrections), [[d.image, *d.at] for d in doubts]])
+    key = json.dumps("rim " + hashlib.sha256(asked.encode()).hexdigest()[:16])  # a browser keeps answers by it
+    parts = {"NAMES": names, "KEY": key, "ROWS": rows, "FOLDER": escape(self.folder.name)}
+    return atomic_write(path, re.sub("NAMES|KEY|ROWS|FOLDER", lambda found: parts[found[0]], _PAGE))
 
 
 @patch
