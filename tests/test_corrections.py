@@ -285,10 +285,9 @@ def test_a_page_says_what_it_is_for_and_keeps_answers_apart(results, tmp_path):
     page = review.write_page(results / "queue.html").read_text()
     assert f"rim correct {results.name} --answers answers.json" in page and "<b>KEY</b>" in page
     other = shutil.copytree(results, tmp_path / "elsewhere" / results.name)
-    for name in ("session.rim",):  # its images lie where they lay
-        text = json.loads((other / name).read_text())
-        text["images"] = {k: str(review.picture(k).path) for k in text["images"]}
-        (other / name).write_text(json.dumps(text))
+    session = json.loads((other / "session.rim").read_text())
+    session["images"] = {name: str(review.picture(name).path) for name in session["images"]}  # where they lay
+    (other / "session.rim").write_text(json.dumps(session))
     keys = [
         re.search('const key = ("rim [0-9a-f]{16}")', p)[1]
         for p in (page, Review(other).write_page(other / "q.html").read_text())
