@@ -1,11 +1,12 @@
 """Labels that are handed on and come back: lossless, checked with the tools' own code where PyPI has it, and refused in
 one sentence where a format can't hold them."""
 
-import json, re, zipfile
+import json, re, tracemalloc, zipfile
 import hypothesis.strategies as st, numpy as np, pytest
 from hypothesis import given
 from PIL import Image
 from rim.apps.cli import main
+from rim.exchange.archives import MOST_READ, MOST_UNPACKED, read_entry, unzipped
 from rim.exchange.back import names_text, write_benchmark, write_references
 from rim.exchange.coco import read_instances
 from rim.exchange.cvat import box_runs, runs_mask
@@ -426,6 +427,104 @@ def test_no_entry_of_an_archive_leaves_its_folder(results, tmp_path):
     (tmp_path / "bad.xml").write_text('<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>')
     with pytest.raises(ValueError, match="document type"):
         import_labels(tmp_path / "bad.xml", results.images, "cvat")
+
+
+def bomb(path, entries, size, name="annotations.xml"):
+    "An archive of zeros; each entry holds `size` bytes."
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for i in range(entries):
+            with archive.open(name if i == 0 else f"{i}-{name}", "w", force_zip64=True) as out:
+                for start in range(0, size, 1 << 24):
+                    out.write(bytes(min(1 << 24, size - start)))
+    return path
+
+
+def announce(path, true, said):
+    "Change the size that the archive's directory gives for its only entry."
+    data = bytearray(path.read_bytes())
+    directory = data.rindex(b"PK\x01\x02")
+    assert int.from_bytes(data[directory + 24 : directory + 28], "little") == true
+    data[directory + 24 : directory + 28] = said.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+def peak_of(call):
+    "Bytes that a refused call held at most, and what it said."
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError) as refused:
+            call()
+        return tracemalloc.get_traced_memory()[1], str(refused.value)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.promise(17)
+def test_a_bomb_is_refused_before_anything_is_unpacked(results, tmp_path):
+    one = bomb(tmp_path / "one.zip", 1, MOST_READ + 1)
+    peak, said = peak_of(lambda: import_labels(one, results.images, "cvat"))
+    assert one.stat().st_size < 300_000 and peak < 4 << 20
+    assert "at most 256 MiB" in said and "one.zip" in said and "\n" not in said
+    many = bomb(tmp_path / "many.zip", 16, 1 << 20, "labelmap.txt")
+    with zipfile.ZipFile(many) as archive:  # the same sixteen entries, each announcing a gigabyte
+        sizes = [e.file_size for e in archive.infolist()]
+    data = many.read_bytes()
+    with open(many, "wb") as out:
+        out.write(data.replace((1 << 20).to_bytes(4, "little"), (1 << 30).to_bytes(4, "little")))
+    assert sizes == [1 << 20] * 16 and 16 << 30 > MOST_UNPACKED
+    (tmp_path / "into").mkdir()
+    peak, said = peak_of(lambda: unzipped(many, tmp_path / "into"))
+    assert "at most 4 GiB" in said and "16 GiB" in said and peak < 4 << 20
+    assert not list((tmp_path / "into").iterdir())
+
+
+@pytest.mark.promise(17)
+def test_a_bomb_whose_directory_lies_fills_neither_memory_nor_disk(results, tmp_path):
+    path, true = bomb(tmp_path / "lies.zip", 1, 200 << 20), 200 << 20
+    announce(path, true, 1000)
+    (tmp_path / "into").mkdir()
+    for call in (lambda: unzipped(path, tmp_path / "into"), lambda: read_entry(path, "annotations.xml")):
+        peak, said = peak_of(call)
+        assert peak < 16 << 20 and "lies.zip" in said
+    assert sum(p.stat().st_size for p in (tmp_path / "into").iterdir()) <= 1000
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packing_that_cannot_be_counted_is_refused(method, tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w", method) as archive:
+        archive.writestr("labelmap.txt", "background:0,0,0::")
+    with pytest.raises(ValueError, match="stored or deflated"):
+        unzipped(tmp_path / "odd.zip", tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+@pytest.mark.promise(17)
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/out.txt", "a/../../../out.txt"])
+def test_paths_that_leave_the_folder_unpack_nothing(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("good.txt", "x")
+        archive.writestr(name, "x")
+    with pytest.raises(ValueError, match="stay inside"):
+        unzipped(tmp_path / "bad.zip", tmp_path / "deep/into")
+    assert not (tmp_path / "deep").exists() and not list(tmp_path.rglob("*.txt"))
+
+
+@given(st.binary(max_size=40), st.integers(0, 500), st.integers(0, 255))
+def test_a_damaged_archive_is_refused_or_read_as_it_was(tmp_path_factory, held, at, value):
+    place = tmp_path_factory.mktemp("damaged")
+    path = bomb(place / "a.zip", 1, 5000, "a.txt")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("b.txt", held)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] = value
+    path.write_bytes(data)
+    try:
+        folder = unzipped(path, place / "into")
+    except ValueError as refused:
+        assert "a.zip" in str(refused) or "stay inside" in str(refused)
+    else:
+        assert all(p.read_bytes() in (bytes(5000), held) for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.mark.promise(65)
