@@ -31,7 +31,21 @@ def rows_of(name, device):
     "The rows of one benchmark; those that know no device measure on the CPU."
     run = import_module(f"bench.{name}").run
     print(f"{name} ...", file=sys.stderr, flush=True)
-    return list(run(device=device) if "device" in signature(run).parameters else run())
+    yield from run(device=device) if "device" in signature(run).parameters else run()
+
+
+def keep(path, about, rows):
+    "Write what is measured so far, as JSON and as Markdown."
+    found = [
+        {
+            k: v
+            for k, v in dict(asdict(row), faster=row.faster and round(row.faster, 2)).items()
+            if v not in (None, "") or k == "ours"
+        }
+        for row in rows
+    ]
+    atomic_write(path, json.dumps(dict(machine=about, rows=found), indent=1) + "\n")
+    atomic_write(path.with_suffix(".md"), markdown(rows, about))
 
 
 def main(words=None):
@@ -52,22 +66,21 @@ def main(words=None):
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a CUDA device, and torch finds none")
     torch.set_num_threads(1)  # the inputs are small, and one thread each is disturbed least by what else runs
-    about, rows = machine(args.device), [row for name in args.names or NAMES for row in rows_of(name, args.device)]
+    about, rows, failed = machine(args.device), [], []
     on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
+    path = args.out / f"{'-'.join([re.sub(r'[^a-z0-9]+', '-', on.lower()).strip('-'), *args.names])}.json"
+    for name in args.names or NAMES:
+        try:
+            for row in rows_of(name, args.device):
+                rows.append(row)
+        except Exception as error:  # what is measured is kept, and the others go on
+            print(f"{name} failed: {error!r}", file=sys.stderr, flush=True)
+            failed.append(name)
+        keep(path, about, rows)
     print(f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}\n\n{table(rows, about['gpu'])}")
-    slug = "-".join([re.sub(r"[^a-z0-9]+", "-", on.lower()).strip("-"), *args.names])
-    found = [
-        {
-            k: v
-            for k, v in dict(asdict(row), faster=row.faster and round(row.faster, 2)).items()
-            if v not in (None, "") or k == "ours"
-        }
-        for row in rows
-    ]
-    path = atomic_write(args.out / f"{slug}.json", json.dumps(dict(machine=about, rows=found), indent=1) + "\n")
-    atomic_write(path.with_suffix(".md"), markdown(rows, about))
     print(f"\nkept as {path}, and for reading as {path.with_suffix('.md').name}")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

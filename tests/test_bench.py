@@ -22,6 +22,18 @@ def test_the_table_is_printed_and_kept(tmp_path, capsys):
     )
 
 
+def test_a_benchmark_that_fails_takes_no_rows_with_it(tmp_path, capsys, monkeypatch):
+    def broken():
+        yield Row("a", "small", 2.0)
+        raise OSError("no disk")
+
+    monkeypatch.setattr(bench.ranking, "run", broken)
+    monkeypatch.setattr(bench.startup, "run", lambda: [Row("b", "small", 3.0)])
+    assert main(["ranking", "startup", "--out", str(tmp_path)]) == 1
+    kept = json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]
+    assert [row["ours"] for row in kept] == [2.0, 3.0] and "ranking failed" in capsys.readouterr().err
+
+
 def test_an_unknown_benchmark_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["speed"])
