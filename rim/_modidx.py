@@ -298,6 +298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rim.base.settings.SynthesisSettings': ('base/settings.html#synthesissettings', 'rim/base/settings.py'),
                                    'rim.base.settings.TridentSettings': ('base/settings.html#tridentsettings', 'rim/base/settings.py'),
                                    'rim.base.settings._check_keys': ('base/settings.html#_check_keys', 'rim/base/settings.py'),
+                                   'rim.base.settings._say': ('base/settings.html#_say', 'rim/base/settings.py'),
                                    'rim.base.settings.departures': ('base/settings.html#departures', 'rim/base/settings.py'),
                                    'rim.base.settings.ini_groups': ('base/settings.html#ini_groups', 'rim/base/settings.py'),
                                    'rim.base.settings.nearest': ('base/settings.html#nearest', 'rim/base/settings.py'),

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 from rim.base.settings import KINDS, Settings, settings_for, typed
 from rim.base.values import own_file, read_ini, shipped_file
@@ -135,6 +137,24 @@ def test_a_benchmark_without_a_section_changes_nothing_and_overrides_stay():
     assert settings_for(paper.replace(trident_side=500), "voc20").subset("trident_side", "trident_stride") == dict(
         trident_side=500, trident_stride=112
     )
+
+
+@pytest.mark.parametrize("said", [dict(trident_side=448), dict(trident_side="448")])
+def test_what_is_said_explicitly_wins_though_it_equals_the_profiles_value(said):
+    paper = Settings.from_profile("paper")
+    assert paper.trident_side == 448 and settings_for(paper, "voc20").trident_side == 336
+    for settings in (Settings.from_profile("paper", **said), paper.replace(**said)):
+        settings = pickle.loads(pickle.dumps(settings.replace(agents=3)))  # what a worker gets
+        own = settings_for(settings, "voc20")
+        assert (own.trident_side, own.trident_stride) == (448, 112)
+        assert settings_for(own, "voc20") == own
+
+
+def test_what_was_said_is_no_value_and_no_part_of_a_key():
+    paper = Settings.from_profile("paper")
+    said = paper.replace(agents=paper.agents)
+    assert said == paper and hash(said) == hash(paper) and said.as_dict() == paper.as_dict()
+    assert said.said == {"agents"} and paper.said == set() and "said" not in repr(said)
 
 
 def test_a_peers_values_are_the_benchmarks_then_the_profiles_then_its_own_for_all():

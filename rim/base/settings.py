@@ -218,6 +218,11 @@ class EvaluationSettings:
     bootstrap: int  # draws of the confidence interval
 
 # %% ../../nbs/base/02_settings.ipynb #6366cf3a
+def _say(settings, keys):
+    object.__setattr__(settings, "said", frozenset(keys))
+    return settings
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings(
     EvaluationSettings,
@@ -235,6 +240,8 @@ class Settings(
 
     profile: str  # section of settings.ini
 
+    said = frozenset()  # names of the values that were given explicitly; no field, so no part of a key
+
     def __post_init__(self):
         for key, value in self.as_dict().items():
             if rule := _broken_rule(key, value):
@@ -246,7 +253,7 @@ class Settings(
 
     def replace(self, **changes):
         "A copy with some fields changed; values may be text."
-        return replace(self, **typed(changes))
+        return _say(replace(self, **typed(changes)), self.said.union(changes))
 
     def subset(self, *names):
         "The values of these fields: what a key of the store is made of."
@@ -313,7 +320,7 @@ def from_profile(
         )
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
-    return cls(**typed(values))
+    return _say(cls(**typed(values)), overrides)
 
 # %% ../../nbs/base/02_settings.ipynb #6bf6a640
 SECTIONS = dict(
@@ -343,7 +350,7 @@ def settings_for(
     found = [dict(ini[s]) if s in ini else {} for s in (f"{method}.*", f"{method}.{benchmark}")]
     always, here = ({key: value for key, value in one.items() if value != usual.get(key)} for one in found)
     own = typed({key: value for key, value in always.items() if profile[key] == usual.get(key)} | here)
-    own = {key: value for key, value in own.items() if getattr(settings, key) == plain[key]}
+    own = {k: v for k, v in own.items() if k not in settings.said and getattr(settings, k) == plain[k]}
     return settings.replace(**own) if own else settings
 
 # %% ../../nbs/base/02_settings.ipynb #53c4cb73

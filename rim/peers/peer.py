@@ -53,8 +53,7 @@ class Peer:
     def from_profile(cls, name="toybox", **overrides):
         "The peer at a profile, with its published values for the profile's benchmark; `overrides` are settings."
         settings = Settings.from_profile(name, **overrides)
-        own = settings_for(settings, settings.benchmark, method=cls.section or cls.name)
-        return cls(own.replace(**{name: getattr(settings, name) for name in overrides}))  # what is said here, holds
+        return cls(settings_for(settings, settings.benchmark, method=cls.section or cls.name))
 
     @cached_property
     def clip(self):
