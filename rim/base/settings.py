@@ -218,11 +218,6 @@ class EvaluationSettings:
     bootstrap: int  # draws of the confidence interval
 
 # %% ../../nbs/base/02_settings.ipynb #6366cf3a
-def _say(settings, keys):
-    object.__setattr__(settings, "said", frozenset(keys))
-    return settings
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings(
     EvaluationSettings,
@@ -239,7 +234,6 @@ class Settings(
     "Every hyper-parameter of one experiment, typed and frozen; `Settings.from_profile` reads them."
 
     profile: str  # section of settings.ini
-
     said = frozenset()  # names of the values that were given explicitly; no field, so no part of a key
 
     def __post_init__(self):
@@ -247,13 +241,17 @@ class Settings(
             if rule := _broken_rule(key, value):
                 raise ValueError(f"setting {key} must be {rule}, got {value!r}")
 
+    def _say(self, keys):
+        object.__setattr__(self, "said", frozenset(keys))
+        return self
+
     def as_dict(self):
         "All values by field name."
         return asdict(self)
 
     def replace(self, **changes):
         "A copy with some fields changed; values may be text."
-        return _say(replace(self, **typed(changes)), self.said.union(changes))
+        return replace(self, **typed(changes))._say(self.said.union(changes))
 
     def subset(self, *names):
         "The values of these fields: what a key of the store is made of."
@@ -320,7 +318,7 @@ def from_profile(
         )
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
-    return _say(cls(**typed(values)), overrides)
+    return cls(**typed(values))._say(overrides)
 
 # %% ../../nbs/base/02_settings.ipynb #6bf6a640
 SECTIONS = dict(
@@ -358,12 +356,8 @@ def ini_groups():
     "The headings of [DEFAULT] in the shipped file, with their keys."
     text = shipped_file().read_text(encoding="utf-8").partition("\n[DEFAULT]\n")[2].partition("\n[")[0]
     blocks = [block.splitlines() for block in text.strip().split("\n\n")]
-    return {
-        lines[0].lstrip("# "): [
-            line.partition("=")[0].strip() for line in lines if "=" in line and not line.startswith("#")
-        ]
-        for lines in blocks
-    }
+    keys = lambda lines: [line.partition("=")[0].strip() for line in lines if "=" in line and line[0] != "#"]
+    return {lines[0].lstrip("# "): keys(lines) for lines in blocks}
 
 # %% ../../nbs/base/02_settings.ipynb #2dc415cf
 @patch
