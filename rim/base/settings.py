@@ -343,8 +343,7 @@ def settings_for(
 ):
     "The settings with a method's own values for a benchmark."
     ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
-    profile, usual = ini[settings.profile], ini.defaults()
-    plain = typed(dict(profile))
+    profile, usual, plain = ini[settings.profile], ini.defaults(), typed(dict(ini[settings.profile]))
     found = [dict(ini[s]) if s in ini else {} for s in (f"{method}.*", f"{method}.{benchmark}")]
     always, here = ({key: value for key, value in one.items() if value != usual.get(key)} for one in found)
     own = typed({key: value for key, value in always.items() if profile[key] == usual.get(key)} | here)
