@@ -1,4 +1,4 @@
-"""Render what is made from the results: claims, report, index, README: `python docs/claims.py`.
+"""Render what is made from the results: claims, report, index, README, benchmarks: `python docs/claims.py`.
 
 Ends with 1 where a claim needs another look: a row that a result no longer has, or a verdict that it contradicts."""
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-import readme
+import benchmarks, readme
 
 
 def main(root=ROOT):
@@ -17,6 +17,7 @@ def main(root=ROOT):
     claims = Claims(root)
     changed = write_pages(claims)
     write_index(root, "toybox")
+    benchmarks.write(root)
     (root / "README.md").write_text(readme.render(root), encoding="utf-8")
     print(sentence(claims))
     print("Changed:", ", ".join(p.relative_to(root).as_posix() for p in changed) or "nothing")

@@ -123,3 +123,16 @@ def test_starting_up_is_light():
 def test_ranking_agrees_with_enumeration():
     (row,) = bench.ranking.run(sizes=[3])
     assert float(row.agreement.split()[0]) < 1e-5
+
+
+@torch.no_grad()
+def test_a_compiled_form_is_compared_and_timed():
+    from bench import compiled
+
+    def small(device, dtype):
+        layer = torch.nn.Linear(8, 8)
+        return "a layer", layer, lambda forward: forward(torch.ones(2, 8))
+
+    (row,) = compiled.run(loops=(small,), rounds=1)
+    assert row.ours > 0 and row.theirs > 0 and row.size == "a layer, float32"
+    assert re.fullmatch(r"(equal to the last bit|\S+ of the largest value apart); compiled in \d+ s", row.agreement)

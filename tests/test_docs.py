@@ -143,3 +143,22 @@ def test_tables_that_notebooks_give_are_tables_on_the_page():
 def test_the_readme_has_at_most_900_words(root):
     words = [word for word in (root / "README.md").read_text(encoding="utf-8").split() if any(map(str.isalnum, word))]
     assert len(words) <= 900
+
+
+def test_the_page_of_benchmarks_is_made_from_the_files_of_all_machines(root, tmp_path):
+    pages = load(root, "benchmarks")
+    assert (root / "docs/benchmarks.md").read_text(encoding="utf-8") == pages.render(root), "run docs/claims.py"
+    folder = tmp_path / "bench/results"
+    folder.mkdir(parents=True)
+    ours = sorted((root / "bench/results").glob("*.json"))[0]
+    folder.joinpath("a.json").write_text(ours.read_text())
+    about = json.loads(ours.read_text())["machine"]
+    row = dict(benchmark="stage 2", size="a|b", ours=50.0, other="stock", theirs=500.0, faster=10.0, floor=5.0)
+    done = dict(step="tests", command=["python", "-m", "pytest"], code=0, seconds=61.2, summary="14 passed")
+    for gpu, share in (("NVIDIA H200", True), ("NVIDIA H100 80GB HBM3", False)):
+        content = dict(machine=about | dict(gpu=gpu), rows=[row], steps=[done, done | dict(code=2)])
+        folder.joinpath("z.json").write_text(json.dumps(content))
+        text = pages.render(tmp_path)
+        assert text.index(f"## {gpu}") < text.index(f"## {about['processor']}") and "bench/results/z.json" in text
+        assert "| stage 2 | a\\|b | 50 | stock | 500 | 10 |" in text and ("| 10% |" in text) == share
+        assert "| tests | python -m pytest | done | 61 | 14 passed |" in text and "failed with 2" in text
