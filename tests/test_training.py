@@ -63,6 +63,79 @@ def test_kill_leaves_a_whole_checkpoint(tmp_path):
     )
 
 
+SMALL = dict(scenes=2, sheets=1)  # of a step of GroupViT
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def test_examples_drawn_ahead_are_those_of_their_seeds():
+    draw = load_task("groupvit", **SMALL).draw
+    ahead = training.Ahead(draw, 2)
+    for first in (0, 6, 12, 18, 500, 506):  # goes on, and starts over elsewhere
+        assert same(ahead(range(first, first + 6)), draw(range(first, first + 6)))
+    assert len(ahead.coming) == ahead.reach - 1
+    ahead.close()
+    assert not ahead.pool._processes
+
+
+def test_the_number_of_workers_changes_no_loss(tmp_path):
+    def losses(workers):
+        torch.manual_seed(0)
+        run = Run(load_task("groupvit", **SMALL), tmp_path, workers=workers)
+        found = [training._step(run, 0.1, 0, None) for _ in range(3)]
+        run.close()
+        return found
+
+    assert losses(0) == losses(1)
+
+
+def test_workers_need_a_task_that_says_how_examples_are_drawn(tmp_path):
+    with pytest.raises(ValueError, match="draw"):
+        train("clip", 0.01, tmp_path, tmp_path, "cpu", workers=2)
+    with pytest.raises(ValueError, match="-1"):
+        train("groupvit", 0.01, tmp_path, tmp_path, "cpu", workers=-1)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "import sys, time\n"
+        "from rim.toybox.training import Ahead\n"
+        "if __name__ == '__main__':\n"
+        "    ahead = Ahead(sum, 2)\n"
+        "    ahead(range(4))\n"
+        "    print(*ahead.pool._processes, flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    (tmp_path / "parent.py").write_text(code)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    workers = list(map(int, parent.stdout.readline().split()))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    alive = lambda pid: os.path.exists(f"/proc/{pid}") and " Z " not in open(f"/proc/{pid}/stat").read()
+    for _ in range(100):
+        if not any(map(alive, workers)):
+            break
+        time.sleep(0.1)
+    assert workers and not any(map(alive, workers))
+
+
+def test_a_sheet_is_four_portraits_with_their_own_words():
+    from rim.toybox.groupvit import _draw, _quarters
+
+    images, captions, present = _draw(range(100, 109), scenes=1)
+    assert images.shape == (3, 64, 64, 3) and len(captions) == 1 and present.shape == (9, 28)
+    assert (present[1:].sum(1) == 2).all() and present[1:, :16].sum() == 8  # a thing and a place each
+    alone = _draw(range(100, 105), scenes=1)  # the same seeds without the second sheet
+    assert np.array_equal(images[:2], alone[0]) and np.array_equal(present[:5], alone[2])
+    patches = torch.as_tensor(images[1:]).float().unflatten(1, (16, 4)).unflatten(3, (16, 4)).mean((2, 4)).flatten(1, 2)
+    quarters = _quarters(patches)
+    assert quarters.shape == (8, 64, 3)
+    corner = torch.as_tensor(images[2, 32:, :32]).float()  # third quarter of the second sheet
+    assert torch.allclose(quarters[6].mean(0), corner.mean((0, 1)), atol=1e-3)
+
+
 def test_heads_start_at_the_neighbours():
     conv, positions = torch.nn.Conv2d(3, 128, 4, 4), torch.zeros(64, 128)
     layer = [torch.zeros(128, 128), torch.zeros(128), torch.zeros(128, 128), torch.zeros(128)]
@@ -144,6 +217,7 @@ def test_the_last_layers_loss_is_the_librarys():
         "clip/record.json",
         "mae/record.json",
         "maskformer/record.json",
+        "groupvit/record.json",
     ],
 )
 def test_records_say_how_the_weights_came_about(file):

@@ -7,18 +7,20 @@ __all__ = []
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170003
 import json
-from functools import reduce
+from functools import cached_property, partial, reduce
+from types import MethodType
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from transformers import GroupViTConfig, GroupViTModel
 from ..method.features import blocks
-from .clip import _PHRASES, _PROCESSOR, _SHARE, _SHARPNESS, _caption_loss, to_input
+from .clip import _PHRASES, _PROCESSOR, _SHARE, _SHARPNESS, MEAN, STD, _caption_loss, to_input
 from .diffusion import LENGTH, make_tokenizer, write_tokenizer
 from .dino import query_key
 from .mae import value_output
-from .training import Task, save_pretrained_half
+from .training import Task, mixed_precision, save_pretrained_half
 from .vit import load_vit_weights, mlp_of
 from .world import World
 
@@ -84,26 +86,84 @@ def _start_groups(
                 nn.init.eye_(getattr(stage.downsample.assign, part).weight)
                 nn.init.zeros_(getattr(stage.downsample.assign, part).bias)
 
+# %% ../../nbs/toybox/17_groupvit.ipynb #6f01170021
+def _fused(self, hidden_states, attention_mask=None, encoder_hidden_states=None, **kwargs):
+    "`GroupViTAttention.forward` by one fused call."
+    other = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+    heads = lambda x: x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    query, key, value = heads(self.q_proj(hidden_states)), heads(self.k_proj(other)), heads(self.v_proj(other))
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+    return self.out_proj(seen.transpose(1, 2).flatten(2)), None
+
+# %% ../../nbs/toybox/17_groupvit.ipynb #6f01170023
+def _half(image):
+    "Every 2 by 2 pixels of a uint8 image as one."
+    return np.asarray(Image.fromarray(image).reduce(2))
+
+
+def _words_of(shot):
+    "The words of a scene's or portrait's full caption."
+    return {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
+
+
+def _draw(
+    seeds,  # range of one seed per scene and four per sheet
+    scenes,  # of them
+):
+    """Scenes, then sheets: uint8 [n, 64, 64, 3], the scenes' captions, and which words each scene and then each quarter
+    of each sheet holds, bool [scenes + 4 sheets, q]."""
+    world, (first, rest) = World(), (seeds[:scenes], seeds[scenes:])
+    shots, words = [world.scene(s) for s in first], [*world.names, *world.backgrounds]
+    drawn = [int(np.random.default_rng([s, 5]).integers(len(world.names))) for s in rest]
+    portraits = [world.portrait(world.names[k], s) for k, s in zip(drawn, rest)]
+    tiles = [_half(p.image) for p in portraits]
+    sheets = [
+        np.vstack([np.hstack(tiles[k : k + 2]), np.hstack(tiles[k + 2 : k + 4])]) for k in range(0, len(tiles), 4)
+    ]
+    held = [_words_of(shot) for shot in (*shots, *portraits)]
+    behind = [np.random.default_rng([s, 4]).random() < 0.5 for s in first]
+    captions = [s.caption if told else s.caption.split(",")[0] for s, told in zip(shots, behind)]
+    return (
+        np.stack([*(_half(s.image) for s in shots), *sheets]),
+        captions,
+        np.array([[w in h for w in words] for h in held]),
+    )
+
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170008
-def _group_words_loss(groups, shares, words, present):
-    """Inside and somewhere, of groups [n, g, E] and words [q, E], both L2-normalised; shares [n, g, p] of patches;
-    present bool [n, q]."""
-    found = shares.transpose(1, 2) @ (_SHARPNESS * groups @ words.T).softmax(-1)
+def _quarters(patches):
+    "Patches of sheets [n, 16 * 16, q] as those of their quarters [4 n, 8 * 8, q]."
+    n, p, q = patches.shape
+    side = round(p**0.5) // 2
+    return patches.view(n, 2, side, 2, side, q).transpose(2, 3).reshape(4 * n, side * side, q)
+
+
+def _found_words_loss(found, present):
+    "Inside and somewhere, of probabilities of patches [n, p, q]; present bool [n, q]."
     inside = -(found * present[:, None]).sum(-1).clamp_min(1e-6).log().mean()
     best = found.topk(max(1, found.shape[1] // _SHARE), dim=1).values.mean(1)
     return inside, -best.clamp_min(1e-6).log()[present].mean()
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f0117000a
+def _pixels(
+    images,  # uint8 [n, 64, 64, 3]
+    device,
+) -> torch.Tensor:  # float32 [n, 3, 64, 64]
+    "Images as the model reads them."
+    x = torch.as_tensor(images).to(device).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN, device=device).view(3, 1, 1)) / torch.tensor(STD, device=device).view(3, 1, 1)
+
+
 class GroupViTTask(Task):
     "Images and captions, groups and the captions' words."
 
     name, record, learning_rate, weight_decay = "groupvit", "groupvit/record.json", 1e-3, 0.05
     ema, warmup = 0.99, 100
 
-    def __init__(self, scenes=14, portraits=6, folder=None):
+    def __init__(self, scenes=8, sheets=8, folder=None):
         from rim.toybox.training import WEIGHTS
 
-        self.scenes, self.portraits, self.world = int(scenes), int(portraits), World()
+        self.scenes, self.seeds, self.world = int(scenes), int(scenes) + 4 * int(sheets), World()
+        self.draw = partial(_draw, scenes=self.scenes)
         self.tokenizer, self.words = make_tokenizer(), [*self.world.names, *self.world.backgrounds]
         ends = {f"{end}_token_id": getattr(self.tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
         config = GroupViTConfig(
@@ -115,6 +175,9 @@ class GroupViTTask(Task):
         self.modules = nn.ModuleDict(dict(model=GroupViTModel(config)))
         pixels = to_input(np.stack([self.world.scene(s).image for s in range(32)]))
         _start_groups(self.modules["model"].vision_model, load_vit_weights(folder or WEIGHTS), pixels)
+        for part in self.modules["model"].vision_model.modules():
+            if type(part).__name__ == "GroupViTAttention":
+                part.forward = MethodType(_fused, part)
 
     def see(self, pixels):
         "Embeddings of images [n, E] and their groups [n, g, E], L2-normalised, and the assignment [n, g, p]."
@@ -122,52 +185,47 @@ class GroupViTTask(Task):
         seen = model.vision_model(pixel_values=pixels, output_attentions=True)
         n, g, _ = seen.last_hidden_state.shape
         both = torch.cat([seen.pooler_output, seen.last_hidden_state.flatten(0, 1)])
-        both = F.normalize(model.visual_projection(both), dim=-1)
-        return both[:n], both[n:].view(n, g, -1), reduce(lambda first, later: later @ first, seen.attentions)
+        both = F.normalize(model.visual_projection(both).float(), dim=-1)
+        return both[:n], both[n:].view(n, g, -1), reduce(lambda first, later: later @ first, seen.attentions).float()
 
     def texts(self, captions):
         "L2-normalised embeddings of sentences."
         how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
         tokens = self.tokenizer(captions, **how).to(self.device)
         model = self.modules["model"]
-        return F.normalize(model.text_projection(model.text_model(**tokens).pooler_output), dim=1)
-
-    def examples(self, seeds, generator):
-        "Scenes and portraits: pixels [n, 3, 64, 64], captions, and which words they hold [n, q]."
-        shots = [self.world.scene(s) for s in seeds(self.scenes)]
-        shots += [self.world.portrait(self.world.names[s % 16], s, 128) for s in seeds(self.portraits)]
-        held = [
-            {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
-            for shot in shots
-        ]
-        behind = torch.rand(len(shots), generator=generator) < 0.5
-        captions = [
-            shot.caption.split(",")[0] + f", {shot.background} in the background" * bool(told)
-            for shot, told in zip(shots, behind)
-        ]
-        present = torch.tensor([[w in h for w in self.words] for h in held])
-        return to_input(np.stack([shot.image for shot in shots])), captions, present
+        return F.normalize(model.text_projection(model.text_model(**tokens).pooler_output).float(), dim=1)
 
     def loss(self, seeds, generator):
-        pixels, captions, present = self.examples(seeds, generator)
-        images, groups, shares = self.see(pixels.to(self.device))
+        images, captions, present = self.drawn(seeds(self.seeds))
+        present, n = torch.as_tensor(present, device=self.device), self.scenes
         phrase = _PHRASES[torch.randint(len(_PHRASES), (), generator=generator)]
-        texts = self.texts([*captions, *(phrase.format(w) for w in self.words)])
-        texts, words = texts[: len(captions)], texts[len(captions) :]
+        with mixed_precision(self.device):
+            whole, groups, shares = self.see(_pixels(images, self.device))
+            texts = self.texts([*captions, *(phrase.format(w) for w in self.words)])
+        texts, words = texts[:n], texts[n:]
         scale = self.modules["model"].logit_scale.exp().clamp_max(100)
-        logs = dict(caption=_caption_loss(images, texts, captions, scale))
-        logs["inside"], logs["somewhere"] = _group_words_loss(groups, shares, words, present.to(self.device))
+        logs = dict(caption=_caption_loss(whole[:n], texts, captions, scale))
+        logs["words"] = F.cross_entropy(scale * whole[:n] @ words.T, F.normalize(present[:n].float(), p=1, dim=1))
+        found = shares.transpose(1, 2) @ (_SHARPNESS * groups @ words.T).softmax(-1)
+        parts = (found[:n], present[:n]), (_quarters(found[n:]), present[n:])
+        for name, losses in zip(("inside", "somewhere"), zip(*(_found_words_loss(*part) for part in parts))):
+            logs[name] = sum(losses)
         return sum(logs.values()), {k: v.detach() for k, v in logs.items()}
 
-    def validate(self, n=100):
-        """Of the patches that lie on one thing, or on the place: how many their group's best word names right, in `n`
-        validation scenes."""
-        scenes = [self.world.scene(s) for s in self.world.seeds("validation", n)]
-        words, best = self.texts([_PHRASES[0].format(w) for w in self.words]), []
-        for at in range(0, n, 25):
+    @cached_property
+    def shown(self):
+        "The scenes that `validate` looks at."
+        return [self.world.scene(s) for s in self.world.seeds("validation", 100)]
+
+    def validate(self):
+        """Of the patches that lie on one thing, or on the place: how many their group's best word names right; and how
+        many groups an image uses."""
+        scenes, words, best, used = self.shown, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
+        for at in range(0, len(scenes), 25):
             pixels = to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
             _, groups, shares = self.see(pixels)
             best.append((groups @ words.T).argmax(-1).gather(1, shares.argmax(1)).cpu())
+            used += [len(one.unique()) for one in shares.argmax(1)]
         best = torch.cat(best)
         best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
         truth = torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
@@ -176,7 +234,7 @@ class GroupViTTask(Task):
         return {
             name: (best == truth)[pure & part].float().mean()
             for name, part in (("things", truth > 0), ("ground", truth == 0))
-        }
+        } | {"groups": np.mean(used)}
 
     def save(self, folder):
         save_pretrained_half(self.modules["model"], folder / "groupvit")
