@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from rim.toybox import training
+from rim.toybox.ahead import Ahead
 from rim.toybox.fair_start import NEIGHBOURS, fair_start, shift, waves
 from rim.toybox.training import Run, load_task, rate, train
 
@@ -72,7 +73,7 @@ def same(one, other):
 
 def test_examples_drawn_ahead_are_those_of_their_seeds():
     draw = load_task("groupvit", **SMALL).draw
-    ahead = training.Ahead(draw, 2)
+    ahead = Ahead(draw, 2)
     for first in (0, 6, 12, 18, 500, 506):  # goes on, and starts over elsewhere
         assert same(ahead(range(first, first + 6)), draw(range(first, first + 6)))
     assert len(ahead.coming) == ahead.reach - 1
@@ -101,7 +102,7 @@ def test_workers_need_a_task_that_says_how_examples_are_drawn(tmp_path):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     code = (
         "import sys, time\n"
-        "from rim.toybox.training import Ahead\n"
+        "from rim.toybox.ahead import Ahead\n"
         "if __name__ == '__main__':\n"
         "    ahead = Ahead(sum, 2)\n"
         "    ahead(range(4))\n"

@@ -6,14 +6,13 @@
 __all__ = ['train']
 
 # %% ../../nbs/toybox/05_training.ipynb #1f77df1a
-import argparse, copy, importlib, json, os, platform, subprocess, sys, tempfile, threading, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+import argparse, copy, importlib, json, os, platform, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from ..base.store import file_digest
+from .ahead import Ahead
 from .world import SPLITS, SPLIT_SIZE
 
 # %% ../../nbs/toybox/05_training.ipynb #5146232d
@@ -78,40 +77,6 @@ def mixed_precision(
 def rate(step, spent, warmup, decay=0.35):
     "Factor of the learning rate at `step`, when the share `spent` of the time is over."
     return min(1.0, (step + 1) / warmup) * min(1.0, max(0.02, (1 - spent) / decay))
-
-# %% ../../nbs/toybox/05_training.ipynb #ahead0002
-def _follow():
-    "One thread, and an end when the parent ends, however it ends."
-    torch.set_num_threads(1)
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(0)), daemon=True).start()
-
-
-class Ahead:
-    "What `draw` returns for ranges of seeds that follow each other, drawn ahead by processes."
-
-    def __init__(
-        self,
-        draw,  # picklable function: range of seeds -> examples
-        workers: int,  # processes, at least 1
-    ):
-        if draw is None:
-            raise ValueError("workers draw examples only for tasks that have a function `draw`, as groupvit")
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, not {workers}")
-        self.draw, self.coming, self.reach = draw, {}, 2 * workers
-        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow)
-
-    def __call__(self, seeds):
-        n, kept = len(seeds), {}
-        for first in range(seeds.start, seeds.start + self.reach * n, n):
-            ahead = self.coming.get(first) or self.pool.submit(self.draw, range(first, first + n))
-            kept[first] = ahead
-        self.coming = kept
-        return self.coming.pop(seeds.start).result()
-
-    def close(self):
-        "End the processes."
-        self.pool.shutdown(cancel_futures=True)
 
 # %% ../../nbs/toybox/05_training.ipynb #e1c3d996
 def _write(path, save):
