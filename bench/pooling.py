@@ -33,7 +33,7 @@ def resized(low, size):
 
 def blockwise(low, size):
     inside = [round(s * 1024 / max(size)) for s in size]
-    return full_masks(low, *(Axis(256, 1024, part, full) for part, full in zip(inside, size)), 0)
+    return full_masks(low, *(Axis(256, 1024, part, full) for part, full in zip(inside, size)), 0).numpy()
 
 
 def run():

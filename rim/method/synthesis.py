@@ -84,9 +84,7 @@ def fusible(
     layer,  # `Attention`
 ) -> bool:
     "Whether `CapturingProcessor` computes what the layer does."
-    from diffusers.models.attention_processor import (
-        AttnProcessor2_0,
-    )  # here, as names and seeds are wanted without a diffusion model
+    from diffusers.models.attention_processor import AttnProcessor2_0  # late: seeds need no diffusion model
 
     more = layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k, layer.residual_connection
     plain = (
@@ -140,7 +138,7 @@ class AttentionCapture:
         self.layers = {name: m for name, m in unet.named_modules() if name.endswith("attn2")}
         if not self.layers:
             raise ValueError("Attention is captured from attn2 layers; this UNet has none.")
-        self.sums, self.count, self.heard, self.size = {}, 0, [], None
+        self.sums, self.count, self.heard, self.size, self.marks = {}, 0, [], None, {}
         self.handles, self.processors = [], {}
 
     def __enter__(self):
@@ -178,10 +176,13 @@ def _begin(self: AttentionCapture, unet, args, kwargs):
 
 @patch
 def _marks(self: AttentionCapture, context):
-    marks = np.zeros(context.shape[:2], np.float32)
-    for row, tokens in zip(marks[-len(self.tokens) :], self.tokens):
-        row[tokens] = 1
-    return torch.from_numpy(marks).to(context.device)
+    key = context.shape[:2], context.device
+    if key not in self.marks:  # once for all layers: a GPU waits for each copy
+        marks = np.zeros(context.shape[:2], np.float32)
+        for row, tokens in zip(marks[-len(self.tokens) :], self.tokens):
+            row[tokens] = 1
+        self.marks[key] = torch.from_numpy(marks).to(context.device)
+    return self.marks[key]
 
 # %% ../../nbs/method/02_synthesis.ipynb #3195f108
 @patch
@@ -211,10 +212,8 @@ def _end(self: AttentionCapture, unet, args, output):
             f"Each of the {len(self.layers)} attn2 layers must be heard once per pass; {len(heard)} were heard."
         )
     for n in {marked.shape[1] for _, marked in heard}:
-        grid, maps = (
-            self._grid(n),
-            torch.stack([marked for _, marked in heard if marked.shape[1] == n]),
-        )  # [layers, B, N]
+        maps = torch.stack([marked for _, marked in heard if marked.shape[1] == n])  # [layers, B, N]
+        grid = self._grid(n)
         if self.resolutions and max(grid) not in self.resolutions:
             continue
         total = (maps / maps.amax(2, keepdim=True).clamp_min(1e-12)).sum(0).unflatten(1, grid)
