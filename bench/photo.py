@@ -10,7 +10,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from bench.harness import Row, alternate, peak
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
-from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
+from rim.method.proposals import STOCK, MaskGenerator, stock_proposals, thresholds
 from rim.method.tools import Tools
 from rim.method.segmenter import RIM
 from rim.models import fetching, recipes
@@ -72,7 +72,7 @@ def _pair(ours, theirs, other, **how):
 
 def stock_row(sam, side):
     ours, image = generator(sam, side), photograph()
-    plain = SamAutomaticMaskGenerator(sam, side, settings().points_per_batch, **thresholds(settings()))
+    plain = SamAutomaticMaskGenerator(sam, side, STOCK, **thresholds(settings()))
     a, b = ours.generate(image), stock_proposals(plain, image)
     same = len(a) == len(b) and np.array_equal(a.masks, b.masks)
     told = f"{len(a)} masks, {'equal in every pixel' if same else f'{len(b)} of the stock generator, not all equal'}"

@@ -8,7 +8,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 from rim.measure.agreement import plain_pool
 from rim.models.architectures import build_sam
-from rim.method.proposals import MaskGenerator, stock_proposals
+from rim.method.proposals import STOCK, MaskGenerator, stock_proposals
 from rim.models.fast_sam import PointDecoder
 from rim.method.tools import Tools
 from rim.method.regions import describe
@@ -169,7 +169,7 @@ def stage2(image, device, share=0.03):
     )
     ours, other = (
         MaskGenerator(sam, *grid, **FILTERS, dtype=torch.bfloat16),
-        SamAutomaticMaskGenerator(sam, *grid, **FILTERS),
+        SamAutomaticMaskGenerator(sam, grid[0], STOCK, **FILTERS),
     )
     with torch.no_grad():
         passing(
