@@ -21,7 +21,7 @@ PUBLISHED = {
     "efficientnet-lite2": ("Apache-2.0", 23),
     "dinov2-small-focus": ("MIT", 90),
     "openai/clip-vit-base-patch16": ("MIT", 599),
-    "nvidia/groupvit-gcc-yfcc": ("NVIDIA Source Code License", 223),
+    "nvidia/groupvit-gcc-yfcc": ("NVIDIA Source Code License (of the code)", 223),
     "facebook/dino-vitb8": ("Apache-2.0", 343),
     "facebook/vit-mae-base": ("Apache-2.0", 448),
     "facebook/maskformer-resnet101-coco-stuff": ("CC BY-NC 4.0", 242),
