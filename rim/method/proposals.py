@@ -127,11 +127,12 @@ class MaskGenerator:
         box_nms_thresh: float,
         dtype: torch.dtype = torch.float32,  # of the encoder and of the decoder's places
     ):
+        fuses = sam.device.type == "cuda" and dtype != torch.float32
         self.sam, self.dtype, self.decoder, self.encoder = (
             sam,
             dtype,
             PointDecoder(sam, dtype),
-            in_dtype(fused_encoder(sam.image_encoder) if sam.device.type == "cuda" else sam.image_encoder, dtype),
+            in_dtype(fused_encoder(sam.image_encoder) if fuses else sam.image_encoder, dtype),
         )
         self.grid, self.resize, self.batch = (
             build_point_grid(points_per_side),
