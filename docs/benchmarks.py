@@ -4,6 +4,7 @@ What `python -m bench` and `make gpu-day` keep is shown as it is: another machin
 
 import json, sys
 from pathlib import Path
+from textwrap import fill
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Benchmarks
@@ -85,7 +86,8 @@ def machine(about):
 def section(name, content):
     "One machine."
     about, rows, steps = content["machine"], content.get("rows", []), content.get("steps", [])
-    parts = [f"## {about.get('gpu') or about['processor']}", f"`bench/results/{name}.json`: {machine(about)}"]
+    words = fill(f"`bench/results/{name}.json`: {machine(about)}", 120, break_long_words=False, break_on_hyphens=False)
+    parts = [f"## {about.get('gpu') or about['processor']}", words]
     if rows:
         parts.append(table(COLUMNS, [measured(row, about.get("gpu")) for row in rows]))
     if steps:
