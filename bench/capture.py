@@ -57,11 +57,11 @@ class ExplicitCapture:
 
 
 @torch.no_grad()
-def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
+def run(device="cpu", side=32, images=1, unet=None, rounds=7):
     "One pass with guidance, latents of `side`; on a GPU eight images at once in bfloat16, of 64."
     dtype = torch.float32
     if device == "cuda":
-        side, pictures, dtype, rounds = 64, 8, torch.bfloat16, 15
+        side, images, dtype, rounds = 64, 8, torch.bfloat16, 15
     torch.manual_seed(0)
     unet = (
         (unet or UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8))
@@ -70,7 +70,7 @@ def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
         .to(device, dtype)
     )
     x, context = (
-        torch.randn(2 * pictures, *shape).to(device, dtype)
+        torch.randn(2 * images, *shape).to(device, dtype)
         for shape in ((4, side, side), (77, unet.config.cross_attention_dim))
     )
     kept = {}
@@ -79,11 +79,11 @@ def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
         kept["plain"] = unet(x, 300, encoder_hidden_states=context).sample
 
     def fused():
-        with AttentionCapture(unet, [TOKENS] * pictures) as capture:
+        with AttentionCapture(unet, [TOKENS] * images) as capture:
             kept["fused"] = unet(x, 300, encoder_hidden_states=context).sample, capture.maps()
 
     def explicit():
-        with ExplicitCapture(unet, [TOKENS] * pictures, (side, side)) as capture:
+        with ExplicitCapture(unet, [TOKENS] * images, (side, side)) as capture:
             kept["explicit"] = unet(x, 300, encoder_hidden_states=context).sample, capture.maps()
 
     ours, without, theirs = alternate([fused, plain, explicit], rounds=rounds, least=rounds, device=device, turn=0)
@@ -93,7 +93,7 @@ def run(device="cpu", side=32, pictures=1, unet=None, rounds=7):
         if torch.equal(out, with_maps)
         else f"output {(out - with_maps).abs().max().item():.0e} apart at most"
     )
-    size = f"UNet, {side}x{side} latents, batch {2 * pictures}, {str(dtype).removeprefix('torch.')}"
+    size = f"UNet, {side}x{side} latents, batch {2 * images}, {str(dtype).removeprefix('torch.')}"
     bound = 3 if device == "cuda" else 5
     yield Row(
         "attention capture",

@@ -13,12 +13,12 @@ from bench.harness import Row, alternate
 
 def unet(device, dtype):
     "A step of guided denoising: two halves of a batch."
-    side, pictures = (64, 8) if device == "cuda" else (32, 1)
+    side, images = (64, 8) if device == "cuda" else (32, 1)
     model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8).to(device, dtype).eval()
-    x = torch.randn(2 * pictures, 4, side, side, device=device, dtype=dtype)
-    text = torch.randn(2 * pictures, 77, 768, device=device, dtype=dtype)
+    x = torch.randn(2 * images, 4, side, side, device=device, dtype=dtype)
+    text = torch.randn(2 * images, 77, 768, device=device, dtype=dtype)
     call = lambda forward: forward(x, 300, encoder_hidden_states=text).sample
-    return f"UNet, {side}x{side} latents, batch {2 * pictures}", model, call
+    return f"UNet, {side}x{side} latents, batch {2 * images}", model, call
 
 
 def decoder(device, dtype):

@@ -58,7 +58,7 @@ def run(
     agents=(2, 4, 8, 12),
     proposals=(16, 64, 256),
     sides=(128, 512, 1024),
-    pictures=(1, 4, 16),
+    images=(1, 4, 16),
 ):
     settings = Settings.from_profile("paper", device=device)
 
@@ -86,5 +86,5 @@ def run(
         yield row("label map and confusion", "side", n, labelling(n), "64 proposals")
     toybox = Settings.from_profile("toybox", device=device)
     pipeline = load_diffusion(toybox)
-    for n in pictures:
-        yield row("painting, toybox", "pictures", n, painting(toybox, pipeline, n, device), "64 px, 25 steps")
+    for n in images:
+        yield row("painting, toybox", "images", n, painting(toybox, pipeline, n, device), "64 px, 25 steps")

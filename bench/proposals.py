@@ -228,7 +228,7 @@ def run(device="cpu"):
     if device == "cpu":
         yield from decoder_rows(image)
     size, other = (
-        "SAM ViT-B, 32x32 points, DINOv2 ViT-B/14, 480x640, bfloat16, random weights, on a GPU; per picture",
+        "SAM ViT-B, 32x32 points, DINOv2 ViT-B/14, 480x640, bfloat16, random weights, on a GPU; per image",
         "segment_anything in float32, full-size pooling",
     )
     spent, found = stage2(image, device) if device == "cuda" else ((None, None), "")

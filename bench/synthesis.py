@@ -23,7 +23,7 @@ def stock(pipeline, items, settings):
         with ExplicitCapture(
             pipeline.unet, [class_tokens(pipeline.tokenizer, prompt, name, length)], tuple(latents.shape[2:])
         ) as capture:
-            picture = pipeline(
+            image = pipeline(
                 prompt,
                 height=settings.image_size,
                 width=settings.image_size,
@@ -32,7 +32,7 @@ def stock(pipeline, items, settings):
                 latents=latents,
                 output_type="np",
             ).images[0]
-        made.append((picture, capture.maps()[0].cpu().numpy()))
+        made.append((image, capture.maps()[0].cpu().numpy()))
     return made
 
 
@@ -55,7 +55,7 @@ def compare(stage, settings, names, each, rounds, device, target="", floor=None,
     overlap = np.mean([(a & b).sum() / max(1, (a | b).sum()) for a, b in maps])
     size = (
         f"{len(names)} classes x {each}, {settings.image_size} px, {settings.denoising_steps} steps, "
-        f"{settings.dtype}; per picture"
+        f"{settings.dtype}; per image"
     )
     return Row(
         stage,
@@ -81,7 +81,7 @@ def run(device="cpu"):
             4,
             3,
             device,
-            "at least 3.5 pictures/s on an H200",
+            "at least 3.5 images/s on an H200",
             FLOOR,
             singly=4,
         )
@@ -96,9 +96,9 @@ def run(device="cpu"):
         )
         yield Row(
             "synthesis, Stable Diffusion 1.4",
-            "512 px, 50 steps, bfloat16, on a GPU; per picture",
+            "512 px, 50 steps, bfloat16, on a GPU; per image",
             None,
             OTHER,
-            target="at least 3.5 pictures/s on an H200",
+            target="at least 3.5 images/s on an H200",
             floor=FLOOR,
         )

@@ -41,7 +41,7 @@ def number(x):
 
 
 def table(columns, rows):
-    "Markdown; a column without any word is left out."
+    "Markdown; a column without any word is dropped."
     rows = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
     kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     lines = [[columns[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]

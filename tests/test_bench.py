@@ -89,7 +89,7 @@ def test_capture_is_compared_on_the_same_pass():
     assert all(type(p).__name__ == "AttnProcessor2_0" for p in unet.attn_processors.values())
 
 
-def test_synthesis_paints_the_stock_pipelines_pictures():
+def test_synthesis_paints_the_stock_pipelines_images():
     settings = Settings.from_profile(
         "toybox", pretrained=False, diffusion="tiny:diffusion", device="cpu", denoising_steps=2
     )
@@ -100,7 +100,7 @@ def test_synthesis_paints_the_stock_pipelines_pictures():
 
 def test_costs_are_points_of_curves(monkeypatch):
     monkeypatch.setattr(bench.cost, "load_diffusion", lambda settings: None)
-    rows = list(bench.cost.run(classes=(3, 5), agents=(2,), proposals=(4,), sides=(64,), pictures=()))
+    rows = list(bench.cost.run(classes=(3, 5), agents=(2,), proposals=(4,), sides=(64,), images=()))
     assert [row.point for row in rows] == [
         {"classes": 3},
         {"classes": 5},
