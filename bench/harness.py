@@ -1,12 +1,14 @@
 """How times are taken: one thread, warm-up apart, medians of rounds in alternation, agreement beside the time, the
 machine named."""
 
-import os, platform, re, subprocess, sys, time
+import os, platform, subprocess, sys, time
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from rim.base.ledger import held_memory, processor
+from rim.base.tables import markdown_table
 
 
 @dataclass
@@ -69,7 +71,7 @@ def alternate(
 
 def high_water():
     "The most memory that this process has held, GB; Linux tells."
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
+    return held_memory() / 2**20
 
 
 def peak(
@@ -89,14 +91,6 @@ def peak(
     return float(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
     )
-
-
-def processor():
-    "Name of the CPU, as the system calls it."
-    try:
-        return re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
 
 
 def machine(device="cpu"):
@@ -172,12 +166,9 @@ def markdown(rows, about):
     def cell(x):
         return "not measured" if x is None else f"{x:.3g}"
 
+    head = "stage", "input", "ours, ms", "instead", "its, ms", "times faster", "agreement", "target"
     lines = [
-        "| stage | input | ours, ms | instead | its, ms | times faster | agreement | target |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for r in (r for r in rows if r.target):
-        words = (
+        (
             r.benchmark,
             r.size,
             cell(r.ours),
@@ -187,20 +178,14 @@ def markdown(rows, about):
             r.agreement,
             r.target,
         )
-        lines.append("| " + " | ".join(w.replace("|", "\\|") for w in words) + " |")
+        for r in rows
+        if r.target
+    ]
     versions = ", ".join(
         f"{name} {number}"
         for name, number in about["versions"].items()
         if name in ("torch", "diffusers", "transformers")
     )
     on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
-    return (
-        "\n".join(
-            [
-                *lines,
-                "",
-                f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}.",
-            ]
-        )
-        + "\n"
-    )
+    foot = f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}."
+    return f"{markdown_table(head, lines)}\n\n{foot}\n"

@@ -2,6 +2,7 @@
 
 import json, re
 from pathlib import Path
+from rim.base.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {"The paper's tables and figures": r"(table|fig)\d+$", "Studies of our own": r"study_", "Trident": r"trident_"}
@@ -114,8 +115,4 @@ def provenance(folder):
         for p in sorted(folder.iterdir())
         if p.suffix in (".csv", ".json", ".md", ".pdf", ".png") and p.is_file()
     )
-    return (
-        "## Provenance\n\n| | |\n|---|---|\n"
-        + "\n".join(f"| {k} | {v} |" for k, v in rows.items())
-        + f"\n\nFiles: {files}"
-    )
+    return f"## Provenance\n\n{markdown_table(['', ''], rows.items())}\n\nFiles: {files}"

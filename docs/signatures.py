@@ -2,6 +2,7 @@
 
 import ast, inspect, re
 from pathlib import Path
+from rim.base.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY = inspect.Parameter.empty
@@ -16,13 +17,12 @@ def notebook_of(module):
 
 def code(text):
     "Text in the font of code, inside a table."
-    text = text.replace("|", "\\|")
     return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def plain(text):
     "Text of a comment, inside a table: its brackets and stars are no Markdown."
-    return re.sub(r"([\\|\[\]*_<>$`])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\\[\]*_<>$`])", r"\\\1", " ".join(text.split()))
 
 
 def type_name(kind):
@@ -49,8 +49,8 @@ def parameter_table(documented):
         elif name != "return":
             rows.append((code(name), type_name(kind), value(default), plain(said)))
     kept = [i for i in range(4) if i == 0 or any(row[i] for row in rows[1:])]
-    lines = ["| " + " | ".join(row[i] for i in kept) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(kept) + "|", *lines[1:]]) if len(rows) > 1 and len(kept) > 1 else ""
+    head, *lines = [[row[i] for i in kept] for row in rows]
+    return markdown_table(head, lines) if lines and len(kept) > 1 else ""
 
 
 def call(name, signature, width=96):

@@ -172,8 +172,24 @@ def test_comparison_keeps_reported_and_measured_apart():
     assert [line.get_xdata()[0] for line in marks] == [40, 50] and all(
         line.get_markerfacecolor() == "white" for line in marks
     )
-    assert [p.get_width() for p in ours.patches] == [2] and not ours.lines[:0]
+    assert [p.get_width() for p in ours.patches] == [2] and "D" not in [line.get_marker() for line in ours.lines]
     assert {t.get_text(): t.get_fontweight() for t in theirs.get_yticklabels()} == {"a": "normal", "b": "bold"}
+
+
+def test_ticks_titles_and_labels_of_neighbours_do_not_collide():
+    grid = [[np.zeros((8, 8, 3), np.uint8)] * 4] * 3
+    names = ["image", "smaller\non top", "higher score\non top", "ground truth"]
+    drawn = [
+        figures.comparison([dict(title="PASCAL Context", reported={"m": 40}, measured={})] * 4, ["m", "n"]),
+        figures.bars(["+ ranking distribution, only agents may win"] * 3, [31.6, 100, 5], [30, 99, 4], [33, 100, 6]),
+        grids.overlay_grid(grid, columns=names, rows=["+34 points", "-32 points", "-31 points"], side=1.5),
+        example(),
+    ]
+    for fig in drawn:
+        fig.canvas.draw()
+        texts = [t for ax in fig.axes for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax._left_title)]
+        boxes = [t.get_window_extent() for t in texts if t.get_text() and t.get_visible() and t.axes.axison]
+        assert len(boxes) > 3 and not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
 
 
 def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_such_mark():

@@ -97,6 +97,19 @@ def test_the_interval_is_seeded_and_holds_the_estimate(confusions):
     assert bootstrap(confusions, 200, seed=1) == (low, middle, high) != bootstrap(confusions, 200, seed=2)
 
 
+@given(
+    st.integers(1, 6).flatmap(
+        lambda n: hnp.arrays(np.int64, (n, 3, 3), elements=st.sampled_from([0, 0, 0, 0, 1, 2, 40]))
+    ),
+    st.integers(0, 5),
+)
+def test_an_estimate_lies_inside_its_interval_where_draws_lack_a_class(confusions, seed):
+    values = bootstrap(confusions, 20, seed)
+    assert np.isnan(values[1]) or values[0] <= values[1] <= values[2]
+    low, middle, high = paired_bootstrap(confusions, confusions[::-1], 20, seed)
+    assert np.isnan(middle) or low <= middle <= high
+
+
 def test_resampling_equals_a_naive_loop(confusions):
     from rim.measure.metrics import draw_weights, resampled_mious
 

@@ -3,7 +3,7 @@
 import json
 import numpy as np, pytest
 from PIL import Image
-from rim.method.overlay import label_edges
+from rim.method.overlay import draw_overlay, label_edges
 from rim.method.segmentation import Method, Region, Segmentation, from_rle, label_image, mask_box, to_rle
 from rim.method.vocabulary import Vocabulary
 
@@ -42,6 +42,18 @@ def test_legend(result):
     assert [(i, n) for i, n, _ in result.legend] == [(0, "background"), (2, "tree")] and sum(
         s for *_, s in result.legend
     ) == pytest.approx(1)
+
+
+def test_the_legend_has_the_colours_of_the_image():
+    "Over middle grey, which the legend assumes; on any other ground the hue is the same."
+    from rim.measure.grids import add_classes, overlay_grid
+
+    vocabulary, labels = Vocabulary(("boat", "tree", "sun")), np.repeat(np.arange(4), 8)[None].repeat(16, 0)
+    drawn = draw_overlay(np.full((16, 32, 3), 128, np.uint8), labels, vocabulary.palette(), side=16)
+    shown = [np.asarray(drawn)[8, 8 * label + 4] for label in (1, 2, 3)]
+    fig = add_classes(overlay_grid([[np.asarray(drawn)]]), vocabulary, range(4))
+    patches = [np.round(255 * np.array(patch.get_facecolor()[:3])) for patch in fig.legends[0].get_patches()]
+    assert np.abs(np.array(shown, float) - patches).max() <= 1 and len({tuple(colour) for colour in patches}) == 3
 
 
 def test_shows_itself(result):

@@ -425,7 +425,9 @@ def test_half_size_and_unsure():
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
 def test_nearest_is_the_librarys_in_whole_numbers(h, w, a, b):
     labels = np.arange(h * w).reshape(h, w)
-    assert T.nearest(labels, (a, b)).tolist() == [[labels[i * h // a, j * w // b] for j in range(b)] for i in range(a)]
+    assert T.resize_nearest(labels, (a, b)).tolist() == [
+        [labels[i * h // a, j * w // b] for j in range(b)] for i in range(a)
+    ]
 
 
 def scene(trident, image, names="boat, tree"):

@@ -368,7 +368,7 @@ MUTATIONS = [  # (function, what it becomes, case, check)
     ("half_size", half_rounded_up, "unit_refinement", "half"),
     ("half_size", antialiased_half, "default", "half"),
     ("half_size", never_unsure, "default", "half"),
-    ("nearest", nearest_centre, "default", "half"),
+    ("resize_nearest", nearest_centre, "default", "half"),
     ("find_components", four_neighbours, "unit_refinement", "components"),
     ("find_components", all_areas, "default", "components"),
     ("find_components", exclusive_boxes, "default", "components"),

@@ -99,6 +99,18 @@ def test_colours_differ(background):
     assert ((palette[0] == 0).all()) == background
 
 
+def test_colours_of_the_toybox_are_told_apart_at_a_glance():
+    "By CIEDE2000, which did not choose them: two differences of 1 are just told apart side by side."
+    from skimage.color import deltaE_ciede2000, rgb2lab
+    from rim.method.overlay import overlay_colours
+    from rim.toybox.world import World
+
+    for least, shown in ((15, lambda palette: palette), (11, overlay_colours)):
+        lab = rgb2lab(shown(Vocabulary(World.names).palette()) / 255.0)
+        apart = deltaE_ciede2000(lab[:, None], lab[None])
+        assert apart[~np.eye(len(lab), dtype=bool)].min() > least
+
+
 UNSEEN = ["\u200b", "\ufeff", "\u00ad", "\u200e", "\u202e", "\u2060", "\u200d", "\ufe0f", "\u3164", "\U000e0041"]
 
 

@@ -170,7 +170,7 @@ def with_settings(command):
 # %% ../../nbs/apps/05_arguments.ipynb #5e960f5e
 BANK, _PLACES = "bank.safetensors", ("store", "models_dir", "data_dir", "device", "threads")
 
-
+# %% ../../nbs/apps/05_arguments.ipynb #5d0f22f4
 def relative_path(
     path,  # of an image or a bank
     folder,  # of the results
@@ -185,7 +185,7 @@ def relative_path(
         return ""
     return Path(os.path.relpath(path, folder)).as_posix()
 
-
+# %% ../../nbs/apps/05_arguments.ipynb #10a67365
 def write_session(
     folder,  # of the results
     segmenter,  # Matcher
@@ -218,7 +218,7 @@ def write_session(
         facts["images"] = {**before["images"], **images} if same else images
     return atomic_write(path, json.dumps(facts, indent=1, ensure_ascii=False))
 
-
+# %% ../../nbs/apps/05_arguments.ipynb #bd891623
 def read_json(path, what):
     "A file of ours; ValueError where it is none."
     try:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 from .. import __version__
-from ..base.images import FORMATS, read_image
+from ..base.images import FORMATS, read_image, resize_nearest
 from ..method.segmentation import from_rle, label_image, png_bytes, to_rle
 from ..base.stages import Stage
 from ..base.files import address, atomic_write
@@ -49,7 +49,7 @@ def _is_picture(
         and Image.registered_extensions().get(path.suffix.lower()) in FORMATS
     )
 
-
+# %% ../../nbs/apps/01_batch.ipynb #5346d015
 def _folders_below(
     folder,
 ):  # iterator of Path
@@ -65,7 +65,7 @@ def _folders_below(
         places += [d for d in inside if not d.is_symlink()]
         links += [d for d in inside if d.is_symlink()]
 
-
+# %% ../../nbs/apps/01_batch.ipynb #9c5ac4cc
 def _pictures_below(
     folder,
     recursive: bool,  # whether folders in it count
@@ -75,7 +75,7 @@ def _pictures_below(
     files = [f for place in (_folders_below(folder) if recursive else [Path(folder)]) for f in place.iterdir()]
     return sorted(_split(files, others))
 
-
+# %% ../../nbs/apps/01_batch.ipynb #0249385b
 def _pictures_like(
     pattern: str,  # with * ? [..] or **
     others=None,  # list that takes the visible files which are no images
@@ -85,7 +85,7 @@ def _pictures_like(
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
     return fixed, sorted(_split(map(Path, glob.glob(pattern, recursive=True)), others))
 
-
+# %% ../../nbs/apps/01_batch.ipynb #7ea1ecdc
 def _split(files, others):
     "The images among some files."
     files = [f for f in files if f.is_file() and not f.name.startswith(".")]
@@ -129,14 +129,14 @@ def find_pictures(
 # %% ../../nbs/apps/01_batch.ipynb #cb2abbc1
 COCO, SESSION, CORRECTIONS = "coco.json", "session.rim", "corrections.json"  # not named after an image
 
-
+# %% ../../nbs/apps/01_batch.ipynb #8c63287a
 def shown(
     text,  # path or str, with whatever bytes and letters are in it
 ) -> str:
     "A file name that is safe to print."
     return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))
 
-
+# %% ../../nbs/apps/01_batch.ipynb #32ef2ccb
 def some_files(
     paths,  # of Path
     most=5,  # how many are named
@@ -145,7 +145,7 @@ def some_files(
     named = ", ".join(shown(p) for p in sorted(paths)[:most])
     return f"{len(paths)} of no allowed ending ({named}{', …' if len(paths) > most else ''})"
 
-
+# %% ../../nbs/apps/01_batch.ipynb #a1c5324c
 def _check_results(
     pictures,  # of `Picture`
     out: Path,  # resolved
@@ -175,7 +175,7 @@ def made_from(
     "The address of an image's results."
     return address({"picture": file_digest(picture.path), "made_by": made_by})
 
-
+# %% ../../nbs/apps/01_batch.ipynb #44a1b6f3
 def _is_done(
     picture: Picture,
     folder,  # of the results
@@ -202,14 +202,13 @@ def shrink(
     size = [max(1, round(side * longest / max(height, width))) for side in (width, height)]
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
-
+# %% ../../nbs/apps/01_batch.ipynb #c866f1e6
 def enlarge(
     mask,  # [h, w], labels or bool
     size,  # (H, W)
 ) -> np.ndarray:  # [H, W]
     "Each pixel takes the value of the nearest one."
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, mask.shape))
-    return mask[rows][:, columns]
+    return resize_nearest(mask, size, centred=True)
 
 # %% ../../nbs/apps/01_batch.ipynb #a04833de
 def _enlarge_region(
@@ -229,7 +228,7 @@ def _enlarge_region(
         "segmentation": to_rle(mask),
     }
 
-
+# %% ../../nbs/apps/01_batch.ipynb #12317af9
 def _write_results(
     result,  # Segmentation, of the image or of a smaller one
     picture: Picture,
@@ -263,7 +262,7 @@ class Outcome:
     skipped: bool = False  # done before
     fault: str = ""  # why there are no results
 
-
+# %% ../../nbs/apps/01_batch.ipynb #7ad538c2
 def _recipe(
     segmenter,  # has .settings and .method
     vocabulary: Vocabulary,
@@ -292,7 +291,7 @@ def _segment_picture(segmenter, vocabulary, picture, folder, made_by, force, lon
     _write_results(result, picture, folder, image.shape[:2], wanted)
     return Outcome(picture, tuple(result.legend))
 
-
+# %% ../../nbs/apps/01_batch.ipynb #690246b4
 def segment_pictures(
     segmenter,  # RIM, Trident: has .segment, .settings and .method
     vocabulary,  # anything that Vocabulary.of takes
@@ -322,7 +321,7 @@ _INFO = {  # no date: the same images give the same bytes
 _LICENSES = [{"id": 0, "name": "unknown", "url": ""}]
 _UNKNOWN = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}  # of an image
 
-
+# %% ../../nbs/apps/01_batch.ipynb #f76e8e0f
 def annotation(
     region: dict,  # of an image's JSON
     number: int,
@@ -342,7 +341,7 @@ def annotation(
         "score": region["score"],
     }
 
-
+# %% ../../nbs/apps/01_batch.ipynb #1a702f54
 def write_coco(
     path,  # of the file to write
     pictures,  # of `Picture`: those whose results are there

@@ -31,8 +31,7 @@ def _benchmark_of(args, settings):
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #1c9957ac
 def _place_of(args):
-    """What BENCHMARK and --root mean as settings: a folder of one's own inside the root, or a benchmark by name whose
-    files are in the root."""
+    "What BENCHMARK and --root mean as settings: a folder of one's own, or where a benchmark's files are."
     if args.root and not Path(args.root).is_dir():
         raise FileNotFoundError(f"--root must be a folder, and {args.root} is none.")
     inside = os.path.join(args.root or "", args.benchmark)
@@ -42,7 +41,7 @@ def _place_of(args):
     _check_one_meant(args.benchmark, inside)
     return {**place, "benchmark": inside}
 
-
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #d3da0feb
 def _check_one_meant(
     name,  # of a benchmark, or a folder's path
     folder,  # that it would be
@@ -59,8 +58,7 @@ def _check_one_meant(
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #4ece044e
 def _build_beforehand(names, settings, benchmark, store, engine):
-    """Let an engine generate the references that the methods will ask for; without one, they are generated when asked
-    for."""
+    "Let an engine generate the references that the methods will ask for; other engines need none beforehand."
     if engine.name == "serial":
         return
     from rim.method.bank import ReferenceBank
@@ -70,6 +68,20 @@ def _build_beforehand(names, settings, benchmark, store, engine):
 
     if {"rim", *VARIANTS} & set(names) and shipped_bank(benchmark.vocabulary, Tools(settings)) is None:
         ReferenceBank.build(benchmark.vocabulary, settings, store, engine=engine)
+
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #5bc288f0
+def _print_report(report, folder, images):
+    "The table, where the files are, and what was excluded."
+    from rim.measure.evaluation import told
+
+    print(report.markdown())
+    print(
+        f"{folder}: report.md, methods.csv, classes.csv, images.csv, worst images"
+        if folder
+        else "When all shards are done, the same command without --shard writes the report of the whole."
+    )
+    if report.aside:
+        print(f"rim: {told(report.aside, images)}", file=sys.stderr)
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
 def evaluate(args):
@@ -90,7 +102,7 @@ def evaluate(args):
         return 0
     benchmark.check()
     from rim.base.engine import Undone
-    from rim.measure.evaluation import Unmeasured, evaluate, told
+    from rim.measure.evaluation import Unmeasured, evaluate
     from rim.measure.examination import make_methods
 
     folder = None if args.shard else _output_folder(args.out or Path("out", re.sub(r"[^\w.-]+", "-", benchmark.name)))
@@ -107,14 +119,7 @@ def evaluate(args):
         return 1
     if folder:
         _write_evaluation(report, methods, benchmark, settings, folder, args.worst)
-    print(report.markdown())
-    print(
-        f"{folder}: report.md, methods.csv, classes.csv, images.csv, worst images"
-        if folder
-        else "When all shards are done, the same command without --shard writes the report of the whole."
-    )
-    if report.aside:
-        print(f"rim: {told(report.aside, len(benchmark))}", file=sys.stderr)
+    _print_report(report, folder, len(benchmark))
     return int(bool(report.aside))
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #5c8e3a42
@@ -225,7 +230,7 @@ def reproduce(args):
         return 0
     return reproduce(args.targets, args.profile, dict(args.set), args.force, say=lambda line: print(line, flush=True))
 
-
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #6d446e92
 def _verify_results(args):
     "rim verify-results: whether the results are as they were made."
     from rim.reproduce.registry import notebooks_root

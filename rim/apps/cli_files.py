@@ -28,7 +28,7 @@ def _amount(
         )
     return float(found[1]) * units[found[2]]
 
-
+# %% ../../nbs/apps/08_cli_files.ipynb #dbe03934
 def age(text):
     return _amount(text, _AGES, "age")
 
@@ -98,7 +98,7 @@ def _store_verify(args):
     print(f"{store.root}: {read} entries, " + (f"{damaged} damaged" if damaged else "all as they were written"))
     return int(bool(damaged))
 
-
+# %% ../../nbs/apps/08_cli_files.ipynb #18c0c789
 def _store_prune(args):
     "rim store prune: remove what is old, too much, or left behind."
     store = _store_of(args)
@@ -155,7 +155,7 @@ def doctor(args):
     check_device(settings)
     return _report(findings(settings), args.json)
 
-
+# %% ../../nbs/apps/08_cli_files.ipynb #056bda83
 def _report(
     rows,  # of Finding
     as_json,
@@ -207,7 +207,7 @@ def _each_weight(args, act, done):
     print(*failed, sep="\n", end="\n" * bool(failed), file=sys.stderr)
     return int(bool(failed))
 
-
+# %% ../../nbs/apps/08_cli_files.ipynb #a4ebc2aa
 def _weights_fetch(args):
     "rim weights fetch: bring what is missing, checked and converted."
     from rim.models.fetching import fetch

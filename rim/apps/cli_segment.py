@@ -121,17 +121,11 @@ def segment(args):
 
         write_session(folder, segmenter, vocabulary, done, args.longest, args.bank or "")
     if args.coco:
-        print(
-            f"{write_coco(folder / COCO, done, folder, vocabulary)}: the regions of {len(done)} "
-            f"image{'s' * (len(done) != 1)}"
-        )
+        written, plural = write_coco(folder / COCO, done, folder, vocabulary), "s" * (len(done) != 1)
+        print(f"{written}: the regions of {len(done)} image{plural}")
     if faults:
-        print(
-            f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:",
-            *(told(o, folder) for o in faults),
-            sep="\n",
-            file=sys.stderr,
-        )
+        head = f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:"
+        print(head, *(told(o, folder) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e1
@@ -172,7 +166,7 @@ def told(outcome, folder):
         f"{label} {share:.0%}" for _, label, share in outcome.legend
     )
 
-
+# %% ../../nbs/apps/06_cli_segment.ipynb #411b63bc
 def reported(segmenter, vocabulary, pictures, folder, args):
     "The outcomes, told one by one as they come."
     from tqdm import tqdm

@@ -22,7 +22,7 @@ from ..method.vocabulary import Vocabulary
 HOST = "127.0.0.1"  # nobody else can reach it
 SIDE, _MEGABYTES, WORDS, _LETTERS = 1024, 16, 24, 500  # pixels, of an upload, class names, of the text that names them
 
-
+# %% ../../nbs/apps/03_demo.ipynb #50c4b0fc
 def asked(
     text: str,  # names separated by commas
 ) -> Vocabulary:
@@ -34,7 +34,7 @@ def asked(
         raise ValueError(f"the demo takes at most {WORDS} names: got {len(vocabulary.names)}")
     return vocabulary
 
-
+# %% ../../nbs/apps/03_demo.ipynb #c8248ff9
 def answer(
     segmenter,  # RIM or Trident
     path,  # of the image; None: there is none
@@ -84,7 +84,47 @@ def load_gradio():
         ) from None
     return gradio
 
+# %% ../../nbs/apps/03_demo.ipynb #45294a03
+def _asked_page(gr, segmenter, path, text):
+    "What the page shows after a question, and the result to be asked about."
+    try:
+        result = answer(segmenter, path, text)
+    except (ValueError, OSError) as error:
+        raise gr.Error(escape(str(error).replace(str(path), "the image")), print_exception=False) from None
+    hint = "<p>Click on the result to see where a name comes from.</p>"
+    return result.overlay(legend=False, names=True), legend(result), hint, result
 
+# %% ../../nbs/apps/03_demo.ipynb #dcbbe2e9
+def _explained(
+    result,  # Segmentation; None: there is none yet
+    index,  # where the overlay was clicked on
+) -> str:
+    "Why a pixel has its name, as HTML."
+    if not result:
+        return ""
+    return result.explain(*pixel_of(result, index, result.overlay(legend=False).width))._repr_html_()
+
+# %% ../../nbs/apps/03_demo.ipynb #b07ec0f1
+def _question(gr, words, picture):
+    "The image, the words and the button."
+    image = gr.Image(
+        picture,
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label="Picture",
+        buttons=[],
+    )
+    text = gr.Textbox(
+        words,
+        label="Words",
+        info="separated by commas; | joins synonyms",
+        max_length=_LETTERS,
+        elem_id="words",
+    )
+    return image, text, gr.Button("Segment", variant="primary", elem_id="ask")
+
+# %% ../../nbs/apps/03_demo.ipynb #b66eb966
 def page(
     segmenter,  # RIM or Trident
     words: str,  # to begin with
@@ -94,23 +134,10 @@ def page(
     gr = load_gradio()
 
     def ask(path, text):
-        try:
-            result = answer(segmenter, path, text)
-        except (ValueError, OSError) as error:
-            raise gr.Error(escape(str(error).replace(str(path), "the image")), print_exception=False) from None
-        return (
-            result.overlay(legend=False, names=True),
-            legend(result),
-            "<p>Click on the result to see where a name comes from.</p>",
-            result,
-        )
+        return _asked_page(gr, segmenter, path, text)
 
     def click(result, event: gr.SelectData):
-        return (
-            result.explain(*pixel_of(result, event.index, result.overlay(legend=False).width))._repr_html_()
-            if result
-            else ""
-        )
+        return _explained(result, event.index)
 
     with gr.Blocks(title="rim", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(
@@ -120,22 +147,7 @@ def page(
         kept = gr.State(time_to_live=3600)
         with gr.Row():
             with gr.Column(min_width=280):
-                image = gr.Image(
-                    picture,
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    label="Picture",
-                    buttons=[],
-                )
-                text = gr.Textbox(
-                    words,
-                    label="Words",
-                    info="separated by commas; | joins synonyms",
-                    max_length=_LETTERS,
-                    elem_id="words",
-                )
-                button = gr.Button("Segment", variant="primary", elem_id="ask")
+                image, text, button = _question(gr, words, picture)
             with gr.Column(min_width=280):
                 overlay = gr.Image(label="Result", interactive=False, format="png", buttons=[], elem_id="result")
                 key, told = gr.Markdown(elem_id="legend"), gr.Markdown(elem_id="why")
@@ -160,7 +172,7 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 
-
+# %% ../../nbs/apps/03_demo.ipynb #62fa67bd
 class Guard:
     "ASGI middleware: the browser may load from this page alone."
 
@@ -181,7 +193,7 @@ class Guard:
 
         await self.app(scope, receive, guarded)
 
-
+# %% ../../nbs/apps/03_demo.ipynb #e71b1997
 def _guarded(
     blocks,  # of `page`
 ):  # FastAPI

@@ -24,7 +24,7 @@ class Download:
     megabytes: float  # to fetch
     command: str  # {} is the folder of the data
 
-
+# %% ../../nbs/apps/04_doctor.ipynb #74446699
 HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 DOWNLOADS = (
     Download(
@@ -92,7 +92,7 @@ def trouble(
         return f"{benchmark.home} has {len(benchmark)} of {benchmark.source.images} images"
     return ""
 
-
+# %% ../../nbs/apps/04_doctor.ipynb #46fe6444
 def data_findings(
     settings,  # data_dir
 ) -> list:  # of Finding

@@ -120,7 +120,7 @@ def telling_pixel(
     places = np.argwhere(s.region_map == int(np.argmax(named if any(named) else seen)))
     return tuple(int(v) for v in places[len(places) // 2][::-1])
 
-
+# %% ../../nbs/apps/02_widgets.ipynb #1e566d78
 def _explanation_figure(
     segmentation: Segmentation,
     e: Explanation,  # one that has distributions
@@ -210,7 +210,7 @@ def _slider(name, label, low, high, step=1):
 def choice(name, label, options):
     return dict(name=name, label=label, options=list(options))
 
-
+# %% ../../nbs/apps/02_widgets.ipynb #f6d2bc89
 class Controlled(Pictured):
     "Controls and what follows from them: a subclass's `compute`, of settings, returns what was computed and its page."
 
@@ -246,7 +246,7 @@ def enlarged(
     factor = -(-side // max(picture.shape[:2]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
-
+# %% ../../nbs/apps/02_widgets.ipynb #4b9c9cf4
 def _foreground_panels(
     image,  # uint8 [H, W, 3]
     attention,  # float32 [h, w], 0..1

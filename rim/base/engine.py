@@ -55,7 +55,7 @@ class Outcome:
     error: str = ""  # one sentence; empty: it is done
     trace: str = ""  # where it came from
 
-
+# %% ../../nbs/base/09_engine.ipynb #47cb1359
 class Undone(RuntimeError):
     "Items that were excluded; the others are done."
 

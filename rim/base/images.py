@@ -33,7 +33,7 @@ def _plain_png(
         at += length + 12
     return io.BytesIO(b"".join(parts))
 
-
+# %% ../../nbs/base/05_images.ipynb #adab1b96
 def open_image(
     path,  # path of an image file
     plain=False,  # whether a PNG is opened without its profiles and texts
@@ -93,7 +93,7 @@ def _grey_8bit(
     white = next(w for w in whites if high <= w)
     return (grey.astype(np.float64) * (255 / white)).round().astype(np.uint8)
 
-
+# %% ../../nbs/base/05_images.ipynb #61ed4897
 def _upright_rgb(
     image: Image.Image,
 ) -> np.ndarray:  # uint8 [H, W, 3], RGB
@@ -148,7 +148,7 @@ def _raw_mode(image: Image.Image) -> str:
     found = image.tile[0].args if image.tile else ""
     return found[0] if isinstance(found, tuple) else found
 
-
+# %% ../../nbs/base/05_images.ipynb #8e156163
 def read_labels(
     path,  # PNG, BMP or TIFF, palette or grey, 8 or 16 bit
 ) -> np.ndarray:  # integer [H, W]
@@ -186,6 +186,23 @@ def image_size(
             turned = False  # Pillow has swapped them already
         return (image.width, image.height) if turned else (image.height, image.width)
 
+# %% ../../nbs/base/05_images.ipynb #7e6d6acc
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+# %% ../../nbs/base/05_images.ipynb #bf2d62e5
+def resize_nearest(
+    array,  # [H, W, ...]
+    size,  # (h, w)
+    centred=False,  # whether the centre of a pixel decides, not its corner
+) -> np.ndarray:  # [h, w, ...]
+    "Resize by picking pixels, in integers."
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) if centred else np.arange(new) * old // new
+        for old, new in zip(array.shape, size)
+    )
+    return array[rows[:, None], columns]
+
 # %% ../../nbs/base/05_images.ipynb #4f47ba32
 def _letters(path):
     "The code points that a font file has; none where it can't be used."
@@ -197,7 +214,7 @@ def _letters(path):
     except (OSError, RuntimeError, ValueError):
         return set()
 
-
+# %% ../../nbs/base/05_images.ipynb #4fd5af4b
 @cache
 def _font_file(letters):
     "The font for some code points, and those it lacks: DejaVu Sans, or the first of the machine's that has them all."
@@ -211,7 +228,7 @@ def _font_file(letters):
             return path, frozenset()
     return own, lacking
 
-
+# %% ../../nbs/base/05_images.ipynb #40c68372
 def typeset(
     text,  # one line
     size,  # pixels
@@ -246,7 +263,7 @@ def framed(
         f"{''.join(parts)}</div>"
     )
 
-
+# %% ../../nbs/base/05_images.ipynb #d38b2f2b
 def swatch(
     colour,  # 3 integers, 0..255
 ) -> str:

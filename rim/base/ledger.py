@@ -6,7 +6,7 @@
 __all__ = ['read_ledger']
 
 # %% ../../nbs/base/06_ledger.ipynb #1ae6cbe1
-import atexit, json, os, sys, time
+import atexit, json, os, platform, sys, time
 from pathlib import Path
 
 # %% ../../nbs/base/06_ledger.ipynb #1b609b7f
@@ -42,18 +42,35 @@ def read_ledger(
     return found
 
 # %% ../../nbs/base/06_ledger.ipynb #df6c01c8
+def held_memory(
+    field="VmHWM",  # the most so far; VmRSS: at the moment
+) -> int:  # KB; None where the system has no /proc
+    "The memory of this process."
+    try:
+        return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+    except (OSError, IndexError):
+        return None
+
+# %% ../../nbs/base/06_ledger.ipynb #777bc6ac
 def peak_memory() -> int:  # MB; None where the system doesn't tell
     "The most memory that this process has held so far."
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) // 1024
-    except (OSError, IndexError):
-        pass
+    if (kilobytes := held_memory()) is not None:
+        return kilobytes // 1024
     try:
         import resource
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 1024)
+
+# %% ../../nbs/base/06_ledger.ipynb #13414cf9
+def processor() -> str:
+    "Name of the processor, as the system calls it."
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 # %% ../../nbs/base/06_ledger.ipynb #2986ece8
 def _process_facts() -> dict:

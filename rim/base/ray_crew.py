@@ -16,12 +16,12 @@ LOOPBACK = "127.0.0.1"
 _QUIET = dict(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 ALONE = dict(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
-
+# %% ../../nbs/base/08_ray_crew.ipynb #7fcb7530
 @cache
 def token() -> str:
     return secrets.token_hex(32)
 
-
+# %% ../../nbs/base/08_ray_crew.ipynb #133ba0c4
 def needs(workers):
     "Variables that the worker of any cluster needs."
     return {**threads(workers), **{name: text for name, text in os.environ.items() if name.startswith(_ARITHMETIC)}}
@@ -38,7 +38,7 @@ def ray_variables(
     "What Ray is told before it starts."
     return _QUIET if address else {**_QUIET, **ALONE, "RAY_AUTH_TOKEN": token()}
 
-
+# %% ../../nbs/base/08_ray_crew.ipynb #c7723ed7
 def ray_arguments(
     workers: int,
     address="",
@@ -85,59 +85,63 @@ class Ray:
             num_cpus=1, num_gpus=engine.gpus, max_restarts=0, runtime_env=self.lacking()
         )
 
-    def begin(self, engine):
-        "Start a cluster, or join one."
-        if not (engine.address or self.alone):
-            raise ValueError(
-                "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was "
-                "imported before: give the address of a running one, or begin in a new process"
-            )
-        with variables({} if engine.address else ours(engine.crew)):
-            for attempt in (1, 2):
-                try:
-                    there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info
-                    break
-                except Exception as e:  # Ray raises Exception itself when it takes too long
-                    self.ray.shutdown()
-                    if attempt == 2 or engine.address:
-                        raise OSError(
-                            "Ray could not "
-                            + (
-                                f"be joined at {engine.address}: "
-                                if engine.address
-                                else "start on this machine, which may be busy: "
-                            )
-                            + f"{str(e).splitlines()[0] if str(e) else type(e).__name__}"
-                        ) from e
-        if engine.address:
-            return
-        if there["node_ip_address"] != LOOPBACK:
-            self.ray.shutdown()
-            raise RuntimeError(
-                f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on "
-                f"{there['node_ip_address']}"
-            )
-        Ray.begun[there["gcs_address"]] = ours(engine.crew)
-
-    def size(self, engine):
-        "No more workers than the cluster has room for."
-        there = self.ray.cluster_resources()
-        room = min(
-            int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew
+# %% ../../nbs/base/08_ray_crew.ipynb #58a6e07b
+@patch
+def begin(self: Ray, engine):
+    "Start a cluster, or join one."
+    if not (engine.address or self.alone):
+        raise ValueError(
+            "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was "
+            "imported before: give the address of a running one, or begin in a new process"
         )
-        if not room:
-            raise ValueError(
-                f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has "
-                f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
-            )
-        self.workers = min(engine.crew, room)
+    with variables({} if engine.address else ours(engine.crew)):
+        for attempt in (1, 2):
+            try:
+                there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info
+                break
+            except Exception as e:  # Ray raises Exception itself when it takes too long
+                self.ray.shutdown()
+                if attempt == 2 or engine.address:
+                    raise OSError(
+                        "Ray could not "
+                        + (
+                            f"be joined at {engine.address}: "
+                            if engine.address
+                            else "start on this machine, which may be busy: "
+                        )
+                        + f"{str(e).splitlines()[0] if str(e) else type(e).__name__}"
+                    ) from e
+    if engine.address:
+        return
+    if there["node_ip_address"] != LOOPBACK:
+        self.ray.shutdown()
+        raise RuntimeError(
+            f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on "
+            f"{there['node_ip_address']}"
+        )
+    Ray.begun[there["gcs_address"]] = ours(engine.crew)
 
-    def lacking(self):
-        "The runtime environment: variables that a worker needs and the cluster was not begun with."
-        begun = self.begun.get(self.ray.get_runtime_context().gcs_address)
-        needed = needs(self.workers) if begun is None else ours(self.workers)
-        different = {name: text for name, text in needed.items() if (begun or {}).get(name) != text}
-        return {"env_vars": different} if different else {}
+# %% ../../nbs/base/08_ray_crew.ipynb #c098d5bb
+@patch
+def size(self: Ray, engine):
+    "No more workers than the cluster has room for."
+    there = self.ray.cluster_resources()
+    room = min(int(there.get("CPU", 0)), int(there.get("GPU", 0) / engine.gpus + 1e-6) if engine.gpus else engine.crew)
+    if not room:
+        raise ValueError(
+            f"a worker needs 1 CPU and {engine.gpus:g} GPUs of the Ray cluster, which has "
+            f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+        )
+    self.workers = min(engine.crew, room)
+
+# %% ../../nbs/base/08_ray_crew.ipynb #4f54dab7
+@patch
+def lacking(self: Ray):
+    "The runtime environment: variables that a worker needs and the cluster was not begun with."
+    begun = self.begun.get(self.ray.get_runtime_context().gcs_address)
+    needed = needs(self.workers) if begun is None else ours(self.workers)
+    different = {name: text for name, text in needed.items() if (begun or {}).get(name) != text}
+    return {"env_vars": different} if different else {}
 
 # %% ../../nbs/base/08_ray_crew.ipynb #fab01bf2
 @patch
@@ -173,7 +177,7 @@ def answer(self: Ray, ref):
             str(e),
         )
 
-
+# %% ../../nbs/base/08_ray_crew.ipynb #9e01d273
 @patch
 def stop(self: Ray):
     for actor in self.actors:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
-from .values import _broken_rule, _parse_value, own_file, read_ini, shipped_file
+from .values import _broken_rule, own_file, parse_value, read_ini, shipped_file
 
 # %% ../../nbs/base/02_settings.ipynb #6f32a46c
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +276,7 @@ def nearest(
     "The known word most like `word`."
     return difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
 
-
+# %% ../../nbs/base/02_settings.ipynb #77231809
 def _check_keys(
     keys,  # should be fields of Settings
 ):
@@ -291,7 +291,7 @@ def typed(
 ):
     "The same values, each of its field's type."
     _check_keys(values)
-    return {key: _parse_value(key, KINDS[key], value) for key, value in values.items()}
+    return {key: parse_value(f"setting {key}", KINDS[key].__name__, value) for key, value in values.items()}
 
 # %% ../../nbs/base/02_settings.ipynb #142e7a23
 ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_dir")

@@ -29,7 +29,7 @@ def _without_docstrings(tree):
             node.body = body[1:] or [ast.Pass()]
     return tree
 
-
+# %% ../../nbs/base/10_stages.ipynb #8cd1a8ff
 def code_digest(
     *modules,  # names of modules, as in "rim.method.ranking", or the modules themselves
 ):

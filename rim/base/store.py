@@ -92,7 +92,7 @@ def unpack(
 # %% ../../nbs/base/04_store.ipynb #31bad06a
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
-
+# %% ../../nbs/base/04_store.ipynb #44b1e092
 class Store:
     "A folder of content-addressed entries: `put` arrays under a key, `get` them back."
 
@@ -112,18 +112,6 @@ class Store:
     def __repr__(self):
         return f"Store({str(self.root)!r})"
 
-    def check(self):
-        "OSError where nothing can be written: asked before work whose result would be lost."
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        except OSError as e:
-            raise OSError(
-                f"nothing can be written to the store {self.root} ({e.strerror}): the variable RIM_STORE or the setting"
-                " store names another folder"
-            ) from None
-
     def path(self, kind, key):
         "Where an entry is or would be."
         if not _KIND.fullmatch(kind):
@@ -135,25 +123,43 @@ class Store:
         "Write an entry (arrays: name -> array; record: what happened, JSON-able) and return its path."
         return atomic_write(self.path(kind, key), pack(key, arrays, record or {}))
 
-    def entry(self, kind, key):
-        "(arrays, record), or None where there is none that can be believed."
-        path = self.path(kind, key)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        try:
-            return unpack(data, key)
-        except ValueError as e:
-            warnings.warn(f"{path} is damaged and will be computed again: {e}", stacklevel=2)
-            try:
-                path.unlink(missing_ok=True)
-            except OSError:
-                pass  # a store that may only be read: whoever wants to write will hear of it
+# %% ../../nbs/base/04_store.ipynb #cfd5f583
+@patch
+def check(self: Store):
+    "OSError where nothing can be written: asked before work whose result would be lost."
+    try:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.root):
+            pass
+    except OSError as e:
+        raise OSError(
+            f"nothing can be written to the store {self.root} ({e.strerror}): the variable RIM_STORE or the setting"
+            " store names another folder"
+        ) from None
 
-    def get(self, kind, key):
-        "The arrays by name, or None where there are none that can be believed."
-        return (self.entry(kind, key) or (None,))[0]
+# %% ../../nbs/base/04_store.ipynb #b74925c3
+@patch
+def entry(self: Store, kind, key):
+    "(arrays, record), or None where there is none that can be believed."
+    path = self.path(kind, key)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return unpack(data, key)
+    except ValueError as e:
+        warnings.warn(f"{path} is damaged and will be computed again: {e}", stacklevel=2)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass  # a store that may only be read: whoever wants to write will hear of it
+
+# %% ../../nbs/base/04_store.ipynb #69eb9608
+@patch
+def get(self: Store, kind, key):
+    "The arrays by name, or None where there are none that can be believed."
+    return (self.entry(kind, key) or (None,))[0]
 
 # %% ../../nbs/base/04_store.ipynb #fc7dff0b
 @patch
@@ -186,7 +192,7 @@ class Stored:
 
 _ENTRY, _TEMPORARY = re.compile(r"[0-9a-f]{64}\.safetensors"), re.compile(r"\.[0-9a-f]{40}.*\.tmp")
 
-
+# %% ../../nbs/base/04_store.ipynb #00f9dd5a
 def folders_in(folder):
     "The true folders in a folder, by name."
     try:
@@ -315,7 +321,7 @@ def file_digest(
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return address({p.relative_to(path).as_posix(): file_digest(p) for p in files})
 
-
+# %% ../../nbs/base/04_store.ipynb #74a60256
 def library_versions(
     *names,  # of installed packages; by default those that compute our results
 ):

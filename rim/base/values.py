@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/base/01_values.ipynb #e76a812e
-import configparser, math, re, warnings
+import ast, configparser, math, re, warnings
 from pathlib import Path
 
 # %% ../../nbs/base/01_values.ipynb #96c39e34
@@ -67,21 +67,21 @@ def own_file(
 
 # %% ../../nbs/base/01_values.ipynb #37081aef
 BOOLEANS = configparser.ConfigParser.BOOLEAN_STATES  # yes, true, on, 1 and their opposites
+READERS = {kind.__name__: kind for kind in (str, int, float)} | {"bool": lambda text: BOOLEANS[text.lower()]}
 
 
-def _parse_value(
-    key,  # name of the field
-    kind,  # its type: str, int, float or bool
+def parse_value(
+    key,  # name of the field, as an error says it
+    kind,  # name of its type: str, int, float, bool, or that of a literal, such as dict
     value,  # text, or a value of that type
 ):
     "`value` as a `kind`; ValueError names the key and the value."
-    text = str(value).strip()
     try:
-        if isinstance(value, bool) and kind is not bool:
+        if isinstance(value, bool) and kind != "bool":
             raise ValueError
-        return BOOLEANS[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise ValueError(f"setting {key} must be of type {kind.__name__}, got {value!r}") from None
+        return READERS.get(kind, ast.literal_eval)(str(value).strip())
+    except (KeyError, SyntaxError, ValueError):
+        raise ValueError(f"{key} must be of type {kind}, got {value!r}") from None
 
 # %% ../../nbs/base/01_values.ipynb #1a8bca1e
 _CHOICES = dict(
@@ -106,48 +106,18 @@ _CHOICES = dict(
     trident_templates=("imagenet", "prompt"),
     corrclip_similarity=("queries-keys", "tokens"),
 )
-_POSITIVE = (
-    "images_per_class",
-    "image_size",
-    "denoising_steps",
-    "synthesis_batch",
-    "attention_points",
-    "points_per_side",
-    "points_per_batch",
-    "reference_side",
-    "region_side",
-    "clip_side",
-    "maskformer_side",
-    "freeda_scale",
-    "freeda_nearest",
-    "ovdiff_images",
-    "ovdiff_parts",
-    "diffseg_side",
-    "retrieval_nearest",
-    "sd_scale",
-    "subcategories",
-    "background_subcategories",
-    "agents",
-    "ranking_temperature",
-    "score_floor",
-    "match_references",
-    "match_negatives",
-    "match_temperature",
-    "bootstrap",
-    "trident_side",
-    "trident_longest",
-    "trident_crop",
-    "trident_stride",
-    "trident_scale",
-    "trident_gamma",
-    "peer_side",
-    "peer_crop",
-    "peer_stride",
-    "peer_scale",
-    "groupvit_keep",
-    "corrclip_eps",
-    "corrclip_sharpness",
-)
+
+# %% ../../nbs/base/01_values.ipynb #066624f8
+_POSITIVE = """
+    images_per_class image_size denoising_steps synthesis_batch attention_points points_per_side
+    points_per_batch reference_side region_side clip_side maskformer_side freeda_scale freeda_nearest
+    ovdiff_images ovdiff_parts diffseg_side retrieval_nearest sd_scale subcategories background_subcategories
+    agents ranking_temperature score_floor match_references match_negatives match_temperature bootstrap
+    trident_side trident_longest trident_crop trident_stride trident_scale trident_gamma peer_side peer_crop
+    peer_stride peer_scale groupvit_keep corrclip_eps corrclip_sharpness
+""".split()
+
+# %% ../../nbs/base/01_values.ipynb #09ccb0f6
 _PATTERNS = dict(
     diffseg_weights=(r"\d+(\.\d+)?( *, *\d+(\.\d+)?)*", "numbers separated by commas, as in 0.1, 0.5"),
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
@@ -164,30 +134,22 @@ _PATTERNS = dict(
         ),
     ),
 )  # key -> what its value looks like, as a regular expression and in words
-_SHARES = (
-    "attention_threshold",
-    "attention_top",
-    "mask_min_area",
-    "mask_max_area",
-    "dense_thresh",
-    "pred_iou_thresh",
-    "stability_score_thresh",
-    "box_nms_thresh",
-    "maskformer_score",
-    "maskformer_thresh",
-    "image_peer_presence",
-    "freeda_local",
-    "freeda_background",
-    "diffseg_background",
-    "retrieval_own",
-    "match_presence",
-    "unknown",
-    "trident_prob_thd",
-    "trident_coarse_thresh",
-    "peer_threshold",
-)
 
+# %% ../../nbs/base/01_values.ipynb #db9daf85
+_SHARES = """
+    attention_threshold attention_top mask_min_area mask_max_area dense_thresh pred_iou_thresh
+    stability_score_thresh box_nms_thresh maskformer_score maskformer_thresh image_peer_presence freeda_local
+    freeda_background diffseg_background retrieval_own match_presence unknown trident_prob_thd
+    trident_coarse_thresh peer_threshold
+""".split()
 
+# %% ../../nbs/base/01_values.ipynb #0f5ff09d
+_NOT_NEGATIVE = """
+    redraws threads benchmark_images sd_block freeda_sigma freeda_min_size trident_min_area trident_beta
+    trident_cos_fac trident_mask_weight corrclip_spatial corrclip_semantic
+""".split()
+
+# %% ../../nbs/base/01_values.ipynb #c368a966
 def _broken_rule(
     key,  # name of the field
     value,  # of the field's type
@@ -205,24 +167,7 @@ def _broken_rule(
         return "greater than 0"
     if key in _SHARES and not 0 <= value <= 1:
         return "between 0 and 1"
-    if (
-        key
-        in (
-            "redraws",
-            "threads",
-            "benchmark_images",
-            "sd_block",
-            "freeda_sigma",
-            "freeda_min_size",
-            "trident_min_area",
-            "trident_beta",
-            "trident_cos_fac",
-            "trident_mask_weight",
-            "corrclip_spatial",
-            "corrclip_semantic",
-        )
-        and value < 0
-    ):
+    if key in _NOT_NEGATIVE and value < 0:
         return "0 or more"
     if key in ("sd_timestep", "diffseg_timestep") and not 0 <= value < 1000:
         return "0 to 999"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import connection, current_process, get_context
 from pathlib import Path
+from fastcore.basics import patch
 
 # %% ../../nbs/base/07_workers.ipynb #745e5421
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Failure:
     trace: str  # where it came from
     exception: Exception
 
-
+# %% ../../nbs/base/07_workers.ipynb #41c5b86b
 def failure(
     error,  # an exception
 ) -> Failure:
@@ -85,9 +86,12 @@ def threads(
 @contextmanager
 def variables(
     values,  # name -> text
+    without=(),  # names that are not set
 ):
     "The environment with other values, for what is started meanwhile."
     before = dict(os.environ)
+    for name in without:
+        os.environ.pop(name, None)
     os.environ.update(values)
     try:
         yield
@@ -169,7 +173,7 @@ def serve(pipe, work, crash):
         faulthandler.disable()
         last.close()
 
-
+# %% ../../nbs/base/07_workers.ipynb #26b64889
 def _cause_of_death(
     code,  # exit code of a process
 ) -> str:
@@ -206,49 +210,59 @@ class Processes:
             {},
         )  # pipe -> (process, where it tells of a crash)
 
-    def start(self):
-        pipe, theirs = self.context.Pipe()
-        crash = Path(self.folder.name, str(len(os.listdir(self.folder.name))))
-        crash.touch()
-        process = self.context.Process(target=serve, args=(theirs, self.work, str(crash)), daemon=True)
-        with variables(self.threads):
-            process.start()
-        theirs.close()
-        self.processes[pipe] = process, crash
-        return pipe
+# %% ../../nbs/base/07_workers.ipynb #a5e24aeb
+@patch
+def start(self: Processes):
+    pipe, theirs = self.context.Pipe()
+    crash = Path(self.folder.name, str(len(os.listdir(self.folder.name))))
+    crash.touch()
+    process = self.context.Process(target=serve, args=(theirs, self.work, str(crash)), daemon=True)
+    with variables(self.threads):
+        process.start()
+    theirs.close()
+    self.processes[pipe] = process, crash
+    return pipe
 
-    def give(self, pipe, item):
-        try:
-            pipe.send(item)
-        except OSError:
-            pass  # it is dead: `wait` will notice
+# %% ../../nbs/base/07_workers.ipynb #f16d8632
+@patch
+def give(self: Processes, pipe, item):
+    try:
+        pipe.send(item)
+    except OSError:
+        pass  # it is dead: `wait` will notice
 
-    def wait(self, busy):
-        "What the first answers say."
-        return [(pipe, *self.answer(pipe)) for pipe in connection.wait(busy)]
+# %% ../../nbs/base/07_workers.ipynb #670925bd
+@patch
+def wait(self: Processes, busy):
+    "What the first answers say."
+    return [(pipe, *self.answer(pipe)) for pipe in connection.wait(busy)]
 
-    def answer(self, pipe):
-        try:
-            return pipe.recv()
-        except (EOFError, OSError):
-            process, crash = self.processes.pop(pipe)
-            process.join()
-            if process.exitcode == _UNGUARDED:
-                raise RuntimeError(
-                    "each worker runs the script that starts it: what starts workers belongs below"
-                    " `if __name__ == '__main__':`"
-                ) from None
-            return "died", (_cause_of_death(process.exitcode), crash.read_text())
+# %% ../../nbs/base/07_workers.ipynb #cea20356
+@patch
+def answer(self: Processes, pipe):
+    try:
+        return pipe.recv()
+    except (EOFError, OSError):
+        process, crash = self.processes.pop(pipe)
+        process.join()
+        if process.exitcode == _UNGUARDED:
+            raise RuntimeError(
+                "each worker runs the script that starts it: what starts workers belongs below"
+                " `if __name__ == '__main__':`"
+            ) from None
+        return "died", (_cause_of_death(process.exitcode), crash.read_text())
 
-    def stop(self):
-        for pipe in self.processes:
-            pipe.close()
-        for patience, end in ((1, "terminate"), (5, "kill")):
-            for process, _ in self.processes.values():
-                process.join(patience)
-                if process.is_alive():
-                    getattr(process, end)()
+# %% ../../nbs/base/07_workers.ipynb #3f49dc24
+@patch
+def stop(self: Processes):
+    for pipe in self.processes:
+        pipe.close()
+    for patience, end in ((1, "terminate"), (5, "kill")):
         for process, _ in self.processes.values():
-            process.join()
-        self.processes.clear()
-        self.folder.cleanup()
+            process.join(patience)
+            if process.is_alive():
+                getattr(process, end)()
+    for process, _ in self.processes.values():
+        process.join()
+    self.processes.clear()
+    self.folder.cleanup()

@@ -6,7 +6,7 @@
 __all__ = ['compare']
 
 # %% ../../nbs/measure/16_agreement.ipynb #ca2c0003
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,8 @@ from ..method.proposals import Proposer
 from ..method.ranking import ranking_distribution
 from ..method.references import cosine_matrix
 from ..method.tools import Tools
-from ..method.regions import Match, Regions, paint, rank_classes
-from ..method.segmenter import RIM, choose_agents, fill_uncovered, positive_scores, region_scores
+from ..method.regions import Match, Regions, rank_classes
+from ..method.segmenter import RIM, choose_agents, name_regions, positive_scores, region_scores
 from ..method.segmentation import Segmentation
 from ..method.vocabulary import Vocabulary
 
@@ -76,6 +76,7 @@ def _plain_match(
     features: torch.Tensor,  # [P, D]
     references,  # `References`
     settings,
+    ranking: bool = True,  # the only way there is
     seed: int = 0,  # of random agents
 ) -> Match:
     "Match features by rankings written out."
@@ -101,11 +102,8 @@ def predict(
     rim = self.rim
     references = rim.bank_for(vocabulary).references(rim.settings, "foreground", True, vocabulary.background)
     seed = rim.settings.seed + regions.seed
-    found = _plain_match(regions.features, references, rim.settings, seed)
-    canvas = paint(regions.proposals.masks, found.labels, found.best, image.shape[:2], rim.settings.painting)
-    labels = fill_uncovered(
-        canvas, regions.grid, references, rim.settings, vocabulary.background, ranking=True, seed=seed
-    )
+    how = dict(seed=seed, match=_plain_match)
+    _, labels, _ = name_regions(regions, image.shape[:2], references, rim.settings, vocabulary.background, **how)
     return Segmentation(image, labels.astype(np.int32), vocabulary, (), {"proposals": len(regions)})
 
 # %% ../../nbs/measure/16_agreement.ipynb #4c13d41a

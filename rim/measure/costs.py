@@ -15,18 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
+from ..base.ledger import held_memory
 from .style import COLOURS, _FAINT, _INK, _styled
 
 # %% ../../nbs/measure/17_costs.ipynb #99c5553b
-def _held(
-    field: str,  # VmRSS or VmHWM
-) -> float:  # MB; NaN where the system doesn't tell
-    try:
-        return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
-    except (OSError, IndexError):
-        return float("nan")
-
-
 def extra_memory(
     call,  # function without arguments
 ) -> float:  # MB; NaN where the system doesn't tell
@@ -43,9 +35,9 @@ def extra_memory(
     except (OSError, AttributeError):
         call()
         return float("nan")
-    before = _held("VmRSS")
+    before = held_memory("VmRSS")
     call()
-    return max(_held("VmHWM") - before, 0.0)
+    return max((held_memory() - before) / 1024, 0.0)
 
 # %% ../../nbs/measure/17_costs.ipynb #9aa2adcf
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Cost:
     seconds: float  # median
     megabytes: float  # highest; NaN where the system doesn't tell
 
-
+# %% ../../nbs/measure/17_costs.ipynb #bce8c0fb
 def cost_of(
     method,  # Method, or any function of an image
     images,  # each uint8 [H, W, 3]
@@ -80,6 +72,22 @@ def spaced(
     placed = np.empty(len(heights))
     placed[order] = IsotonicRegression().fit_transform(np.arange(len(heights)), heights[order] - lines) + lines
     return placed
+
+# %% ../../nbs/measure/17_costs.ipynb #2e8c5d41
+def _name_point(ax, text, point, height, colour):
+    "A name at the right edge, with a line to its point."
+    line = dict(arrowstyle="-", color=colour, lw=0.5, alpha=0.45, shrinkA=1, shrinkB=3, relpos=(0, 0.5))
+    ax.annotate(
+        text,
+        point,
+        (1.03, height),
+        textcoords=ax.get_yaxis_transform(),
+        fontsize=7.5,
+        color=_INK,
+        va="center",
+        annotation_clip=False,
+        arrowprops=line,
+    )
 
 # %% ../../nbs/measure/17_costs.ipynb #b440fcfb
 @_styled
@@ -106,19 +114,7 @@ def trade_off(
     ax.set_ylim(low - 0.03 * span, high + 0.06 * span)
     places = spaced(np.nan_to_num(quality), 1.09 * span / max(len(points), 12))
     for (name, (_, (_, value, _), kind)), x, y in zip(points.items(), at, places):
-        colour = COLOURS[kinds.index(kind) % 8]
-        right = ax.get_yaxis_transform()
-        ax.annotate(
-            f"{value:.1f}  {name}",
-            (x, np.nan_to_num(value)),
-            (1.03, y),
-            textcoords=right,
-            fontsize=7.5,
-            color=_INK,
-            va="center",
-            annotation_clip=False,
-            arrowprops=dict(arrowstyle="-", color=colour, lw=0.5, alpha=0.45, shrinkA=1, shrinkB=3, relpos=(0, 0.5)),
-        )
+        _name_point(ax, f"{value:.1f}  {name}", (x, np.nan_to_num(value)), y, COLOURS[kinds.index(kind) % 8])
     ax.set(xlabel="seconds per image", ylabel=unit, title=title)
     ax.grid(axis="both", which="major", color="#e5e7eb")
     ax.set_axisbelow(True)

@@ -61,7 +61,7 @@ def ahead(benchmark, indices):
         for index, read in coming:
             yield index, read.result
 
-
+# %% ../../nbs/measure/09_evaluation.ipynb #2c422c90
 def _measure_item(methods, i, read, classes, store):
     "(index, key, results) of one image; Unmeasured if it can't be read."
     try:
@@ -79,7 +79,7 @@ def set_aside(
     cause = error.__cause__
     return SetAside(i, str(error), f"{type(cause).__name__}: {cause}", "".join(traceback.format_exception(cause)))
 
-
+# %% ../../nbs/measure/09_evaluation.ipynb #2eba245e
 def told(
     aside,  # of SetAside
     n,  # images in all
@@ -284,8 +284,7 @@ def _number_of(name):
 
 # %% ../../nbs/measure/09_evaluation.ipynb #541fbcc7
 def _own_shard() -> tuple:  # (i, n), i from 1 to n
-    """The shard of this process, as torchrun (RANK, WORLD_SIZE) and a Slurm array (SLURM_ARRAY_TASK_ID, _MIN, _COUNT)
-    number it; in both, it is a shard of a shard."""
+    "The shard of this process, as torchrun and a Slurm array number it; in both, a shard of a shard."
     i, n, found = 0, 1, False
     if "SLURM_ARRAY_TASK_ID" in os.environ:
         task, first, count, step = (_number_of(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT", "STEP"))

@@ -216,7 +216,7 @@ def confusions(
         (table.labels[t], table.labels[s], int(c), float(c / of(t))) for (t, s), c in zip(pairs[order], counts[order])
     ]
 
-
+# %% ../../nbs/measure/14_examination.ipynb #98624ca5
 def parted(
     table,  # RegionTable
     a,
@@ -243,6 +243,13 @@ def verdict(
     if high < 0:
         return f"loses {-middle:.1f} {unit} ({span})"
     return f"makes no difference that these images could show ({middle:+.1f} {unit}, {span})"
+
+# %% ../../nbs/measure/14_examination.ipynb #dcb6c0f7
+def beside_paper(
+    gain,  # (low, middle, high) of ours
+) -> str:
+    "Whether a difference goes the way of the paper's gain."
+    return "as in the paper" if gain[0] > 0 else "against the paper" if gain[2] < 0 else "undecided"
 
 # %% ../../nbs/measure/14_examination.ipynb #22d6a7e1
 def _trident_for(settings, benchmark):
@@ -290,23 +297,19 @@ def small(
     k = max(1, round(max(pixels.shape[:2]) / side))
     return pixels[::k, ::k]
 
-
+# %% ../../nbs/measure/14_examination.ipynb #d5c0cc24
 def painted(
     image,  # uint8 [H, W, 3]
-    labels,  # integer [H, W]
+    labels,  # integer [H, W], or a Segmentation
     vocabulary,
+    named=True,  # whether names are written into it
 ):
     "A small overlay with names; what is ignored is white."
-    n = len(vocabulary)
-    image, labels = small(image), np.where(small(labels) == unscored_label(n), n, small(labels))
+    n, labels = len(vocabulary), small(np.asarray(getattr(labels, "labels", labels)))
+    labels, palette = np.where(labels == unscored_label(n), n, labels), [*vocabulary.palette(), IGNORE_COLOUR]
+    overlay = draw_overlay(small(image), labels, np.array(palette), vocabulary.background, side=256)
     names = {i: label for i, label in enumerate(vocabulary.labels) if i or not vocabulary.background}
-    return write_names(
-        draw_overlay(
-            image, labels, np.vstack([vocabulary.palette(), [IGNORE_COLOUR]]), vocabulary.background, side=256
-        ),
-        labels,
-        names,
-    )
+    return write_names(overlay, labels, names) if named else overlay
 
 # %% ../../nbs/measure/14_examination.ipynb #00e5f97e
 def worst_sheet(
@@ -325,7 +328,7 @@ def worst_sheet(
         rows.append(
             [
                 small(image),
-                painted(image, np.asarray(getattr(found, "labels", found)), benchmark.vocabulary),
+                painted(image, found, benchmark.vocabulary),
                 painted(image, truth, benchmark.vocabulary),
             ]
         )

@@ -15,6 +15,26 @@ from .style import COLOURS, _FAINT, _GRID, _INK, _legend_below, _styled
 from .grids import add_classes, cut_out, overlay_grid, region_gallery, value_grid
 from .style import COLOURS, label_profile, number, profile_line, save, save_table, table_text
 
+# %% ../../nbs/measure/12_figures.ipynb #d94f8d56
+def _write_values(
+    ax,
+    at,  # places of the bars
+    values,  # in percent
+    ends,  # of the intervals
+):
+    longest = max([*values, *ends])
+    for y, value, end in zip(at, values, ends):
+        short = value < 0.12 * longest
+        ax.text(
+            end + 0.02 * longest if short else 0.012 * longest,
+            y,
+            f"{value:.1f}",
+            color=_INK if short else "white",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+        )
+
 # %% ../../nbs/measure/12_figures.ipynb #323a28cc
 @_styled
 def bars(
@@ -51,18 +71,7 @@ def bars(
         ax.plot(seeds, [list(names).index(name) + 0.38] * len(seeds), "|", color=COLOURS[5], ms=6, label="single seeds")
     if paper is not None or single:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
-    longest = max([*values, *(high if high is not None else ())])
-    for y, value, end in zip(at, values, values if high is None else high):
-        short = value < 0.12 * longest  # too short to hold its number, which then stands behind it
-        ax.text(
-            end + 0.02 * longest if short else 0.012 * longest,
-            y,
-            f"{value:.1f}",
-            color=_INK if short else "white",
-            va="center",
-            fontsize=8,
-            fontweight="bold",
-        )
+    _write_values(ax, at, values, values if high is None else high)
     ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
@@ -150,6 +159,39 @@ def _score_bars(
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
 
+# %% ../../nbs/measure/12_figures.ipynb #9fe00471
+def _draw_region(ax, image, mask, title, note):
+    ax.imshow(np.where(mask[..., None], image, (0.35 * image + 0.65 * 255).astype(np.uint8)))
+    ax.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5)
+    ax.axis("off")
+    ax.set_title(title)
+    ax.text(0.5, -0.06, note, transform=ax.transAxes, ha="center", va="top", fontsize=8)
+
+# %% ../../nbs/measure/12_figures.ipynb #124a1457
+def _draw_rankings(
+    ax,
+    agents,  # names
+    rankings,  # int [n!, n]
+    distributions,  # name -> float [n!]: the region's first
+):
+    first = next(iter(distributions.values()))
+    probable = np.sort(np.argsort(-first, kind="stable")[:24])
+    short, x = [chr(ord("A") + k) for k in range(len(agents))], np.arange(len(probable))
+    width = 0.8 / len(distributions)
+    for i, (name, p) in enumerate(distributions.items()):
+        shift, colour = (i - (len(distributions) - 1) / 2) * width, (_INK, COLOURS[0], COLOURS[1])[i % 3]
+        ax.bar(x + shift, p[probable] - 1 / len(p), width, color=colour, label=name)
+    orders = ["".join(short[k] for k in order) for order in np.asarray(rankings)[probable]]
+    ax.set_xticks(x, orders, rotation=90 if len(x) > 12 else 0, fontsize=8)
+    ax.set(
+        title="Ranking distributions",
+        ylabel=f"probability − 1/{len(first)}",
+        xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents)),
+    )
+    ax.axhline(0, color=_FAINT, lw=0.8)
+    ax.margins(x=0.01, y=0.22)
+    ax.legend(fontsize=8, loc="upper right", ncols=3)
+
 # %% ../../nbs/measure/12_figures.ipynb #9d062f3f
 @_styled
 def individual_or_relational(
@@ -173,41 +215,12 @@ def individual_or_relational(
         fig.add_subplot(grid[0, 2]),
         fig.add_subplot(grid[1, :]),
     )
-    picture.imshow(np.where(mask[..., None], image, (0.35 * image + 0.65 * 255).astype(np.uint8)))
-    picture.contour(mask, [0.5], colors=[COLOURS[5]], linewidths=1.5)
-    picture.axis("off")
-    picture.set_title(f"The region: {truth}")
-    picture.text(0.5, -0.06, note, transform=picture.transAxes, ha="center", va="top", fontsize=8)
+    _draw_region(picture, image, mask, f"The region: {truth}", note)
     _score_bars(ones, agents, cosines, int(np.argmax(cosines)), at)
     ones.set(title="Individually", xlabel="cosine, below the highest")
     _score_bars(tens, agents, similarities, int(np.argmax(similarities)), at)
     tens.set(title="By ranking", xlabel="similarity of rankings (eq. 9), below the highest")
-    first = next(iter(distributions.values()))  # the region's
-    probable = np.sort(np.argsort(-first, kind="stable")[:24])
-    short, x = [chr(ord("A") + k) for k in range(len(agents))], np.arange(len(probable))
-    for i, (name, p) in enumerate(distributions.items()):
-        shift = (i - (len(distributions) - 1) / 2) * 0.8 / len(distributions)
-        wide.bar(
-            x + shift,
-            p[probable] - 1 / len(p),
-            0.8 / len(distributions),
-            color=(_INK, COLOURS[0], COLOURS[1])[i % 3],
-            label=name,
-        )
-    wide.set_xticks(
-        x,
-        ["".join(short[k] for k in order) for order in np.asarray(rankings)[probable]],
-        rotation=90 if len(x) > 12 else 0,
-        fontsize=8,
-    )
-    wide.set(
-        title="Ranking distributions",
-        ylabel=f"probability − 1/{len(first)}",
-        xlabel="ranking of the agents: " + ", ".join(f"{s} = {n}" for s, n in zip(short, agents)),
-    )
-    wide.axhline(0, color=_FAINT, lw=0.8)
-    wide.margins(x=0.01, y=0.22)
-    wide.legend(fontsize=8, loc="upper right", ncols=3)
+    _draw_rankings(wide, agents, rankings, distributions)
     return fig
 
 # %% ../../nbs/measure/12_figures.ipynb #196f1d1b
@@ -244,6 +257,24 @@ def feature_maps(
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     return fig
 
+# %% ../../nbs/measure/12_figures.ipynb #3b094448
+def _draw_panel(
+    ax,
+    panel,  # dict: title, reported, measured
+    at,  # method -> place
+):
+    ax.set_axisbelow(True)
+    ax.grid(axis="x")
+    for name, (low, value, high) in panel["measured"].items():
+        ax.barh(at[name], value, 0.66, color=COLOURS[0])
+        spread = [[max(value - low, 0)], [max(high - value, 0)]]
+        ax.errorbar(value, at[name], xerr=spread, fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
+        ax.text(max(high, value) + 2, at[name], f"{value:.1f}", va="center", fontsize=7.5, fontweight="bold")
+    for name, value in panel["reported"].items():
+        ax.plot(value, at[name], "D", mfc="white", mec=_INK, ms=4.5)
+        ax.text(value + 3, at[name], f"{value:.1f}", va="center", fontsize=7, color=_FAINT)
+    ax.set_title(panel["title"], fontsize=8.5)
+
 # %% ../../nbs/measure/12_figures.ipynb #6d3cccb0
 @_styled
 def comparison(
@@ -263,24 +294,7 @@ def comparison(
     )
     at = {name: y for y, name in enumerate(methods)}
     for ax, panel in zip(axes[0], panels):
-        ax.set_axisbelow(True)
-        ax.grid(axis="x")
-        for name, (low, value, high) in panel["measured"].items():
-            ax.barh(at[name], value, 0.66, color=COLOURS[0])
-            ax.errorbar(
-                value,
-                at[name],
-                xerr=[[max(value - low, 0)], [max(high - value, 0)]],
-                fmt="none",
-                ecolor=_INK,
-                elinewidth=1,
-                capsize=2,
-            )
-            ax.text(max(high, value) + 2, at[name], f"{value:.1f}", va="center", fontsize=7.5, fontweight="bold")
-        for name, value in panel["reported"].items():
-            ax.plot(value, at[name], "D", mfc="white", mec=_INK, ms=4.5)
-            ax.text(value + 3, at[name], f"{value:.1f}", va="center", fontsize=7, color=_FAINT)
-        ax.set_title(panel["title"], fontsize=8.5)
+        _draw_panel(ax, panel, at)
         ax.set(xlabel=unit, xlim=(0, 100), xticks=(0, 50, 100))
         ax.tick_params(labelsize=8)
     axes[0, 0].set_yticks(range(len(methods)), methods, fontsize=8)

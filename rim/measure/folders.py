@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 import numpy as np
+from fastcore.basics import patch
 from ..base.images import data_uri, framed, read_image, read_labels, swatch
 from ..method.vocabulary import IGNORE_COLOUR, Vocabulary, unscored_label
 
@@ -168,7 +169,7 @@ def check_size(
             f"image and label map must have one size: {image_path} is {tuple(image)}, {label_path} is {tuple(labels)}"
         )
 
-
+# %% ../../nbs/measure/02_folders.ipynb #68d662c5
 def some(
     sentences,  # list of str
     most=20,  # how many are spelled out
@@ -226,22 +227,26 @@ class FolderBenchmark:
         check_size(image.shape[:2], labels.shape, image_path, label_path)
         return image, labels, stem
 
-    def check(self):
-        if problems := self.problems():
-            raise ValueError(some(problems))
+# %% ../../nbs/measure/02_folders.ipynb #f611045a
+@patch
+def check(self: FolderBenchmark):
+    if problems := self.problems():
+        raise ValueError(some(problems))
 
-    def problems(self):
-        "What is wrong with the items, one sentence each."
-        found, seen = [], set()
-        for i in range(len(self)):
-            try:
-                seen.update(np.unique(self[i][1]).tolist())
-            except ValueError as e:
-                found.append(str(e))
+# %% ../../nbs/measure/02_folders.ipynb #d1d293c8
+@patch
+def problems(self: FolderBenchmark):
+    "What is wrong with the items, one sentence each."
+    found, seen = [], set()
+    for i in range(len(self)):
         try:
-            return found or _check_scored(seen, self.vocabulary, self.name) or []
+            seen.update(np.unique(self[i][1]).tolist())
         except ValueError as e:
-            return [str(e)]
+            found.append(str(e))
+    try:
+        return found or _check_scored(seen, self.vocabulary, self.name) or []
+    except ValueError as e:
+        return [str(e)]
 
 # %% ../../nbs/measure/02_folders.ipynb #0cc21ea4
 def read_names(

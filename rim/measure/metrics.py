@@ -111,7 +111,7 @@ def draw_weights(
         raise ValueError(f"there must be at least one image to draw from, got {n}")
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
-
+# %% ../../nbs/measure/01_metrics.ipynb #e18dc216
 def interval(
     values,  # float [draws]
     estimate,  # of the sample itself

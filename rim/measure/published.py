@@ -57,7 +57,7 @@ def file_of(
         (p for p in reversed(paths) if p.parent.is_dir()), paths[-1]
     )
 
-
+# %% ../../nbs/measure/04_published.ipynb #71db7340
 def keys_in(
     home: Path,
     patterns: tuple,
@@ -134,7 +134,7 @@ def files(
     "Image and label map of an item, whether they exist or not."
     return file_of(self.home, self.source.pictures, key), file_of(self.home, self.label_patterns, key)
 
-
+# %% ../../nbs/measure/04_published.ipynb #60635013
 @patch
 def truth(
     self: PublishedBenchmark,
@@ -181,7 +181,7 @@ def missing(
     "The files that aren't there."
     return [path for key in self.keys for path in self.files(key) if not path.is_file()]
 
-
+# %% ../../nbs/measure/04_published.ipynb #e9aa0034
 @patch
 def check(
     self: PublishedBenchmark,
@@ -217,6 +217,8 @@ _VOC_THINGS = (
     7,
     72,
 )  # COCO's category of each VOC name
+
+# %% ../../nbs/measure/04_published.ipynb #5931dd16
 _COCO_THINGS = tuple(c for c in range(1, 91) if c not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 _SCORINGS = {
     "coco-object": ("coco-object", _COCO_THINGS),
@@ -229,7 +231,7 @@ _PARTS = {
     "references": lambda items: [item for i, item in enumerate(items) if i % 3 != 1],
 }  # of the photographs, sorted by name
 
-
+# %% ../../nbs/measure/04_published.ipynb #3ca3a909
 def _category_table(
     categories,  # COCO's category of each label from 1 on
 ) -> np.ndarray:  # int16 [256]

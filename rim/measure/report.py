@@ -6,13 +6,13 @@
 __all__ = ['Report']
 
 # %% ../../nbs/measure/08_report.ipynb #e5919697
-import csv, io
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..base.files import atomic_write
+from ..base.tables import csv_table, markdown_table
 from .metrics import bootstrap, draw_weights, interval, iou, mean_iou, paired_bootstrap, ratio
 
 # %% ../../nbs/measure/08_report.ipynb #f63b018f
@@ -76,7 +76,7 @@ def per_class(
     "IoU of each class over all images."
     return dict(zip(self.labels, iou(self.confusions[method].sum(0)).tolist()))
 
-
+# %% ../../nbs/measure/08_report.ipynb #d49b7799
 @patch
 def worst(
     self: Report,
@@ -119,7 +119,7 @@ def coverage(
 def _table_name(
     name: str,
 ) -> str:
-    "A name in a cell of a Markdown table."
+    "A name in a cell of a Markdown table: it may look like HTML."
     return escape(name, quote=False).replace("|", "&#124;")
 
 # %% ../../nbs/measure/08_report.ipynb #84a1039c
@@ -130,29 +130,25 @@ def markdown(
     "The table as Markdown."
     covered = {name: self.coverage(name) for name in self.confusions}
     some = any(share < 1 for share in covered.values())
-    lines = [
-        f"| {_table_name(self.extent)} | mIoU | 95 % interval |" + " coverage |" * some,
-        "|---|---|---|" + "---|" * some,
-    ]
-    return "\n".join(
-        lines
-        + [
-            f"| {_table_name(r['method'])} | {r['mIoU']:.1f} | {r['low']:.1f} – {r['high']:.1f} |"
-            + f" {covered[r['method']]:.1%} |" * some
-            for r in self.rows
+    head = [_table_name(self.extent), "mIoU", "95 % interval", *["coverage"] * some]
+    rows = [
+        [
+            _table_name(r["method"]),
+            f"{r['mIoU']:.1f}",
+            f"{r['low']:.1f} – {r['high']:.1f}",
+            *[f"{covered[r['method']]:.1%}"] * some,
         ]
-    )
+        for r in self.rows
+    ]
+    return markdown_table(head, rows)
 
-
+# %% ../../nbs/measure/08_report.ipynb #34c3cab5
 @patch
 def to_csv(
     self: Report,
 ) -> str:
     "The table as CSV, full precision."
-    writer = csv.DictWriter(text := io.StringIO(), ("method", "mIoU", "low", "high"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(self.rows)
-    return text.getvalue()
+    return csv_table(self.rows, ("method", "mIoU", "low", "high"))
 
 
 Report._repr_markdown_ = Report.markdown
@@ -185,6 +181,21 @@ def class_rows(
         )
     return rows
 
+# %% ../../nbs/measure/08_report.ipynb #66cf87ec
+@patch
+def class_table(
+    self: Report,
+    groups,  # methods, or dict name -> methods whose mean is taken
+    of=None,  # methods in which a class must occur; None: any of these
+) -> tuple:  # (labels, float [groups, labels] in %)
+    "IoU of the classes that occur, group by group."
+    groups = groups if isinstance(groups, dict) else {name: [name] for name in groups}
+    values = {name: self.per_class(name) for some in groups.values() for name in some}
+    judges = values.values() if of is None else [self.per_class(name) for name in of]
+    labels = [label for label in self.labels if not all(np.isnan(judge[label]) for judge in judges)]
+    rows = [np.mean([[100 * values[name][label] for label in labels] for name in some], 0) for some in groups.values()]
+    return labels, np.array(rows)
+
 # %% ../../nbs/measure/08_report.ipynb #e695112e
 @patch
 def summary(
@@ -197,18 +208,20 @@ def summary(
     for method in self.confusions:
         rows = [
             (
-                f"| {r['label']}{'' if r['scored'] else ' (not scored)'} | {shown(r['IoU'])} | {shown(r['low'])} "
-                f"– {shown(r['high'])} | {r['images']} |"
+                f"{r['label']}{'' if r['scored'] else ' (not scored)'}",
+                shown(r["IoU"]),
+                f"{shown(r['low'])} – {shown(r['high'])}",
+                r["images"],
             )
             for r in self.class_rows(method)
         ]
         counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())
-        worst = [f"| {key} | {100 * value:.1f} |" for _, key, value in self.worst(method, 10)]
+        worst = [(key, f"{100 * value:.1f}") for _, key, value in self.worst(method, 10)]
         parts += [
             f"## {method}",
-            "\n".join(["| class | IoU | 95 % interval | images with it |", "|---|---|---|---|", *rows]),
+            markdown_table(["class", "IoU", "95 % interval", "images with it"], rows),
             f"Counted over all images: {counts}." if counts else "",
-            "\n".join(["| worst images | mIoU |", "|---|---|", *worst]),
+            markdown_table(["worst images", "mIoU"], worst),
         ]
     if self.aside:
         parts += [
@@ -219,16 +232,6 @@ def summary(
     return "\n\n".join(p for p in parts if p) + "\n"
 
 # %% ../../nbs/measure/08_report.ipynb #8800b2c3
-def _as_csv(
-    rows,  # of dict, all with the same names
-) -> str:
-    "Rows as CSV, empty where there is no value."
-    writer = csv.DictWriter(text := io.StringIO(), list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _percent(value):
     return round(100 * value, 6) if value == value else None
 
@@ -244,8 +247,8 @@ def write(
     files = {
         "report.md": self.summary(line),
         "methods.csv": self.to_csv(),
-        "classes.csv": _as_csv([dict(method=m, **row) for m in self.confusions for row in self.class_rows(m)]),
-        "images.csv": _as_csv(
+        "classes.csv": csv_table([dict(method=m, **row) for m in self.confusions for row in self.class_rows(m)]),
+        "images.csv": csv_table(
             [
                 dict(image=key, **{m: _percent(values[i]) for m, values in per_image.items()})
                 for i, key in enumerate(self.items)

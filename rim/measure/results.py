@@ -27,7 +27,7 @@ def as_method(
         return Method(lambda image, analysis: method(image))
     raise ValueError(f"a method must be a Method, a segmenter or a function of an image: got {type(method).__name__}")
 
-
+# %% ../../nbs/measure/07_results.ipynb #6bf2c3df
 def _as_methods(
     methods,  # name -> what `as_method` takes, or a function of the benchmark that makes such a dict
     benchmark,
@@ -63,7 +63,7 @@ def pack_confusion(
     cells = np.flatnonzero(matrix)
     return {"cells": cells.astype(np.int64), "counts": matrix.ravel()[cells].astype(np.int64)}
 
-
+# %% ../../nbs/measure/07_results.ipynb #5d36bfe7
 def unpack_confusion(
     arrays,  # of `pack_confusion`
     classes: int,
@@ -77,7 +77,7 @@ def unpack_confusion(
 class BadPrediction(ValueError):
     "What a method returned is no label map of the image: the method's fault, whatever the image."
 
-
+# %% ../../nbs/measure/07_results.ipynb #9f58ed02
 def measure(
     method: Method,
     image,  # uint8 [H, W, 3]

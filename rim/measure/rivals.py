@@ -16,7 +16,7 @@ from ..models.loading import load_clip, weights_key
 from ..models.roles import dtype_of
 from ..method.tools import Tools
 from ..method.regions import Analyser, Match, Regions, box_of, paint, rank_classes
-from ..method.segmentation import Method, Region, Segmentation
+from ..method.segmentation import Method, Segmentation, named_regions
 from ..base.settings import Settings
 from ..base.stages import Stage
 from ..method.vocabulary import Vocabulary
@@ -103,27 +103,13 @@ def predict(
     vocabulary: Vocabulary,
 ) -> Segmentation:
     "Classify the proposals and paint the label map."
-    masks, names = regions.proposals.masks, vocabulary.labels
+    masks = regions.proposals.masks
     found = self.classify(image, regions.proposals, vocabulary)
     canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
     rest = 0 if vocabulary.background or (canvas >= 0).all() else int(self.text_scores([image], vocabulary).argmax())
-    described = [
-        Region(
-            masks[i],
-            box_of(regions.proposals.boxes[i]),
-            int(l),
-            names[l],
-            float(found.best[i]),
-            (),
-            {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]},
-        )
-        for i, l in enumerate(found.labels)
-        if l >= 0
-    ]
+    described = named_regions(found, regions.proposals, vocabulary.labels, self.settings.painting)[1]
     record = {"proposals": len(masks), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
-    return Segmentation(
-        image, np.where(canvas < 0, rest, canvas).astype(np.int32), vocabulary, tuple(described), record
-    )
+    return Segmentation(image, np.where(canvas < 0, rest, canvas).astype(np.int32), vocabulary, described, record)
 
 # %% ../../nbs/measure/13_rivals.ipynb #39efe69c
 _CLIP_CROP = Stage(

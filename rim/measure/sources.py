@@ -31,7 +31,7 @@ def relabel(
         table[value] = label
     return table
 
-
+# %% ../../nbs/measure/03_sources.ipynb #f018a88d
 def numbered(
     classes: int,
     first=0,  # value of label 0
@@ -49,7 +49,7 @@ def spans(
     runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
-
+# %% ../../nbs/measure/03_sources.ipynb #718f52a4
 def translate(
     values,  # unsigned [H, W], of `read_labels`
     table,  # int16 [256]
@@ -111,6 +111,8 @@ CITYSCAPES_NAMES = (
     "motorcycle",
     "bicycle",
 )
+
+# %% ../../nbs/measure/03_sources.ipynb #d591a21f
 _SCORED = read_names(names_file("cityscapes"), background=False).names
 CITYSCAPES = relabel(
     {
@@ -159,6 +161,8 @@ _CONTEXT = {
     ),
 }
 _COCO_MAPS = ("stuffthingmaps/val2017/{}", "annotations/val2017/{}", "stuffthingmaps_trainval2017/val2017/{}")
+
+# %% ../../nbs/measure/03_sources.ipynb #caab415b
 COCO = dict(
     images=5000,
     homes=("coco", "coco2017", "coco_stuff164k", "coco_stuff"),

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ..base.settings import MatchingSettings, Settings, TridentSettings, departures
 from ..base.files import atomic_write
+from ..base.tables import markdown_table
 
 # %% ../../nbs/measure/10_style.ipynb #415c0409
 _INK, _FAINT, _GRID = "#22272e", "#6b7280", "#e5e7eb"
@@ -45,7 +46,7 @@ STYLE = {
 }
 _HOUSE = ["default", STYLE]  # the library's own defaults below it: a matplotlibrc may ask for LaTeX, or for anything
 
-
+# %% ../../nbs/measure/10_style.ipynb #4ba253e6
 def _styled(draw):
     "Draw with the house style, whatever the session's rcParams are."
 
@@ -78,7 +79,7 @@ _STAMPED = dict(
     trident=tuple(field.name for field in fields(TridentSettings) if field.name not in _OWN_WORDS),
 )  # method -> settings whose departure from [DEFAULT] is stamped
 
-
+# %% ../../nbs/measure/10_style.ipynb #a62c873b
 def _departure_line(
     settings: Settings,
     methods=("rim",),  # of STAMPED
@@ -174,16 +175,17 @@ def table_text(
         "95 % interval",
         *([f"reported in the paper: {measured_on}"] if beside else []),
     ]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, (low, value, high) in rows.items():
-        cells = [
+    cells = [
+        [
             name,
             number(value, form),
             f"{number(low, form)} – {number(high, form)}" if np.isfinite([low, high]).all() else "–",
             *([number(paper.get(name), form)] if beside else []),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, f"\n{unit}, {profile_line(settings, n, seeds, methods)}. Intervals are over images."])
+        for name, (low, value, high) in rows.items()
+    ]
+    foot = f"{unit}, {profile_line(settings, n, seeds, methods)}. Intervals are over images."
+    return f"{markdown_table(head, cells)}\n\n{foot}"
 
 # %% ../../nbs/measure/10_style.ipynb #940476d2
 def save_table(

@@ -11,9 +11,8 @@ import numpy as np
 from .report import Report
 from .metrics import draw_weights, interval, resampled_mious
 from ..method.bank import ReferenceBank
-from ..method.regions import paint
 from ..method.segmentation import Method
-from ..method.segmenter import RIM, VARIANTS, fill_uncovered, match_features
+from ..method.segmenter import RIM, VARIANTS, fill_uncovered, name_regions
 from ..base.settings import ForegroundSettings, MatchingSettings, Settings
 from ..method.vocabulary import Vocabulary
 
@@ -56,9 +55,7 @@ def relabel(
 
     def predict(image, regions):
         how = dict(ranking=variant["ranking"], seed=settings.seed + draw + regions.seed)
-        found = match_features(regions.features, asked, settings, **how)
-        canvas = paint(regions.proposals.masks, found.labels, found.best, image.shape[:2], settings.painting)
-        return fill_uncovered(canvas, regions.grid, asked, settings, vocabulary.background, **how)
+        return name_regions(regions, image.shape[:2], asked, settings, vocabulary.background, **how)[1]
 
     return Method(predict, rim.analyse)
 

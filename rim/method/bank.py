@@ -59,6 +59,19 @@ class ReferenceBank:
             f"{', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
         )
 
+# %% ../../nbs/method/11_bank.ipynb #4cc01156
+_COUNTS = "references", "dropped", "fallbacks", "redraws"
+
+
+def _count_references(
+    made,  # of `make_references`
+    kept,  # those that are usable
+) -> dict:
+    "Sums over the references of a bank."
+    fallbacks = sum(record.get("mask") == "attention" for *_, record in kept)
+    redraws = sum(record.get("redraws", 0) for *_, record in made)
+    return dict(zip(_COUNTS, (len(kept), len(made) - len(kept), fallbacks, redraws)))
+
 # %% ../../nbs/method/11_bank.ipynb #098ff2bd
 def bank_from_references(
     names,  # class names
@@ -85,23 +98,13 @@ def bank_from_references(
         "owner": owner[shown],
         **{part: np.stack([kept[j][3][part] for j in shown]) for part in ("image", "mask", "attention")},
     }
-    counts = {
-        "references": len(kept),
-        "dropped": len(made) - len(kept),
-        "fallbacks": sum(m[4].get("mask") == "attention" for m in kept),
-        "redraws": sum(m[4].get("redraws", 0) for m in made),
-        "dropped_of": {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n},
-    }
+    counts = _count_references(made, kept)
+    counts["dropped_of"] = {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n}
     vectors = [
         np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")
     ]
     bank = ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
-    note(
-        "bank",
-        digest=bank.digest,
-        classes=len(names),
-        **{k: counts[k] for k in ("references", "dropped", "fallbacks", "redraws")},
-    )
+    note("bank", digest=bank.digest, classes=len(names), **{k: counts[k] for k in _COUNTS})
     return bank
 
 # %% ../../nbs/method/11_bank.ipynb #36186e59
@@ -272,6 +275,40 @@ def _joined_negatives(
     same = first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
     return dict(first or second) if same or not (first and second) else _joined_rows(first, second)
 
+# %% ../../nbs/method/11_bank.ipynb #4c70a05a
+def _joined_names(
+    bank: ReferenceBank,
+    other: ReferenceBank,
+) -> tuple:  # (names, int [classes of the other]: their numbers among these)
+    "The classes of both; those of one name, or of a synonym, are one."
+    known = [bank.index(*other.words(i)) for i in range(len(other))]
+    names = (*bank.names, *(n for n, i in zip(other.names, known) if i < 0))
+    return names, np.array([i if i >= 0 else names.index(n) for n, i in zip(other.names, known)])
+
+# %% ../../nbs/method/11_bank.ipynb #92574253
+def _joined_record(
+    bank: ReferenceBank,
+    other: ReferenceBank,
+    names,  # of both
+    renumber,  # of `_joined_names`
+) -> dict:
+    "The record of both."
+    synonyms = {name: [] for name in names}
+    for part, numbers in ((bank, range(len(bank))), (other, renumber)):
+        for i, number in enumerate(numbers):
+            synonyms[names[number]] += part.words(i, but=names[number])
+    sources = [Counter(b.record.get("sources") or {str(b.record.get("source")): len(b.owner)}) for b in (bank, other)]
+    dropped = [Counter(b.record.get("dropped_of")) for b in (bank, other)]
+    return {
+        **other.record,
+        **bank.record,
+        **{k: bank.record.get(k, 0) + other.record.get(k, 0) for k in _COUNTS},
+        "dropped_of": dict(sum(dropped, Counter())),
+        "source": " + ".join(joined := sum(sources, Counter())),
+        "sources": dict(joined),
+        "synonyms": {n: list(dict.fromkeys(words)) for n, words in synonyms.items() if words},
+    }
+
 # %% ../../nbs/method/11_bank.ipynb #4f3c2513
 @patch
 def merge(
@@ -284,13 +321,7 @@ def merge(
             f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width "
             f"{self.dim} and {other.record.get('encoder')} of width {other.dim}"
         )
-    known = [self.index(*other.words(i)) for i in range(len(other))]
-    names = (*self.names, *(n for n, i in zip(other.names, known) if i < 0))
-    renumber = np.array([i if i >= 0 else names.index(n) for n, i in zip(other.names, known)])
-    synonyms = {n: [] for n in names}
-    for bank, numbers in ((self, range(len(self))), (other, renumber)):
-        for i, number in enumerate(numbers):
-            synonyms[names[number]] += bank.words(i, but=names[number])
+    names, renumber = _joined_names(self, other)
     owner, shown = (
         np.concatenate([a, renumber[b]])
         for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"]))
@@ -304,20 +335,7 @@ def merge(
         part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown]
         for part in ("image", "mask", "attention")
     }
-    counts = {
-        k: self.record.get(k, 0) + other.record.get(k, 0) for k in ("references", "dropped", "fallbacks", "redraws")
-    }
-    sources = [Counter(b.record.get("sources") or {str(b.record.get("source")): len(b.owner)}) for b in (self, other)]
-    dropped = [Counter(b.record.get("dropped_of")) for b in (self, other)]
-    record = {
-        **other.record,
-        **self.record,
-        **counts,
-        "dropped_of": dict(sum(dropped, Counter())),
-        "source": " + ".join(joined := sum(sources, Counter())),
-        "sources": dict(joined),
-        "synonyms": {n: list(dict.fromkeys(words)) for n, words in synonyms.items() if words},
-    }
+    record = _joined_record(self, other, names, renumber)
     extra = {k: v[order] for k, v in _joined_rows(self.extra, other.extra).items()}
     negatives = _joined_negatives(self.negatives, other.negatives)
     thumbnails = {"owner": shown[order_shown], **thumbnails}

@@ -14,7 +14,7 @@ from pathlib import Path
 from scipy import ndimage
 from sklearn.cluster import KMeans
 from tqdm import tqdm
-from ..base.images import read_image, read_labels
+from ..base.images import read_image, read_labels, resize_nearest
 from ..base.stages import Stage
 from ..base.store import file_digest
 from .bank import ReferenceBank
@@ -70,8 +70,7 @@ def background_segments(
     n = min(SEGMENTS, max(1, len(cells) // 8))
     labels = np.full(h * w, -1)
     labels[cells] = KMeans(n, n_init=2, random_state=0).fit(np.concatenate([looks, place], 1)).labels_
-    rows, columns = (np.arange(full) * n // full for full, n in zip(values.shape, (h, w)))
-    full = np.where(values == 0, labels.reshape(h, w)[rows][:, columns], -1)
+    full = np.where(values == 0, resize_nearest(labels.reshape(h, w), values.shape), -1)
     masks = full[None] == np.arange(n)[:, None, None]
     return masks[masks.mean((1, 2)) > 0.003]
 
@@ -194,7 +193,7 @@ def licences(
     with Path(folder, "index.csv").open(encoding="utf-8") as file:
         return {row["id"]: row["licence"] for row in csv.DictReader(file)}
 
-
+# %% ../../nbs/method/20_common.ipynb #48728870
 def flattened(
     maps: list,  # of `map_references`
     samples: list,  # of `sample_references`

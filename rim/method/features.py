@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
+from ..base.images import IMAGENET_MEAN, IMAGENET_STD
 from .synthesis import prompt_length
 from ..models.loading import weights_key
 from ..models.roles import FEATURE_ROLES
@@ -38,9 +39,6 @@ def patch_grid(
     return tuple(max(1, round(s * side / (max(size) * patch))) for s in size)
 
 # %% ../../nbs/method/05_features.ipynb #610c2bb2
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 def to_input(
     image: np.ndarray,  # [H, W, 3] uint8 RGB
     size: tuple[int, int],  # height, width of the result, pixels
@@ -90,7 +88,7 @@ def features(
     "The features of one image."
     return self.batch([image])[0]
 
-
+# %% ../../nbs/method/05_features.ipynb #5b67116a
 @patch
 def batch(
     self: PatchEncoder,
@@ -108,7 +106,7 @@ def blocks(
     "The transformer's layers; their place differs between models and versions of transformers."
     return model.layers if hasattr(model, "layers") else getattr(model.encoder, "layer", None) or model.encoder.layers
 
-
+# %% ../../nbs/method/05_features.ipynb #b15717b5
 def projection(
     layer: torch.nn.Module,  # of `blocks`
     kind: str = "keys",  # or values

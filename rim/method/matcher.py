@@ -11,13 +11,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 from fastcore.basics import patch
+from ..base.images import resize_nearest
 from ..base.settings import Settings
 from ..base.stages import Stage
 from ..base.store import Store
 from .bank import ReferenceBank
 from .confidence import curve_of, margins, with_unknown
-from .regions import Match, Regions, box_of, paint
-from .segmentation import Method, Region, Segmentation
+from .regions import Match, Regions, paint
+from .segmentation import Method, Segmentation, named_regions
 from .segmenter import RIM
 from .vocabulary import Vocabulary
 
@@ -46,7 +47,7 @@ def negatives_of(
     found = bank.negatives.get("foreground", bank.background)
     return found[np.isfinite(found).all(1)]
 
-
+# %% ../../nbs/method/22_matcher.ipynb #fb4dbe01
 def prototypes(
     bank: ReferenceBank,
     settings: Settings,  # match_centring
@@ -79,7 +80,7 @@ def nearest_scores(
         scores[:, label] = own.topk(k, dim=1).values.mean(1)
     return scores
 
-
+# %% ../../nbs/method/22_matcher.ipynb #e7584064
 def nearest_count(n: int, settings: Settings, negatives=False) -> int:  # 1..n
     "How many of its n references a label is judged by."
     roots = settings.match_negatives if negatives else settings.match_references
@@ -143,7 +144,7 @@ class Votes:
     labels: np.ndarray  # int64 [A], -1 where no proposal covers
     scores: np.ndarray  # float [A, C], mean over the proposals; 0 where none covers
 
-
+# %% ../../nbs/method/22_matcher.ipynb #59c9f72a
 def votes(
     masks,  # bool [P, H, W]
     scores,  # float [P, C], the background's with its margin
@@ -158,7 +159,7 @@ def votes(
     labels = voted.masked_fill(~present, -torch.inf).argmax(1)
     return Votes(index, torch.where(torch.as_tensor(cover).any(1), labels, -1).numpy(), voted.numpy())
 
-
+# %% ../../nbs/method/22_matcher.ipynb #5a4187ef
 def covered_labels(*asked) -> np.ndarray:  # int64 [H, W], -1 where no proposal covers
     "The label with the highest mean score at each pixel: `votes` as a map."
     found = votes(*asked)
@@ -177,7 +178,7 @@ class Matcher(RIM):
         super().__init__(settings.replace(fusion=settings.match_fusion or settings.fusion), *parts, **named)
         self.curve = curve_of(settings)  # from scores to probabilities; None where the profile has none
 
-
+# %% ../../nbs/method/22_matcher.ipynb #9c5cb3d4
 @patch
 def scores(
     self: Matcher,
@@ -192,7 +193,7 @@ def scores(
     cosine = bank.memory[key].cosine(torch.where(torch.isfinite(features), features, 1.0).float().cpu())
     return add_margin(nearest_scores(cosine, bank.memory[key], self.settings, background), self.settings, background)
 
-
+# %% ../../nbs/method/22_matcher.ipynb #e4627613
 @patch
 def match(
     self: Matcher,
@@ -222,11 +223,10 @@ def uncovered(
         return np.zeros(size, np.int64), np.full(size, self.curve.uncovered if self.curve else 1, np.float32)
     scores = self.scores(grid.flatten(1).T, bank, False).numpy()
     labels, (height, width) = scores.argmax(1), grid.shape[1:]
-    rows, columns = np.arange(size[0]) * height // size[0], np.arange(size[1]) * width // size[1]
     patches = (a.reshape(height, width) for a in (labels, self.confidence(scores, labels, False)))
-    return tuple(patch[rows][:, columns] for patch in patches)
+    return tuple(resize_nearest(patch, size) for patch in patches)
 
-
+# %% ../../nbs/method/22_matcher.ipynb #d917502c
 @patch
 def confidence(
     self: Matcher,
@@ -239,7 +239,7 @@ def confidence(
         return np.ones(len(labels), np.float32)
     return self.curve(margins(scores, np.maximum(labels, 0)), (np.asarray(labels) == 0) & background)
 
-
+# %% ../../nbs/method/22_matcher.ipynb #312a5613
 @patch
 def label_pixels(
     self: Matcher,
@@ -306,21 +306,7 @@ def predict(
     named, sure = self.label_pixels(regions, found, bank, image.shape[:2], vocabulary.background)
     labels = with_unknown(named, sure, self.settings.unknown, len(names))
     own = self.confidence(found.scores, found.labels, vocabulary.background)
-    masks, boxes = regions.proposals.masks, regions.proposals.boxes
-    rows = [int(i) for i in np.argsort(-regions.proposals.areas, kind="stable") if found.labels[i] >= 0]
-    described = tuple(
-        Region(
-            masks[i],
-            box_of(boxes[i]),
-            int(found.labels[i]),
-            names[found.labels[i]],
-            float(found.best[i]),
-            (),
-            {names[label]: float(found.scores[i, label]) for label in found.order[i, :5]},
-            float(own[i]) if self.curve else None,
-        )
-        for i in rows
-    )
+    rows, described = named_regions(found, regions.proposals, names, confidence=own if self.curve else None)
     record, evidence = {"proposals": len(regions), **found.record}, Nearest(found, rows, bank, names, regions, self)
     doubt = (self.settings.unknown, sure, named.astype(np.int32)) if self.curve else ()
     return Segmentation(image, labels.astype(np.int32), vocabulary, described, record, evidence, *doubt)
@@ -341,7 +327,7 @@ _MATCHER = Stage(
     "matcher", 1, tuple(f"rim.method.{name}" for name in ("bank", "confidence", "regions", "matcher")), MATCH
 )
 
-
+# %% ../../nbs/method/22_matcher.ipynb #39d4afbc
 @patch
 def method(
     self: Matcher,

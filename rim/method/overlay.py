@@ -41,7 +41,7 @@ def hatching(
     ys, xs = np.ogrid[: size[0], : size[1]]
     return (xs + ys) % step < step // 3
 
-
+# %% ../../nbs/method/14_overlay.ipynb #c767a3bf
 def draw_overlay(
     image,  # uint8 [H, W, 3]
     labels,  # int [H, W]
@@ -80,7 +80,7 @@ def _room_for(
     y, x = np.unravel_index(depth.argmax(), depth.shape)
     return (int(x), int(y)) if depth[y, x] > 0 else None
 
-
+# %% ../../nbs/method/14_overlay.ipynb #a8a490cb
 def write_names(
     picture: Image.Image,
     labels,  # int [H, W]

@@ -103,7 +103,7 @@ def _composed(name):
     "A file's name in normal form C: macOS writes é as two code points."
     return unicodedata.normalize("NFC", name)
 
-
+# %% ../../nbs/method/08_photographs.ipynb #e225e681
 def _photographs_of(
     folder: Path,  # of one class
     name: str,  # of the class
@@ -126,7 +126,7 @@ def _photographs_of(
     found = [Photograph(f, name, masks.get(_composed(f.stem)), tuple(clicks.get(n, ()))) for n, f in files.items()]
     return [Photograph(p.path, p.name, p.mask, p.clicks, _fault_of(p)) for p in found]
 
-
+# %% ../../nbs/method/08_photographs.ipynb #5f28ac51
 def photographs_in(
     folder,  # one sub-folder per class
     vocabulary: Vocabulary = None,  # whose classes the folders are named after; None: the folders name the classes
@@ -190,7 +190,7 @@ def _photograph_key(
     mask, clicks = photo.mask and file_digest(photo.mask), [list(c) for c in photo.clicks]
     return _PHOTOGRAPH.key(photograph=file_digest(photo.path), mask=mask, clicks=clicks, reference=tools.masking_key)
 
-
+# %% ../../nbs/method/08_photographs.ipynb #d85c045c
 def _describe_photograph(
     photo: Photograph,
     tools: Tools,

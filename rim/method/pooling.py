@@ -14,7 +14,7 @@ def _taps(n: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:  # pixels [2 
     low = centre.long().clamp_max(size - 1)
     return torch.cat([low, (low + 1).clamp_max(size - 1)]), centre - low
 
-
+# %% ../../nbs/method/04_pooling.ipynb #308e41b8
 def resize_masks(
     masks,  # [P, H, W] bool or number, tensor or array
     grid: tuple[int, int],  # h, w
@@ -44,7 +44,7 @@ def pool(
     "Mean feature under each mask; eq. 4 and 5."
     return _weighted_mean(features, resize_masks(masks, features.shape[1:], features.device))
 
-
+# %% ../../nbs/method/04_pooling.ipynb #1cbd3bd8
 def pool_complement(
     features: torch.Tensor,  # [D, h, w] float32
     masks,  # [P, H, W] bool, tensor or array

@@ -20,6 +20,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
 from ..base.cores import over_cores
+from ..base.images import IMAGENET_MEAN, IMAGENET_STD
 from ..models.fast_sam import Axis, PointDecoder, _count, _to_host, full_masks, fused_encoder, in_dtype, measure
 from ..models.loading import weights_key
 from ..models.roles import dtype_of, halving
@@ -38,7 +39,7 @@ def attention_mask(
     top = np.argsort(-full, axis=None, kind="stable")[: max(1, round(settings.attention_top * full.size))]
     return np.isin(np.arange(full.size), top).reshape(size)
 
-
+# %% ../../nbs/method/03_proposals.ipynb #c1881b01
 def attention_points(
     attention: np.ndarray,  # [h, w] float32, [0, 1]
     size: tuple[int, int],  # H, W of the image
@@ -295,7 +296,7 @@ def query_masks(
     return _by_area(masks, *(x.cpu().numpy() for x in (batched_mask_to_box(masks), chance, stable)))
 
 # %% ../../nbs/method/03_proposals.ipynb #38fe7f3a
-MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
 # %% ../../nbs/method/03_proposals.ipynb #0301577d
 class QueryProposer:

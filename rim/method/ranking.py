@@ -24,8 +24,7 @@ def ranking_permutations(
 def _as_scores(
     *values,  # tensors, arrays or nested lists, float [..., n]
 ):
-    """The values as tensors of one type, at least float32, and whether the caller speaks numpy; ValueError for a score
-    that is not positive."""
+    "Tensors of one type, at least float32, and whether the caller speaks numpy; ValueError for what is not positive."
     numpy = not any(isinstance(value, torch.Tensor) for value in values)
     tensors = [value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value)) for value in values]
     dtype = (
@@ -57,8 +56,7 @@ def subset_levels(
     n,  # number of agents
     device="cpu",  # where the table is used
 ):
-    """For each size k = 1..n: (int64 [C(n,k)] the largest member of each set, int64 [C(n,k)] the place of the set
-    without it, int64 [C(n,k), k] the places of its subsets with one member less)."""
+    "For each size of subset, its largest member, and the locations of the subsets with one member less."
     levels, below = [], {(): 0}
     for size in range(1, n + 1):
         sets = list(itertools.combinations(range(n), size))
@@ -108,8 +106,7 @@ def ranking_similarity(
     a,  # float [..., n], positive, n up to 16; tensor or array
     b,  # float [..., n], positive; broadcasts with a
 ):
-    """Cosine of the ranking distributions of a and b, [...] in 0..1 (eq. 9), exact, by recursion over subsets of the
-    agents."""
+    "Cosine of the ranking distributions of a and b (eq. 9), exact, by recursion over subsets of the agents."
     (a, b), numpy = _as_scores(a, b)
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"both must score the same agents, got {a.shape[-1]} and {b.shape[-1]}")

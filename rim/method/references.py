@@ -78,8 +78,7 @@ def paint_pictures(
     tools: Tools,
     store=None,
 ) -> list:  # (arrays: image, attention; record: seed, redraws, degenerate) of each
-    """The images of one batch. Where the store lacks some, all are painted, as batches differ in rounding; what it
-    has stays."""
+    "The images of one batch; where the store lacks some, all are generated, and what it has stays."
     keys = [{**_request(item), **tools.painting_key} for item in batch]
     found = [store and store.entry("picture", key) for key in keys]
     if all(found):
@@ -155,7 +154,7 @@ def _check_words(
     for _, prompt, word in vocabulary.prompts(tools.settings.prompt):
         class_tokens(tools.pipeline.tokenizer, prompt, word, prompt_length(tools.pipeline))
 
-
+# %% ../../nbs/method/07_references.ipynb #c06fd5e3
 @dataclass(frozen=True)
 class Describing:
     "What a worker does: load the models once, then make batch after batch of references into the store."

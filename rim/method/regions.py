@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 import numpy as np
 import torch
+from fastcore.basics import patch
 from .pooling import pool
 from ..base.images import read_image
 from ..models.roles import dtype_of
@@ -50,7 +51,7 @@ def pack_proposals(
         "stability": p.stability,
     }
 
-
+# %% ../../nbs/method/13_regions.ipynb #43c37f4b
 def unpack_proposals(
     arrays,  # of `pack_proposals`
 ) -> Proposals:
@@ -69,7 +70,7 @@ def _compute_regions(
     proposals, grid = proposer.proposals(image), encoder.features(image).float()
     return describe(proposals, grid)
 
-
+# %% ../../nbs/method/13_regions.ipynb #08182f95
 def describe(
     proposals: Proposals,
     grid,  # float [D, h, w]
@@ -108,29 +109,33 @@ class Analyser:
         parts = {part: part_key(self.tools, part, s) for part in ("proposer", "encoder")}
         return _ANALYSIS.key(s, parts, dtype=str(dtype_of(s)))
 
-    def analyse(self, image) -> Regions:
-        "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."
-        image = read_image(image)
-        if self.store is None:
-            return _compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)
-        content = {"image": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()}
-        proposals, key = self.kept_proposals(image, content), content | self.analysis_key
-        if found := self.store.get("analysis", key):
-            return Regions(proposals, torch.from_numpy(found["features"]), torch.from_numpy(found["grid"]))
-        regions = describe(proposals, self.tools.region_encoder.features(image).float())
-        self.store.put("analysis", key, {"features": regions.features.numpy(), "grid": regions.grid.numpy()})
-        return regions
+# %% ../../nbs/method/13_regions.ipynb #3109b389
+@patch
+def analyse(self: Analyser, image) -> Regions:
+    "Regions of an image (path, PIL image or uint8 [H, W, 3]) and their features."
+    image = read_image(image)
+    if self.store is None:
+        return _compute_regions(image, self.tools.region_proposer, self.tools.region_encoder)
+    content = {"image": hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()}
+    proposals, key = self.kept_proposals(image, content), content | self.analysis_key
+    if found := self.store.get("analysis", key):
+        return Regions(proposals, torch.from_numpy(found["features"]), torch.from_numpy(found["grid"]))
+    regions = describe(proposals, self.tools.region_encoder.features(image).float())
+    self.store.put("analysis", key, {"features": regions.features.numpy(), "grid": regions.grid.numpy()})
+    return regions
 
-    def kept_proposals(self, image, content):
-        "Proposals of an image; the same for every encoder."
-        if arrays := self.store.get("proposals", content | self.proposals_key):
-            return unpack_proposals(arrays)
-        self.store.put(
-            "proposals",
-            content | self.proposals_key,
-            pack_proposals(proposals := self.tools.region_proposer.proposals(image)),
-        )
-        return proposals
+# %% ../../nbs/method/13_regions.ipynb #255c9125
+@patch
+def kept_proposals(self: Analyser, image, content):
+    "Proposals of an image; the same for every encoder."
+    if arrays := self.store.get("proposals", content | self.proposals_key):
+        return unpack_proposals(arrays)
+    self.store.put(
+        "proposals",
+        content | self.proposals_key,
+        pack_proposals(proposals := self.tools.region_proposer.proposals(image)),
+    )
+    return proposals
 
 # %% ../../nbs/method/13_regions.ipynb #e787b6da
 @dataclass(frozen=True)
@@ -170,6 +175,17 @@ def rank_classes(
     )
     return torch.from_numpy(order), scores.cpu()
 
+# %% ../../nbs/method/13_regions.ipynb #a8a2ea9d
+def painting_order(
+    areas,  # integers [P], pixels
+    scores,  # float [P]
+    how="area",  # the smallest on top; or "score": the highest
+) -> np.ndarray:  # int64 [P], indices of regions, the last one on top
+    "In which order regions are painted."
+    if how not in ("area", "score"):
+        raise ValueError(f"painting must be area or score: got {how!r}")
+    return np.argsort(np.asarray(scores) if how == "score" else -np.asarray(areas), kind="stable")
+
 # %% ../../nbs/method/13_regions.ipynb #f1dcb2e6
 def paint(
     masks,  # bool [P, H, W]
@@ -180,15 +196,13 @@ def paint(
     boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole image
 ) -> np.ndarray:  # int64 [H, W], -1 where uncovered
     "Lay the labels of overlapping masks on one canvas."
-    if how not in ("area", "score"):
-        raise ValueError(f"painting must be area or score: got {how!r}")
     canvas, corners = (
         np.full(size, -1, np.int64),
         np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int),
     )
     views = [np.s_[y0 : y1 + 1, x0 : x1 + 1] for x0, y0, x1, y1 in corners]
-    first = [-np.count_nonzero(mask[view]) for mask, view in zip(masks, views)] if how == "area" else np.asarray(scores)
-    for i in np.argsort(first, kind="stable"):
+    areas = [np.count_nonzero(mask[view]) for mask, view in zip(masks, views)] if how == "area" else None
+    for i in painting_order(areas, scores, how):
         if labels[i] >= 0:
             canvas[views[i]][masks[i][views[i]]] = labels[i]
     return canvas

@@ -20,6 +20,7 @@ from ..base.files import atomic_write
 from ..base.images import data_uri, framed, swatch
 from .explanation import Explanation
 from .overlay import add_legend, draw_overlay, overlay_colours, write_names
+from .regions import Match, box_of, painting_order
 from .vocabulary import UNKNOWN_COLOUR, UNKNOWN_NAME, Vocabulary, unknown_label
 
 # %% ../../nbs/method/16_segmentation.ipynb #6c202d0c
@@ -50,6 +51,32 @@ def mask_box(
     "The smallest box around a mask."
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1) if len(ys) else (0, 0, 0, 0)
+
+# %% ../../nbs/method/16_segmentation.ipynb #92190fd5
+def named_regions(
+    found: Match,
+    proposals,  # Proposals that were matched
+    names,  # of the labels
+    how="area",  # the order of painting
+    confidence=None,  # float [P], 0..1
+) -> tuple:  # (rows of the match, regions), in the order of painting
+    "The named proposals as regions of a result."
+    order = painting_order(proposals.areas, found.best, how)
+    rows = [int(i) for i in order if found.labels[i] >= 0]
+    regions = [
+        Region(
+            proposals.masks[i],
+            box_of(proposals.boxes[i]),
+            int(found.labels[i]),
+            names[found.labels[i]],
+            float(found.best[i]),
+            tuple(names[a] for a in found.agents[i]),
+            {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]},
+            None if confidence is None else float(confidence[i]),
+        )
+        for i in rows
+    ]
+    return rows, tuple(regions)
 
 # %% ../../nbs/method/16_segmentation.ipynb #92ad726e
 def to_rle(
@@ -103,22 +130,6 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return [(int(ids[i]), self.name_of(ids[i]), round(float(counts[i] / self.labels.size), 6)) for i in order]
 
-    def overlay(
-        self,
-        legend=True,  # whether one stands at the right
-        names=None,  # whether names are written into the image; None: as the legend
-    ) -> Image.Image:
-        "The image with coloured labels."
-        labels, palette = self.vocabulary.labels, self.vocabulary.palette()
-        picture = draw_overlay(self.image, self.labels, palette, self.vocabulary.background)
-        if legend if names is None else names:
-            picture = write_names(
-                picture, self.labels, {i: n for i, n in enumerate(labels) if i or not self.vocabulary.background}
-            )
-        colours = overlay_colours(np.concatenate([palette, [UNKNOWN_COLOUR]]))  # the last one for what lies beyond
-        entries = [(f"{name}  {share:.0%}", colours[min(i, len(palette))]) for i, name, share in self.legend]
-        return add_legend(picture, entries) if legend else picture
-
     @cached_property
     def region_map(self):  # int32 [H, W], -1 where no region gave the label
         "Which of the regions is seen at each pixel: the last that was painted there."
@@ -131,6 +142,24 @@ class Segmentation:
         return (
             f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
         )
+
+# %% ../../nbs/method/16_segmentation.ipynb #7e91d5ce
+@patch
+def overlay(
+    self: Segmentation,
+    legend=True,  # whether one stands at the right
+    names=None,  # whether names are written into the image; None: as the legend
+) -> Image.Image:
+    "The image with coloured labels."
+    labels, palette = self.vocabulary.labels, self.vocabulary.palette()
+    picture = draw_overlay(self.image, self.labels, palette, self.vocabulary.background)
+    if legend if names is None else names:
+        picture = write_names(
+            picture, self.labels, {i: n for i, n in enumerate(labels) if i or not self.vocabulary.background}
+        )
+    colours = overlay_colours(np.concatenate([palette, [UNKNOWN_COLOUR]]))  # the last one for what lies beyond
+    entries = [(f"{name}  {share:.0%}", colours[min(i, len(palette))]) for i, name, share in self.legend]
+    return add_legend(picture, entries) if legend else picture
 
 # %% ../../nbs/method/16_segmentation.ipynb #8c65d5f9
 def reduced(
@@ -164,7 +193,7 @@ _STAGE = (
     ".rim-stage img,.rim-stage svg{width:100%}.rim-stage svg{position:absolute;inset:0;height:100%}</style>"
 )
 
-
+# %% ../../nbs/method/16_segmentation.ipynb #47ee6ac7
 @patch
 def stage(
     self: Segmentation,

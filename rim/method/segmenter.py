@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..base.images import read_image
+from ..base.images import read_image, resize_nearest
 from rim.method.ranking import (
     clamp_scores,
     pairwise_ranking_similarity,
@@ -22,8 +22,8 @@ from .bank import ReferenceBank
 from .shipped import extended, shipped_bank
 from .references import References, cosine_matrix
 from .tools import Tools
-from .regions import Analyser, Match, Regions, box_of, paint, rank_classes
-from .segmentation import Method, Region, Segmentation
+from .regions import Analyser, Match, Regions, paint, rank_classes
+from .segmentation import Method, Segmentation, named_regions
 from ..base.settings import Settings
 from ..base.stages import Stage
 from ..base.store import Store
@@ -122,8 +122,25 @@ def fill_uncovered(
         return np.where(canvas < 0, 0, canvas)
     match = match_features(grid.flatten(1).T, references, settings, **how)
     patches = match.labels.clip(0).reshape(grid.shape[1:])
-    rows, columns = (np.arange(n) * g // n for n, g in zip(canvas.shape, patches.shape))
-    return np.where(canvas < 0, patches[rows][:, columns], canvas)
+    return np.where(canvas < 0, resize_nearest(patches, canvas.shape), canvas)
+
+# %% ../../nbs/method/19_segmenter.ipynb #438d18a4
+def name_regions(
+    regions: Regions,
+    size,  # (H, W)
+    references: References,
+    settings: Settings,
+    background: bool,  # whether label 0 is background
+    ranking=True,  # relation-aware; False: plain cosine
+    seed=0,  # of random agents
+    match=match_features,  # or another function of the same arguments
+) -> tuple:  # (Match, int64 [H, W] labels, float: share of the pixels that no named region covers)
+    "Match the regions, paint their labels, and fill what they leave."
+    how, proposals = dict(ranking=ranking, seed=seed), regions.proposals
+    found = match(regions.features, references, settings, **how)
+    canvas = paint(proposals.masks, found.labels, found.best, size, settings.painting, proposals.boxes)
+    labels = fill_uncovered(canvas, regions.grid, references, settings, background, **how)
+    return found, labels, round(float((canvas < 0).mean()), 6)
 
 # %% ../../nbs/method/19_segmenter.ipynb #f480cd3e
 class RIM:
@@ -148,26 +165,30 @@ class RIM:
         settings = Settings.from_profile(name, **overrides)
         return cls(settings, bank=bank, store=Store(settings.store), keep=keep)
 
-    def bank_for(self, vocabulary, progress=True) -> ReferenceBank:
-        "The references of a vocabulary: cut from the given bank, shipped with the package, or generated."
-        vocabulary = Vocabulary.of(vocabulary)
-        if self.bank is not None:
-            return self.bank if self.bank.names == vocabulary.names else extended(self.bank, vocabulary, self.tools)
-        key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
-        if key not in self.banks:
-            self.analysis_key  # what the analysis lacks is found before anything is generated
-            self.banks[key] = shipped_bank(vocabulary, self.tools) or ReferenceBank.build(
-                vocabulary, self.settings, self.store, progress, self.tools
-            )
-        return self.banks[key]
-
-    def analyse(self, image) -> Regions:
-        "Regions of an image and their features."
-        return self.analyser.analyse(image)
-
     @property
     def analysis_key(self):
         return self.analyser.analysis_key
+
+# %% ../../nbs/method/19_segmenter.ipynb #0e121558
+@patch
+def bank_for(self: RIM, vocabulary, progress=True) -> ReferenceBank:
+    "The references of a vocabulary: cut from the given bank, shipped with the package, or generated."
+    vocabulary = Vocabulary.of(vocabulary)
+    if self.bank is not None:
+        return self.bank if self.bank.names == vocabulary.names else extended(self.bank, vocabulary, self.tools)
+    key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
+    if key not in self.banks:
+        self.analysis_key  # what the analysis lacks is found before anything is generated
+        self.banks[key] = shipped_bank(vocabulary, self.tools) or ReferenceBank.build(
+            vocabulary, self.settings, self.store, progress, self.tools
+        )
+    return self.banks[key]
+
+# %% ../../nbs/method/19_segmenter.ipynb #643acc21
+@patch
+def analyse(self: RIM, image) -> Regions:
+    "Regions of an image and their features."
+    return self.analyser.analyse(image)
 
 # %% ../../nbs/method/19_segmenter.ipynb #b2463872
 VARIANTS = {
@@ -206,8 +227,7 @@ class Evidence:
     names: tuple  # of the classes
 
     def distributions(self, row, classes):
-        """Orders of the agents and their probabilities [1 + len(classes), n!]: of the region, and of the subcategory of
-        each class that is most like it."""
+        "Orders of the agents and their probabilities [1 + len(classes), n!]: the region's, then the classes'."
         agents, r = torch.from_numpy(self.match.agents[row])[None], self.references
         cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)
         own, theirs = (positive_scores(s, self.settings)[0][0] for s in region_scores(cosine, r.gram, agents))
@@ -237,7 +257,7 @@ def words(
     )
     return f"{by} says {first} before {second}" + (f", {plain}." if by == "Ranking" else ".")
 
-
+# %% ../../nbs/method/19_segmenter.ipynb #b1142c88
 @patch
 def explain(
     self: Evidence,
@@ -280,52 +300,15 @@ def predict(
         raise ValueError(
             f"unknown needs the confidence of the method match, not of rim: got unknown = {self.settings.unknown:g}"
         )
-    found = self.match(regions, bank, background=vocabulary.background, **variant)
-    asked = bank.references(
-        self.settings,
-        variant.get("references", "foreground"),
-        variant.get("subcategories", True),
-        vocabulary.background,
-    )
-    masks, names = regions.proposals.masks, vocabulary.labels
-    canvas = paint(masks, found.labels, found.best, image.shape[:2], self.settings.painting, regions.proposals.boxes)
-    record = {"proposals": len(regions), "uncovered": round(float((canvas < 0).mean()), 6), **found.record}
-    labels = fill_uncovered(
-        canvas,
-        regions.grid,
-        asked,
-        self.settings,
-        vocabulary.background,
-        ranking=variant.get("ranking", True),
-        seed=self.settings.seed + regions.seed,
-    )
-    rows = [
-        int(i)
-        for i in np.argsort(
-            found.best if self.settings.painting == "score" else -regions.proposals.areas, kind="stable"
-        )
-        if found.labels[i] >= 0
-    ]  # as they are painted
-    described = tuple(
-        Region(
-            masks[i],
-            box_of(regions.proposals.boxes[i]),
-            int(found.labels[i]),
-            names[found.labels[i]],
-            float(found.best[i]),
-            tuple(names[a] for a in found.agents[i]),
-            {names[c]: float(found.scores[i, c]) for c in found.order[i, :5]},
-        )
-        for i in rows
-    )
-    return Segmentation(
-        image,
-        labels.astype(np.int32),
-        vocabulary,
-        described,
-        record,
-        Evidence(found, rows, regions.features, asked, bank, self.settings, names),
-    )
+    settings, names, background = self.settings, vocabulary.labels, vocabulary.background
+    kind, subcategories = variant.get("references", "foreground"), variant.get("subcategories", True)
+    asked = bank.references(settings, kind, subcategories, background)
+    how = dict(ranking=variant.get("ranking", True), seed=settings.seed + regions.seed)
+    found, labels, uncovered = name_regions(regions, image.shape[:2], asked, settings, background, **how)
+    rows, named = named_regions(found, regions.proposals, names, settings.painting)
+    record = {"proposals": len(regions), "uncovered": uncovered, **found.record}
+    evidence = Evidence(found, rows, regions.features, asked, bank, settings, names)
+    return Segmentation(image, labels.astype(np.int32), vocabulary, named, record, evidence)
 
 # %% ../../nbs/method/19_segmenter.ipynb #e4214126
 @patch

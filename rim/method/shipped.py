@@ -26,7 +26,7 @@ def shipped_names() -> list:  # of str
     "The banks that come with the package."
     return sorted(file.stem for file in _BANKS.glob("*.safetensors"))
 
-
+# %% ../../nbs/method/18_shipped.ipynb #cbf3c840
 @lru_cache
 def read_shipped(
     name: str,
@@ -36,7 +36,7 @@ def read_shipped(
         raise FileNotFoundError(f"a shipped bank must be one of {', '.join(shipped_names())}: got {name!r}")
     return ReferenceBank.load(_BANKS / f"{name}.safetensors")
 
-
+# %% ../../nbs/method/18_shipped.ipynb #14d711fe
 def find_bank(
     name,  # of a shipped bank, or the path of a file
 ) -> ReferenceBank:
@@ -57,7 +57,7 @@ def _reference_facts(
         "encoder": tools.masking_key["encoder"],
     }
 
-
+# %% ../../nbs/method/18_shipped.ipynb #0553a203
 def _first_images(
     bank: ReferenceBank,
     n: int,  # per class
@@ -69,7 +69,7 @@ def _first_images(
     thumbnails = {k: v[shown] for k, v in bank.thumbnails.items()}
     return replace(bank, **arrays, thumbnails=thumbnails, record={**bank.record, "references": len(rows)}, memory={})
 
-
+# %% ../../nbs/method/18_shipped.ipynb #f2fde001
 def _generated_part(
     bank: ReferenceBank,  # of generated references
     vocabulary: Vocabulary,
@@ -96,7 +96,7 @@ def _things_of(
     below = words.narrower[synset]
     return frozenset(i for i, name in enumerate(bank.names) if words.synsets.get(name.casefold()) in below)
 
-
+# %% ../../nbs/method/18_shipped.ipynb #6b09e933
 def share_things(
     bank: ReferenceBank,  # of photographed references
     vocabulary: Vocabulary,

@@ -45,7 +45,7 @@ def _with_marks(
     column = marks.to(value.dtype)[:, None, :, None].expand(*value.shape[:-1], 1)
     return F.pad(key, (0, _WIDER)), F.pad(torch.cat([value, column], -1), (0, _WIDER - 1))
 
-
+# %% ../../nbs/method/02_synthesis.ipynb #de163bc7
 def _marked_attention(
     query: torch.Tensor,  # [B, heads, N, d]
     key: torch.Tensor,  # [B, heads, L, d + WIDER]
@@ -101,7 +101,7 @@ def prompt_length(
     "Tokens the text encoder reads, begin and end included."
     return min(pipeline.tokenizer.model_max_length, pipeline.text_encoder.config.max_position_embeddings)
 
-
+# %% ../../nbs/method/02_synthesis.ipynb #f49993f7
 def class_tokens(
     tokenizer: CLIPTokenizer,
     prompt: str,  # holds `name`: where a Prompt says, in other text the last time as a word
@@ -173,7 +173,7 @@ def _begin(self: AttentionCapture, unet, args, kwargs):
         raise ValueError("Attention is captured from prompts without a mask; this call has one.")
     self.size, self.heard = tuple(sample.shape[-2:]), []
 
-
+# %% ../../nbs/method/02_synthesis.ipynb #7fa368f4
 @patch
 def _marks(self: AttentionCapture, context):
     key = context.shape[:2], context.device
@@ -251,7 +251,7 @@ def encode_prompt(
     ).input_ids
     return pipeline.text_encoder(ids.to(pipeline.text_encoder.device))[0]
 
-
+# %% ../../nbs/method/02_synthesis.ipynb #c24a33a1
 ENCODED = WeakKeyDictionary()  # text encoder -> {(prompt, its parameters' state): states}, the latest few
 
 
@@ -380,7 +380,7 @@ def _generate_within(pipeline, items, redraw, settings):
         for reference in part
     ]
 
-
+# %% ../../nbs/method/02_synthesis.ipynb #77418959
 def synthesise(
     pipeline,  # `StableDiffusionPipeline`
     items: list[tuple[str, str, int]],  # prompt, class name, k

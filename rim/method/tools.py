@@ -170,7 +170,7 @@ def keepable(
         )
     return None if lacking else store
 
-
+# %% ../../nbs/method/06_tools.ipynb #4527993a
 def _masks_by(tools):
     key = part_key(tools, "proposer", tools.settings) if "proposer" in tools.given else {}
     return key if key is None else key.get("weights") or key or weights_key("sam", tools.settings)

@@ -22,7 +22,7 @@ _UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
 )
 _JOINING = re.compile("[\u200c\u200d\ufe00-\ufe0f]")  # those of them that some scripts need
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #d175222f
 def _visible(text):
     "The text without letters that nobody sees."
     kept = []
@@ -34,7 +34,7 @@ def _visible(text):
             kept.append(letter)
     return "".join(kept)
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #10d604e0
 def clean_name(
     name,  # as it was typed
 ):
@@ -62,7 +62,7 @@ def _stands_for(name, what):
     folded = name.casefold()
     return folded.strip("_") == what and (what == BACKGROUND or folded != what)
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #5cf71e6e
 def _check_names(
     names,  # all names and synonyms of a vocabulary, clean
     reserved,  # whether the word background is taken
@@ -128,7 +128,7 @@ class Vocabulary:
 _COMMAS = re.compile(r"[,，、،﹐﹑]|\s\.(?=\s)")  # of any keyboard; Grounding DINO's full stop
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #afdfd078
 def _unquoted(entry):
     "An entry without the quotes around it."
     entry = entry.strip()
@@ -138,7 +138,7 @@ def _unquoted(entry):
         raise ValueError(f"quotes must enclose one name each, got {entry}")
     return entry
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #2eef6b3e
 def _lines(text, where=""):
     "The lines that count; ValueError for what separates neither names nor synonyms."
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -147,7 +147,7 @@ def _lines(text, where=""):
             raise ValueError(f"names are separated by commas or lines, and synonyms by |, got {line!r}{where}")
     return lines
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #beea6bf2
 @patch(cls_method=True)
 def parse(
     cls: Vocabulary,
@@ -158,7 +158,7 @@ def parse(
     lines = [re.sub(r"\s\.$", "", line) for line in _lines(text)]
     return cls.of([_unquoted(word) for line in lines for word in _COMMAS.split(line)], background)
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #dad02c86
 @patch(cls_method=True)
 def from_file(
     cls: Vocabulary,
@@ -182,7 +182,7 @@ def from_file(
             )
     return cls.of(entries, background)
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #22f76134
 @patch(cls_method=True)
 def of(
     cls: Vocabulary,
@@ -219,7 +219,7 @@ class Prompt(str):
         prompt.start = start
         return prompt
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #cc1dc29f
 @patch
 def prompts(
     self: Vocabulary,
@@ -246,7 +246,7 @@ def unscored_label(
     "The label of pixels that do not count."
     return IGNORE if classes <= IGNORE else 65535
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #970688df
 UNKNOWN, UNKNOWN_NAME, UNKNOWN_COLOUR = 254, "unknown", (128, 128, 128)
 
 
@@ -256,7 +256,7 @@ def unknown_label(
     "The label of pixels whose name is too doubtful."
     return UNKNOWN if classes <= UNKNOWN else 65534
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #a3848acc
 def _oklab(
     rgb,  # integer [..., 3], sRGB 0..255
 ) -> np.ndarray:  # float64 [..., 3], lightness and two opponent axes
@@ -267,7 +267,7 @@ def _oklab(
     axes = np.array([[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]])
     return np.cbrt(linear @ cones.T) @ axes.T
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #d1d84b9a
 @cache
 def _spread_colours(
     n,  # number of colours, at most 512; a longer list begins with the shorter one
@@ -285,7 +285,7 @@ def _spread_colours(
         apart = np.minimum(apart, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
     return grid[chosen].astype(np.uint8)
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #2abf0ab2
 def _hue_colour(
     index,  # 0, 1, 2, ...
 ):
@@ -295,7 +295,7 @@ def _hue_colour(
     lightness, saturation = ((0.62, 0.75), (0.42, 0.85), (0.74, 0.55))[index % 3]
     return tuple(round(255 * channel) for channel in colorsys.hls_to_rgb(index * 0.381966 % 1, lightness, saturation))
 
-
+# %% ../../nbs/method/01_vocabulary.ipynb #3accb925
 def palette(
     self,
 ):

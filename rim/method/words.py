@@ -48,7 +48,7 @@ def _read_synsets(
         found["n" + fields[0]] = (tuple(w.replace("_", " ") for w in words), tuple("n" + b for b in broader))
     return found
 
-
+# %% ../../nbs/method/17_words.ipynb #b5336fcb
 def _read_ranks(
     folder,  # of WordNet's index.noun
 ) -> dict:  # (word in lower case, synset) -> how frequent this sense of the word is, 0 the most
@@ -79,7 +79,7 @@ OWN = {  # synset -> a broader one that WordNet doesn't name
     **dict.fromkeys(("n06596364", "n07248320"), "n02870092"),  # comic book, book jacket: book
 }
 
-
+# %% ../../nbs/method/17_words.ipynb #0c394dee
 def gather(
     folder,  # of WordNet
     leaves,  # synsets that have references, besides COCO's
@@ -174,7 +174,7 @@ class Words:
                 reached += self.broader[above]
         return found
 
-
+# %% ../../nbs/method/17_words.ipynb #19325349
 @lru_cache
 def known_words() -> Words:
     "The words that come with the package."

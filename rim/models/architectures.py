@@ -55,6 +55,8 @@ _SAM_VIT_B = dict(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
 )
+
+# %% ../../nbs/models/03_architectures.ipynb #e8a97a5b
 TINY_SAM = dict(
     image_size=64,
     patch_size=8,
@@ -69,6 +71,8 @@ TINY_SAM = dict(
     decoder_mlp_dim=64,
     iou_head_dim=32,
 )
+
+# %% ../../nbs/models/03_architectures.ipynb #be3a9ac4
 MOBILE_SAM = dict(
     encoder="tinyvit",
     encoder_widths=[64, 128, 160, 320],
@@ -94,7 +98,7 @@ def _sam_encoder(c: dict) -> ImageEncoderViT:
         out_chans=c["prompt_dim"],
     )
 
-
+# %% ../../nbs/models/03_architectures.ipynb #24c89f2c
 def _mobile_encoder(c: dict) -> TinyViT:
     sizes = (c[f"encoder_{name}"] for name in ("widths", "depths", "heads", "windows"))
     return TinyViT(c["image_size"], *sizes, c["prompt_dim"])
@@ -237,7 +241,7 @@ def _clip_vit_b16():
     text = dict(vocab_size=49408, bos_token_id=49406, eos_token_id=49407)
     return _clip(text, dict(hidden_size=768, intermediate_size=3072, patch_size=16), 512)
 
-
+# %% ../../nbs/models/03_architectures.ipynb #9802e318
 def _clip_vit_h14():
     wide = lambda size, layers, **more: dict(
         hidden_size=size,
@@ -256,7 +260,7 @@ def _tiny_clip():
     text = dict(vocab_size=514, bos_token_id=512, eos_token_id=513, **small)
     return _clip(text, dict(image_size=32, patch_size=8, **small), 32)
 
-
+# %% ../../nbs/models/03_architectures.ipynb #76182753
 def _groupvit(text: dict, vision: dict, side: int, **sizes) -> tuple[GroupViTModel, CLIPProcessor]:
     model = GroupViTModel(GroupViTConfig(text_config=text, vision_config=vision, **sizes))
     images = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
@@ -279,7 +283,7 @@ def _maskformer(backbone: dict, decoder: dict, labels: int, **sizes) -> MaskForm
         MaskFormerConfig(backbone_config=resnet, decoder_config=detr, num_labels=labels, **sizes)
     )
 
-
+# %% ../../nbs/models/03_architectures.ipynb #a3b9924d
 def _tiny_maskformer():
     backbone = dict(embedding_size=8, hidden_sizes=[8, 16, 16], depths=[1, 1, 1], layer_type="basic")
     decoder = dict(
@@ -296,7 +300,7 @@ def _tiny_maskformer():
 def _dinov2_small() -> Dinov2Model:
     return Dinov2Model(Dinov2Config(image_size=518, patch_size=14, hidden_size=384, num_attention_heads=6))
 
-
+# %% ../../nbs/models/03_architectures.ipynb #ec356144
 def _efficientnet(
     architecture: str,  # by timm's name
     **sizes,

@@ -22,7 +22,7 @@ def split(
     "Channels as heads."
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
-
+# %% ../../nbs/models/05_fast_sam.ipynb #d33d9e85
 def folded(
     own: torch.nn.Linear,  # of the tokens
     other: torch.nn.Linear,  # of the places
@@ -56,8 +56,7 @@ def written(
     weights: torch.Tensor,  # [B, heads t, places], sum 1 over the tokens of a head
     tokens: torch.Tensor,  # [B, t, C] float32
 ) -> torch.Tensor:  # [B, places, C]
-    """What places take from the tokens: answers are projected before they are handed out; so each head brings its part
-    of the bias."""
+    "What locations take from the tokens: answers are projected first, so each head brings its part of the bias."
     heads = attention.num_heads
     answers = (
         split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
@@ -206,7 +205,7 @@ def ious(
     "Predicted IoU of each point's three masks."
     return self.net.iou_prediction_head(tokens[:, 0])[:, 1:]
 
-
+# %% ../../nbs/models/05_fast_sam.ipynb #541d6daf
 @patch
 def logits(
     self: PointDecoder,
@@ -268,7 +267,7 @@ def above(
     "Where values exceed a level; on a CPU through NumPy, which compares ten times faster than PyTorch."
     return values > level if values.device.type != "cpu" else torch.from_numpy(values.numpy() > np.float32(level))
 
-
+# %% ../../nbs/models/05_fast_sam.ipynb #53e0e508
 def extent(
     masks: torch.Tensor,  # bool [K, h, w]
     corner=(0, 0),  # x, y of their first pixel
@@ -289,8 +288,7 @@ def blocks(
     columns: Axis,
     level: float,
 ):
-    """Parts of the masks at full size, where they may exceed a level: (which masks, pixel rows, pixel columns, [k,
-    rows, columns])."""
+    "Parts of the masks at full size that may exceed a level: (masks, rows, columns, [k, rows, columns])."
     corners, pixels = extent(above(logits, level)).cpu().numpy(), len(rows.matrix) * len(columns.matrix)
     step = max(1, 2 ** (20 if logits.device.type == "cpu" else 26) // pixels)  # a GPU rather computes more than waits
     for start in range(0, len(logits), step):

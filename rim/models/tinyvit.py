@@ -20,7 +20,7 @@ def _pointwise(
     "A 1 x 1 convolution over the last axis."
     return F.linear(x, conv.weight[:, :, 0, 0], conv.bias)
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #7a1f348c
 def spatial(
     conv: nn.Conv2d,
     x: Tensor,  # [B, H, W, C] float
@@ -45,7 +45,7 @@ class Bottleneck(nn.Module):
         self.conv1, self.conv3 = nn.Conv2d(width, ratio * width, 1), nn.Conv2d(ratio * width, width, 1)
         self.conv2 = _depthwise(ratio * width)
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #4522380a
 @patch
 def forward(
     self: Bottleneck,
@@ -165,7 +165,7 @@ def attend(
     attended = self.attn(windows).view(b, rows, columns, side, side, c).transpose(2, 3)
     return attended.reshape(padded.shape)[:, :h, :w]
 
-
+# %% ../../nbs/models/01_tinyvit.ipynb #9c3e7f65
 @patch
 def forward(
     self: Block,

@@ -30,7 +30,7 @@ def sources(
         return (local, "its publisher's site, by curl")
     return (local, "the hub's cache", "the hub, by hf")
 
-
+# %% ../../nbs/models/09_weights.ipynb #504315b8
 def findings(
     settings,
 ) -> list[Finding]:

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from transformers import GroupViTModel
+from ..base.images import CLIP_MEAN, CLIP_STD
 from ..base.stages import Stage
 from ..method.segmentation import Segmentation
 from ..method.vocabulary import Vocabulary
 from ..models.loading import load_groupvit
 from .peer import READ, SHARED, Peer
 from ..trident.splice import splice
-from ..trident.windows import _CLIP_MEAN, _CLIP_STD, _column
+from ..trident.windows import _column
 
 # %% ../../nbs/peers/04_groupvit.ipynb #bee5040006
 def assignment(
@@ -99,7 +100,7 @@ def normalised(
 ) -> torch.Tensor:  # float [n, 3, S, S]
     "The windows as the model's own processor normalises them."
     model, processor = self.clip
-    own, plain = processor.image_processor, windows * _column(_CLIP_STD, windows) + _column(_CLIP_MEAN, windows)
+    own, plain = processor.image_processor, windows * _column(CLIP_STD, windows) + _column(CLIP_MEAN, windows)
     pixels = (plain - _column(own.image_mean, windows)) / _column(own.image_std, windows)
     return pixels.to(model.text_projection[0].weight)
 

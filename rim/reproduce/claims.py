@@ -11,7 +11,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from fastcore.basics import patch
 from ..base.files import atomic_write
+from ..base.tables import markdown_table
 from .comparisons import ABSENT, FAILS, HOLDS, NotMeasured, OPEN, Tables, decide
 
 # %% ../../nbs/reproduce/07_claims.ipynb #22cc21f7
@@ -31,7 +33,7 @@ VERDICTS = {
     ABSENT: "a result that decides it is not in this clone",
 }  # verdict -> what it means
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #f4bf2ccb
 @dataclass(frozen=True)
 class Claim:
     "A claim of a paper and what we can say of it."
@@ -111,7 +113,7 @@ class Ambiguity:
     took: str  # our choice
     worth: tuple = ()  # cells of our results, one per choice
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #78c833ed
 @dataclass(frozen=True)
 class Trained:
     "A trained public model that went through our loaders."
@@ -122,7 +124,7 @@ class Trained:
     test: str  # in tests/test_photo.py
     shown: str = ""  # a sentence with gaps: what it does in a result
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #4c4eb481
 class Claims:
     "The claims, ambiguities and trained models of `claims.toml`, with the results beside it."
 
@@ -155,21 +157,23 @@ class Claims:
         worth = [cell for a in self.ambiguities for cell in a.worth]
         return [name for name in dict.fromkeys([*gaps, *sides, *worth]) if isinstance(name, str) and ": " in name]
 
-    def problems(self) -> list:  # of str; empty where all is well
-        "Cells that no result has though its target was made, and verdicts that the results contradict."
-        found = []
-        for name in self.cells:
-            try:
-                self.tables.cell(name)
-            except ValueError as error:
-                if not str(error).startswith("Not measured here yet"):
-                    found.append(str(error))
-        for claim in self.claims:
-            try:
-                check(claim, self.tables)
-            except ValueError as error:
+# %% ../../nbs/reproduce/07_claims.ipynb #f1f3cd71
+@patch
+def problems(self: Claims) -> list:  # of str; empty where all is well
+    "Cells that no result has though its target was made, and verdicts that the results contradict."
+    found = []
+    for name in self.cells:
+        try:
+            self.tables.cell(name)
+        except ValueError as error:
+            if not str(error).startswith("Not measured here yet"):
                 found.append(str(error))
-        return found
+    for claim in self.claims:
+        try:
+            check(claim, self.tables)
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 # %% ../../nbs/reproduce/07_claims.ipynb #6f2861ec
 def wrapped(
@@ -180,7 +184,7 @@ def wrapped(
     parts = text.split("\n\n")
     return "\n\n".join(p if re.match(r"[#|-]", p) else textwrap.fill(" ".join(p.split()), **how) for p in parts)
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #b2135ac3
 def sentence(
     claims: Claims,
     link: str = "docs/claims.md",  # where the page is, from the reader's place
@@ -195,30 +199,24 @@ def sentence(
     )
 
 # %% ../../nbs/reproduce/07_claims.ipynb #4497a564
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
 def table(
     claims: Claims,
 ) -> str:
     "All claims as a Markdown table."
-    head = "| paper | where | claim | verdict | scale | why |\n|---|---|---|---|---|---|"
+    head = "paper", "where", "claim", "verdict", "scale", "why"
     rows = []
     for c in claims.claims:
         shown = c.shown(claims.tables)
         verdict = f"toy, {c.outcome(claims.tables)}" if shown == "toy" else shown
         scale = "–" if c.verdict == "not attempted" else c.scale
-        cells = (c.paper, c.where, c.says, verdict, scale, fill(c.why, claims.tables))
-        rows.append("| " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join([head, *rows])
+        rows.append((c.paper, c.where, c.says, verdict, scale, fill(c.why, claims.tables)))
+    return markdown_table(head, rows)
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #8e0e2cf4
 def open_questions(
     claims: Claims,
 ) -> str:
     "All ambiguities as a Markdown table."
-    head = "| where | what is open | what we took | worth, mIoU |\n|---|---|---|---|"
 
     def worth(cell):
         try:
@@ -226,27 +224,17 @@ def open_questions(
         except NotMeasured:
             return f"not measured here yet ({cell.partition(': ')[2]})"
 
-    rows = [
-        "| "
-        + " | ".join(map(_cell, (a.where, a.open, a.took, "; ".join(map(worth, a.worth)) or "not measured")))
-        + " |"
-        for a in claims.ambiguities
-    ]
-    return "\n".join([head, *rows])
+    rows = [(a.where, a.open, a.took, "; ".join(map(worth, a.worth)) or "not measured") for a in claims.ambiguities]
+    return markdown_table(["where", "what is open", "what we took", "worth, mIoU"], rows)
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #0d638e81
 def trained_models(
     claims: Claims,
 ) -> str:
     "The trained public models that were tried, as a Markdown table."
-    head = "| model | part | compared with its own package | test | in a result |\n|---|---|---|---|---|"
-    rows = [
-        "| "
-        + " | ".join(map(_cell, (t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables) or "–")))
-        + " |"
-        for t in claims.trained
-    ]
-    return "\n".join([head, *rows])
+    head = "model", "part", "compared with its own package", "test", "in a result"
+    rows = [(t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables) or "–") for t in claims.trained]
+    return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #332e685f
 TRAINED = (
@@ -256,7 +244,7 @@ TRAINED = (
     "DINOv2 ViT-B/14, CLIP ViT-B/16) have not been loaded here."
 )  # above the table
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #5b6897e9
 def page(
     claims: Claims,
 ) -> str:
@@ -284,7 +272,7 @@ def page(
     )
     return wrapped(parts) + "\n"
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #7dec5731
 def report(
     claims: Claims,
 ) -> str:
@@ -305,7 +293,7 @@ def report(
 
     return wrapped(re.sub(GAP, value, claims.template).strip()) + "\n"
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #4ad66d02
 def write_pages(
     claims: Claims,
 ) -> list:  # of Path, those that changed

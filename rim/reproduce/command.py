@@ -31,7 +31,7 @@ def _renew_claims(
     for problem in claims.problems():
         say(f"A claim needs another look: {problem}")
 
-
+# %% ../../nbs/reproduce/09_command.ipynb #56867851
 def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None, registry=TARGETS, say=print):
     "Make the targets `names` (all if empty) and say how they compare with the paper; returns the exit code."
     root = notebooks_root(root)

@@ -26,11 +26,11 @@ class Cell:
         "The number."
         return float(self.text)
 
-
+# %% ../../nbs/reproduce/06_comparisons.ipynb #82d66e80
 class NotMeasured(ValueError):
     "A result that this clone doesn't hold."
 
-
+# %% ../../nbs/reproduce/06_comparisons.ipynb #ce97f2ca
 class Tables:
     "The tables of all results of a clone."
 

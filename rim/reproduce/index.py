@@ -10,6 +10,7 @@ import csv, json, shlex
 from ..base.settings import Settings
 from ..base.files import atomic_write
 from ..base.store import file_digest
+from ..base.tables import markdown_table
 from .claims import Claims, sentence, table
 from .registry import TARGETS, fitting
 from .running import world
@@ -18,12 +19,11 @@ from .running import world
 def _shown_table(text, most=12):
     "A csv as a Markdown table, its first rows."
     head, *rows = [row for row in csv.reader(text.splitlines()) if row]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") or "–" for cell in row) + " |" for row in (head, *rows[:most])]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + (
-        f"\n\n{len(rows) - most} more rows in the file." if len(rows) > most else ""
-    )
+    filled = [[cell or "–" for cell in row] for row in (head, *rows[:most])]
+    more = f"\n\n{len(rows) - most} more rows in the file." if len(rows) > most else ""
+    return markdown_table(filled[0], filled[1:]) + more
 
-
+# %% ../../nbs/reproduce/08_index.ipynb #11264b61
 def entry(target, profile, root, place):
     "What the index says of a target in a profile; `place` is the folder of the index."
     folder = root / "figures" / profile / target.name
@@ -74,7 +74,7 @@ def claims_section(
     claims = Claims(root)
     return ["## Claims", sentence(claims, "../docs/claims.md"), table(claims)]
 
-
+# %% ../../nbs/reproduce/08_index.ipynb #b2d54845
 def index(root, registry=TARGETS, profiles=INDEXED):
     "The text of an index of results."
     own = profiles != INDEXED
@@ -102,7 +102,7 @@ def index(root, registry=TARGETS, profiles=INDEXED):
             )
     return "\n\n".join(parts if own else [*parts, *claims_section(root)]) + "\n"
 
-
+# %% ../../nbs/reproduce/08_index.ipynb #448cf4ca
 def write_index(root, profile, registry=TARGETS):
     "Write the index that shows `profile`, if it changes."
     path = root / "figures" / ("" if profile in INDEXED else profile) / "README.md"

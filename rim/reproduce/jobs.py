@@ -16,6 +16,7 @@ import numpy as np
 import rim
 from ..base.settings import Settings
 from ..base.store import Store, file_digest
+from ..base.values import parse_value
 from .registry import TARGETS, Target, fitting
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #15df8b0a
@@ -34,26 +35,12 @@ def notebook_parameters(path):
         found[line.target.id] = (ast.unparse(line.annotation), ast.literal_eval(line.value))
     return found
 
-# %% ../../nbs/reproduce/02_jobs.ipynb #564819e6
-BOOLEANS = dict(yes=True, true=True, on=True, no=False, false=False, off=False)
-
-
-def typed(key, value, kind):
-    "`value` as the type named `kind`: int, float, bool, str, or a literal such as a dict."
-    readers = dict(int=int, float=float, str=str, bool=lambda v: BOOLEANS[v.lower()])
-    if not isinstance(value, str):
-        return value
-    try:
-        return readers.get(kind, ast.literal_eval)(value)
-    except (ValueError, KeyError, SyntaxError):
-        raise ValueError(f"{key} must be of type {kind}, not {value!r}.") from None
-
 # %% ../../nbs/reproduce/02_jobs.ipynb #dfd668ea
 def generated(fields):
     "References of a target are made anew, although some come with the package."
     return {"shipped": ""} if fields.get("shipped") else {}
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #11d2d4e4
 def bind(path, settings, overrides, folder):
     "The parameters to hand to the notebook at `path`, or a ValueError that names the unknown key."
     known, fields = notebook_parameters(path), settings.as_dict()
@@ -66,7 +53,7 @@ def bind(path, settings, overrides, folder):
     )
     for key, value in overrides.items():
         if key in known:
-            values[key] = typed(key, value, known[key][0])
+            values[key] = parse_value(key, known[key][0], value) if isinstance(value, str) else value
         elif key not in fields or "overrides" not in known:
             near = get_close_matches(key, [*known, *(fields if "overrides" in known else ())], n=1)
             raise ValueError(
@@ -98,7 +85,7 @@ def _package_digest():
         b"".join(f"{p.relative_to(package).as_posix()}\n".encode() + p.read_bytes() for p in files)
     ).hexdigest()
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #c7d50a7b
 def code_of(path):
     "The code cells of a notebook, without outputs and prose."
     return [
@@ -163,7 +150,7 @@ def _files_in(path):
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return [[p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #0d7ab4e9
 def _digest_of_weights(need, settings, store):
     "sha256 of the weights that the setting `need` names; OSError or ValueError if they are missing."
     name, fields = getattr(settings, need), settings.as_dict()
@@ -208,7 +195,7 @@ def _digest_of_benchmark(name, settings):
 # %% ../../nbs/reproduce/02_jobs.ipynb #ed5069e0
 ABSENT = "absent"  # instead of a digest
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #4860d6c6
 def inputs_of(target, settings, store):
     "Digests of the weights and data that a target needs, and the sentences about those that are missing."
     found, missing = {}, []
@@ -253,7 +240,7 @@ def own_kernel():
 
     return OwnKernel
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #77f02245
 def foreign_kernel():
     "A sentence if what Jupyter calls python3 is of another environment, else None."
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
@@ -270,7 +257,7 @@ def foreign_kernel():
             " there and run its own `rim reproduce`."
         )
 
-
+# %% ../../nbs/reproduce/02_jobs.ipynb #ebc08e63
 def _kernel_missing():
     "A sentence if this environment cannot run notebooks, else None."
     if not importlib.util.find_spec("ipykernel"):

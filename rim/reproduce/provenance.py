@@ -7,10 +7,10 @@ __all__ = ['machine']
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #e3f824e3
 import csv, json, os, platform, subprocess, time
-from pathlib import Path
 import rim
 from ..base.settings import departures
 from ..base.files import atomic_write
+from ..base.ledger import processor
 from .jobs import PLACES, outputs_of
 from .running import anonymous, steady, told_changes, world
 
@@ -35,15 +35,7 @@ def revision(root):
 # %% ../../nbs/reproduce/04_provenance.ipynb #14f077bf
 def machine():
     "Processor, cores, system: what a time was measured on."
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    return dict(processor=model, cores=os.cpu_count(), system=platform.system(), python=platform.python_version())
+    return dict(processor=processor(), cores=os.cpu_count(), system=platform.system(), python=platform.python_version())
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #8f4f9f32
 def measured(counted):
@@ -60,10 +52,9 @@ def measured(counted):
         counted={kind: facts for kind, facts in counted.items() if kind != "process"},
     )
 
-
+# %% ../../nbs/reproduce/04_provenance.ipynb #737f63eb
 def write_provenance(job, root, folder, seconds, counted):
-    """provenance.json in `folder`: what its files were made from, by which code, on what, in what time, and what was
-    counted."""
+    "provenance.json in `folder`: what made its files, on what, in what time, and what was counted."
     made = {k: v for k, v in job.made_from.items() if k != "code"}
     record = dict(
         target=job.target.name,
@@ -97,7 +88,7 @@ def read_table(text):
     number = lambda row, key: float(row[key]) if row.get(key) not in (None, "") else None
     return [(row[rows.fieldnames[0]], number(row, "paper"), number(row, "ours")) for row in rows]
 
-
+# %% ../../nbs/reproduce/04_provenance.ipynb #2e571e42
 def committed(path, root):
     "The text of `path` as the clone's last commit has it, or None."
     try:
@@ -131,7 +122,7 @@ def difference(ours, theirs):
     most = max(abs(a - b) for a, b in pairs)
     return f"its numbers differ by up to {most:.2g}" if most else "its numbers are written otherwise"
 
-
+# %% ../../nbs/reproduce/04_provenance.ipynb #4cb61d49
 def compared(job, root):
     "One sentence: whether the tables equal those that are committed."
     said, tables = [], sorted(job.folder.rglob("*.csv"))
@@ -157,7 +148,7 @@ def judged(job):
     "Whether the differences from the paper mean something: its own profile, unchanged."
     return job.settings.profile == "paper" and not job.changes
 
-
+# %% ../../nbs/reproduce/04_provenance.ipynb #c5fe6b5a
 def outside(job):
     "Names of the rows that lie further from the paper than the tolerance."
     table = job.folder / f"{job.target.name}.csv"
@@ -169,7 +160,7 @@ def outside(job):
         if None not in (paper, ours) and abs(ours - paper) > job.target.tolerance
     ]
 
-
+# %% ../../nbs/reproduce/04_provenance.ipynb #d5bc34cf
 def summary(job, root):
     "The lines that end a run: the paper's value, ours, the difference."
     table, head = job.folder / f"{job.target.name}.csv", f"{job.target.name} · {job.target.title}"

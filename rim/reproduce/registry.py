@@ -61,7 +61,7 @@ _TABLE1 = Target(
     },
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #7e82ecc4
 _TABLE3 = Target(
     "table3",
     "Which features: CLIP, Stable Diffusion, MAE, DINOv2",
@@ -100,7 +100,7 @@ _TABLE5 = Target(
     paper={"Rand, eq. 9 as printed": 43.8, "Top-N, eq. 9 as printed": 44.5},
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #de91ecba
 _FIG1 = Target(
     "fig1",
     "Motivation: one region, named individually and by ranking",
@@ -119,7 +119,7 @@ _FIG3 = Target(
     needs=("diffusion", "sam", "dino"),
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #f4a7e661
 _FIG4 = Target(
     "fig4",
     "Regions against pixels",
@@ -146,7 +146,7 @@ _FIG5 = Target(
     },
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #8dba3736
 _FIG6 = Target(
     "fig6",
     "Regions with image references in DINOv2's space and text references in CLIP's",
@@ -155,7 +155,7 @@ _FIG6 = Target(
     needs=("diffusion", "sam", "dino", "clip"),
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #b0b752e1
 _STUDIES = tuple(
     Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("diffusion", "sam", "dino", *more))
     for name, title, minutes, *more in (
@@ -174,7 +174,7 @@ _LOOP = tuple(
     )
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #e72c9a6e
 _EIGHT = {
     "voc21": 67.1,
     "context60": 38.6,
@@ -192,7 +192,7 @@ CALLED = dict(
     zip(_EIGHT, ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE20K"))
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #024dae45
 _TRIDENT = (
     Target(
         "trident_table1",

@@ -91,14 +91,14 @@ def read_record(
     record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     return record, table.read_text(encoding="utf-8") if table.exists() else ""
 
-
+# %% ../../nbs/reproduce/05_results.ipynb #288ed1a1
 def results_text(
     folder,  # of a result
 ) -> str:
     "The text of a folder's results.json."
     return json.dumps(results_of(*read_record(folder)), indent=1, ensure_ascii=False) + "\n"
 
-
+# %% ../../nbs/reproduce/05_results.ipynb #50e580e0
 def write_results(
     folder,  # of a result
 ) -> Path:
@@ -116,7 +116,7 @@ def settings_problems(
     keys = sorted(k for k in record["settings"] if k not in now or record["settings"][k] != now[k])
     return [f"the profile has other settings now: {', '.join(keys)}"] if keys else []
 
-
+# %% ../../nbs/reproduce/05_results.ipynb #6565c082
 def weights_problems(
     record: dict,  # of provenance.json
 ) -> list:  # of str
@@ -155,7 +155,7 @@ def problems_of(
             found.append(f"{name} was changed since it was made")
     return [*found, *settings_problems(record), *weights_problems(record)]
 
-
+# %% ../../nbs/reproduce/05_results.ipynb #e2113cc4
 def verify_results(
     root,  # folder that holds figures/
     names=(),  # of targets; none: all

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from ..base.ledger import VARIABLE, read_ledger
 from ..base.settings import ENVIRONMENT
 from ..base.files import atomic_write
+from ..base.workers import variables
 from .jobs import outputs_of, own_kernel
 
 # %% ../../nbs/reproduce/03_running.ipynb #d31d63dc
@@ -33,7 +34,7 @@ def spellings(path):
     within = {json.dumps(p, ensure_ascii=narrow)[1:-1] for p in plain for narrow in (True, False)}
     return sorted(plain | within | {quote(str(path)), escape(str(path))}, key=len, reverse=True)
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #a790661d
 def places(root, settings=None):
     "(path, what stands for it) of all that is this machine's, the root before the folders that it lies in."
     home = os.path.expanduser("~")  # stays as it is where there is none
@@ -46,7 +47,7 @@ def places(root, settings=None):
     found += [(home, "~"), (os.path.realpath(home), "~")]
     return [(path, name) for path, name in found if len(Path(path).parts) > 1 and Path(path).is_absolute()]
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #881b7483
 def anonymous(text, root, settings=None):
     "`text` without the paths of this machine."
     for path, name in places(root, settings):
@@ -56,17 +57,16 @@ def anonymous(text, root, settings=None):
             text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: name, text)
     return text
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #82af83a6
 def world(settings):
     "What a result of these settings is, in words: as the figures say it."
     from rim.measure.style import WORLDS
 
     return WORLDS.get(settings.profile, f"profile {settings.profile}")
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #e04d0296
 def _tidy(notebook, root, job):
-    """An executed notebook as text: labelled, tags kept, papermill's clock and this machine's paths dropped, and the
-    PNG where a JPEG of the same image is there."""
+    "An executed notebook as text: labelled, without papermill's clock and this machine's paths."
     import nbformat
 
     notebook.metadata.pop("papermill", None)
@@ -83,7 +83,7 @@ def _tidy(notebook, root, job):
     text = nbformat.writes(notebook).replace(f"{ASIDE}/{job.folder.name}", job.folder.name)
     return anonymous(text, root, job.settings)
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #0b89748a
 def told_changes(job):
     return "".join(f", {k} = {v}" for k, v in job.changes.items())
 
@@ -98,8 +98,7 @@ _STEADY = dict(
 
 
 def steady():
-    """Variables that keep the CPU's arithmetic to AVX2; those that the user has set stay. Empty on a processor without
-    it."""
+    "Variables that keep the CPU's arithmetic to AVX2; those that are set stay; empty on a processor without it."
     try:
         able = " avx2 " in Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -114,31 +113,23 @@ def aside_of(folder, ending=""):
     "Where the result of `folder` is made."
     return folder.parent / ASIDE / (folder.name + ending)
 
-
-@contextmanager
+# %% ../../nbs/reproduce/03_running.ipynb #68d28845
 def surroundings(path):
     "The environment in which a kernel counts into the file `path`, and computes and draws as others do."
     import matplotlib
 
-    before = dict(os.environ)
-    os.environ.pop("PYTHONSTARTUP", None)
-    os.environ.update(
+    values = dict(
         {VARIABLE: str(path), **steady()},
         MATPLOTLIBRC=f"{matplotlib.get_data_path()}/matplotlibrc",
         MPLBACKEND="module://matplotlib_inline.backend_inline",
         IPYTHONDIR=f"{path}.ipython",  # without the user's start-up files
         JUPYTER_RUNTIME_DIR=f"{path}.runtime",  # the user's home may be closed
     )
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    return variables(values, without=("PYTHONSTARTUP",))
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #bc239d29
 def execute(job, root):
-    """Run the notebook of `job` in the folder aside; what its kernel counted. The partial notebook of a failed run goes
-    to the result folder."""
+    "Run the notebook of `job` in the folder aside -> what its kernel counted."
     import papermill, nbformat
 
     aside = aside_of(job.folder)
@@ -182,7 +173,7 @@ def settle(folder):
     for leftover in (before, aside_of(folder)):
         shutil.rmtree(leftover, ignore_errors=True)
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #5519c3a0
 def install(folder):
     "Replace `folder` with what was made aside; files that no run has made stay."
     before, aside = aside_of(folder, ".before"), aside_of(folder)
@@ -199,7 +190,7 @@ def install(folder):
     os.rename(aside, folder)
     shutil.rmtree(before, ignore_errors=True)
 
-
+# %% ../../nbs/reproduce/03_running.ipynb #c1969a7b
 @contextmanager
 def alone(folder, waiting):
     "Hold the lock of `folder`; `waiting` is called if another process has it."

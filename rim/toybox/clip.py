@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from fastcore.basics import patch
+from ..base.images import CLIP_MEAN, CLIP_STD
 from .diffusion import TEXT
 from .tokenizer import LENGTH, make_tokenizer, write_tokenizer
 from .dino import query_key
@@ -34,7 +36,9 @@ _VISION = dict(
     hidden_act="gelu",
     layer_norm_eps=1e-6,
 )
-MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+
+# %% ../../nbs/toybox/13_clip.ipynb #ee838b72
+MEAN, STD = list(CLIP_MEAN), list(CLIP_STD)
 _PROCESSOR = dict(
     image_processor_type="CLIPImageProcessor",
     do_resize=True,
@@ -50,7 +54,7 @@ _PROCESSOR = dict(
     resample=3,
 )
 
-
+# %% ../../nbs/toybox/13_clip.ipynb #348188f5
 def to_input(images):
     "uint8 [n, S, S, 3] -> normalised float32 [n, 3, S / 2, S / 2]."
     x = F.avg_pool2d(torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float(), 2) / 255
@@ -86,7 +90,7 @@ _SHARPNESS, _SHARE = (
     16,
 )  # scale of the cosines, as in Trident; a word of the caption fills at least one patch in so many
 
-
+# %% ../../nbs/toybox/13_clip.ipynb #e2cea180
 def patch_embeddings(clip, pixels):
     "L2-normalised embeddings of the patches [n, h w, E]: values of the last layer, each patch for itself."
     vision = clip.vision_model
@@ -97,7 +101,7 @@ def patch_embeddings(clip, pixels):
     values = last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden[:, 1:])))
     return F.normalize(clip.visual_projection(vision.post_layernorm(values)), dim=-1)
 
-
+# %% ../../nbs/toybox/13_clip.ipynb #80faa04a
 def _words_loss(patches, words, present):
     "Inside and somewhere, of patches [n, p, E] and words [q, E], both L2-normalised; present bool [n, q]."
     chance = (_SHARPNESS * patches @ words.T).log_softmax(-1)
@@ -175,102 +179,113 @@ class ClipTask(Task):
             to_input(np.stack([_captioned(self.world, s)[0] for s in range(128)])),
         )
 
-    def images(self, pictures):
-        "L2-normalised embeddings of uint8 images [n, 64, 64, 3]."
-        clip = self.modules["clip"]
-        return F.normalize(
-            clip.visual_projection(clip.vision_model(pixel_values=to_input(pictures).to(self.device)).pooler_output),
-            dim=1,
-        )
+# %% ../../nbs/toybox/13_clip.ipynb #aa123381
+@patch
+def images(self: ClipTask, pictures):
+    "L2-normalised embeddings of uint8 images [n, 64, 64, 3]."
+    clip = self.modules["clip"]
+    return F.normalize(
+        clip.visual_projection(clip.vision_model(pixel_values=to_input(pictures).to(self.device)).pooler_output),
+        dim=1,
+    )
 
-    def texts(self, captions):
-        "L2-normalised embeddings of sentences."
-        clip, tokens = (
-            self.modules["clip"],
-            self.tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").to(
-                self.device
-            ),
-        )
-        return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=1)
+# %% ../../nbs/toybox/13_clip.ipynb #60a571f2
+@patch
+def texts(self: ClipTask, captions):
+    "L2-normalised embeddings of sentences."
+    clip, tokens = (
+        self.modules["clip"],
+        self.tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").to(
+            self.device
+        ),
+    )
+    return F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=1)
 
-    def loss(self, seeds, generator):
-        pictures, captions = zip(*(_captioned(self.world, s) for s in seeds(self.batch)))
-        scale = self.modules["clip"].logit_scale.exp().clamp_max(100)
-        logs = dict(
-            caption=_caption_loss(self.images(np.stack(pictures)), self.texts(list(captions)), captions, scale),
-            inside=0,
-            somewhere=0,
+# %% ../../nbs/toybox/13_clip.ipynb #4aec75c4
+@patch
+def loss(self: ClipTask, seeds, generator):
+    pictures, captions = zip(*(_captioned(self.world, s) for s in seeds(self.batch)))
+    scale = self.modules["clip"].logit_scale.exp().clamp_max(100)
+    logs = dict(
+        caption=_caption_loss(self.images(np.stack(pictures)), self.texts(list(captions)), captions, scale),
+        inside=0,
+        somewhere=0,
+    )
+    words = self.texts([_PHRASES[torch.randint(len(_PHRASES), (), generator=generator)].format(w) for w in self.words])
+    for pixels, present in (
+        self.pictured([self.world.scene(s) for s in seeds(self.scenes)]),
+        self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
+    ):
+        inside, somewhere = _words_loss(
+            patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
         )
-        words = self.texts(
-            [_PHRASES[torch.randint(len(_PHRASES), (), generator=generator)].format(w) for w in self.words]
-        )
-        for pixels, present in (
-            self.pictured([self.world.scene(s) for s in seeds(self.scenes)]),
-            self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
-        ):
-            inside, somewhere = _words_loss(
-                patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
+        logs["inside"], logs["somewhere"] = logs["inside"] + inside, logs["somewhere"] + somewhere
+    return logs["caption"] + logs["inside"] + logs["somewhere"], {k: v.detach() for k, v in logs.items()}
+
+# %% ../../nbs/toybox/13_clip.ipynb #c16b6381
+@patch
+def pictured(self: ClipTask, shots):
+    "Scenes or portraits at half size [n, 3, S / 2, S / 2], and which words their full captions hold [n, q]."
+    held = [
+        {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
+        for shot in shots
+    ]
+    return to_input(np.stack([shot.image for shot in shots])), torch.tensor(
+        [[w in h for w in self.words] for h in held]
+    )
+
+# %% ../../nbs/toybox/13_clip.ipynb #52c20e25
+@patch
+def validate(self: ClipTask):
+    "Zero-shot accuracy on validation portraits, `a photo of a ...`, over the sixteen names."
+    words = self.texts([self.world.portrait(n, 0, 32).caption for n in self.world.names])
+    shots = [
+        (self.world.portrait(n, s).image, c)
+        for c, n in enumerate(self.world.names)
+        for s in self.world.seeds("validation", 16)
+    ]
+    best = (self.images(np.stack([i for i, _ in shots])) @ words.T).argmax(1).cpu()
+    return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.named_patches())
+
+# %% ../../nbs/toybox/13_clip.ipynb #af614cc9
+@patch
+def named_patches(self: ClipTask, n=100):
+    "Share of pure patches that their best word names right, for things and places, in `n` validation scenes."
+    scenes, words = (
+        [self.world.scene(s) for s in self.world.seeds("validation", n)],
+        self.texts([_PHRASES[0].format(w) for w in self.words]),
+    )
+    patches = torch.cat(
+        [
+            patch_embeddings(
+                self.modules["clip"], to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
             )
-            logs["inside"], logs["somewhere"] = logs["inside"] + inside, logs["somewhere"] + somewhere
-        return logs["caption"] + logs["inside"] + logs["somewhere"], {k: v.detach() for k, v in logs.items()}
-
-    def pictured(self, shots):
-        "Scenes or portraits at half size [n, 3, S / 2, S / 2], and which words their full captions hold [n, q]."
-        held = [
-            {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
-            for shot in shots
+            for at in range(0, n, 25)
         ]
-        return to_input(np.stack([shot.image for shot in shots])), torch.tensor(
-            [[w in h for w in self.words] for h in held]
-        )
+    )
+    best = (patches @ words.T).argmax(-1).cpu()
+    best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
+    truth = (
+        torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
+        .unfold(1, 8, 8)
+        .unfold(2, 8, 8)
+        .flatten(3)
+        .flatten(1, 2)
+    )
+    pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
+    return {
+        name: (best == truth)[pure & part].float().mean()
+        for name, part in (("things", truth > 0), ("ground", truth == 0))
+    }
 
-    def validate(self):
-        "Zero-shot accuracy on validation portraits, `a photo of a ...`, over the sixteen names."
-        words = self.texts([self.world.portrait(n, 0, 32).caption for n in self.world.names])
-        shots = [
-            (self.world.portrait(n, s).image, c)
-            for c, n in enumerate(self.world.names)
-            for s in self.world.seeds("validation", 16)
-        ]
-        best = (self.images(np.stack([i for i, _ in shots])) @ words.T).argmax(1).cpu()
-        return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.named_patches())
+# %% ../../nbs/toybox/13_clip.ipynb #abe566ca
+@patch
+def save(self: ClipTask, folder):
+    save_pretrained_half(self.modules["clip"], folder / "clip")
+    write_tokenizer(folder / "clip")
+    (folder / "clip/preprocessor_config.json").write_text(json.dumps(_PROCESSOR, indent=1))
 
-    def named_patches(self, n=100):
-        """Of the patches that lie on one thing, or on the place: how many their best word names right, in `n`
-        validation scenes."""
-        scenes, words = (
-            [self.world.scene(s) for s in self.world.seeds("validation", n)],
-            self.texts([_PHRASES[0].format(w) for w in self.words]),
-        )
-        patches = torch.cat(
-            [
-                patch_embeddings(
-                    self.modules["clip"], to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
-                )
-                for at in range(0, n, 25)
-            ]
-        )
-        best = (patches @ words.T).argmax(-1).cpu()
-        best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
-        truth = (
-            torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
-            .unfold(1, 8, 8)
-            .unfold(2, 8, 8)
-            .flatten(3)
-            .flatten(1, 2)
-        )
-        pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
-        return {
-            name: (best == truth)[pure & part].float().mean()
-            for name, part in (("things", truth > 0), ("ground", truth == 0))
-        }
 
-    def save(self, folder):
-        save_pretrained_half(self.modules["clip"], folder / "clip")
-        write_tokenizer(folder / "clip")
-        (folder / "clip/preprocessor_config.json").write_text(json.dumps(_PROCESSOR, indent=1))
-
-    def load(self, folder):
-        self.modules["clip"].load_state_dict(
-            CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).state_dict()
-        )
+@patch
+def load(self: ClipTask, folder):
+    self.modules["clip"].load_state_dict(CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).state_dict())

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
+from fastcore.basics import patch
 from ..method.synthesis import AttentionCapture, class_tokens, encode_prompt
 from .dino import CONFIG, Teacher, soften, to_input
 from .tokenizer import LENGTH, make_tokenizer, write_tokenizer
@@ -32,6 +33,8 @@ _VAE = dict(
     norm_num_groups=8,
     mid_block_add_attention=False,
 )
+
+# %% ../../nbs/toybox/10_diffusion.ipynb #bb627865
 _UNET = dict(
     sample_size=16,
     in_channels=8,
@@ -44,6 +47,8 @@ _UNET = dict(
     attention_head_dim=4,
     norm_num_groups=16,
 )
+
+# %% ../../nbs/toybox/10_diffusion.ipynb #c48258cd
 TEXT = dict(
     hidden_size=128,
     intermediate_size=256,
@@ -63,7 +68,7 @@ _SCHEDULER = dict(
     steps_offset=1,
 )
 
-
+# %% ../../nbs/toybox/10_diffusion.ipynb #6df81c2f
 def _to_pixels(images):
     "uint8 [n, H, W, 3] -> float32 [n, 3, H, W] in [-1, 1]."
     return torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -160,112 +165,122 @@ class DiffusionTask(Task):
             AttnProcessor()
         )  # eager: twice as fast on a CPU in bfloat16
 
-    def fresh(self, seeds):
-        "Encode new images and keep their latents."
-        shots = [_draw_example(self.world, s) for s in seeds]
-        with torch.no_grad():
-            mean = (
-                self.vae.to(self.device)
-                .encode(_to_pixels(np.stack([i for i, _ in shots])).to(self.device))
-                .latent_dist.mean
-            )
-        self.latents += list((mean * self.vae.config.scaling_factor).half())
-        self.captions += [c for _, c in shots]
-
-    def tokens(self, captions):
-        return self.tokenizer(
-            captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
-        ).input_ids.to(self.device)
-
-    def loss(self, seeds, generator):
-        if len(self.latents) < self.pool:
-            self.fresh(seeds(self.batch))
-            chosen = range(len(self.latents) - self.batch, len(self.latents))
-        else:
-            chosen = torch.randint(len(self.latents), (self.batch,), generator=generator).tolist()
-        x = torch.stack([self.latents[i] for i in chosen]).float()
-        empty = torch.rand(len(x), generator=generator) < 0.1
-        context = self.modules["text"](
-            self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])
-        ).last_hidden_state
-        noise, t = (
-            torch.randn(x.shape, generator=generator).to(self.device),
-            torch.randint(1000, (len(x),), generator=generator).to(self.device),
-        )
-        with mixed_precision(self.device):
-            out = self.modules["unet"](
-                self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context
-            ).sample
-        alpha = self.scheduler.alphas_cumprod.to(self.device)[t]
-        weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)  # min(SNR, 5) / (SNR + 1)
-        loss = (
-            weight * ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))
-        ).sum() / weight.sum()
-        return loss, {}
-
-    def validate(self):
-        "Loss on validation portraits at fixed noise."
-        shots, g = (
-            [_draw_example(self.world, s) for s in self.world.seeds("validation", 64)],
-            torch.Generator().manual_seed(0),
-        )
-        x = (
+# %% ../../nbs/toybox/10_diffusion.ipynb #8713f9ea
+@patch
+def fresh(self: DiffusionTask, seeds):
+    "Encode new images and keep their latents."
+    shots = [_draw_example(self.world, s) for s in seeds]
+    with torch.no_grad():
+        mean = (
             self.vae.to(self.device)
             .encode(_to_pixels(np.stack([i for i, _ in shots])).to(self.device))
             .latent_dist.mean
-            * self.vae.config.scaling_factor
         )
-        noise, t = (
-            torch.randn(x.shape, generator=g).to(self.device),
-            torch.arange(7, 1000, 1000 // 64)[:64].to(self.device),
-        )
+    self.latents += list((mean * self.vae.config.scaling_factor).half())
+    self.captions += [c for _, c in shots]
+
+# %% ../../nbs/toybox/10_diffusion.ipynb #9dd03676
+@patch
+def tokens(self: DiffusionTask, captions):
+    return self.tokenizer(
+        captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids.to(self.device)
+
+# %% ../../nbs/toybox/10_diffusion.ipynb #b4101563
+@patch
+def loss(self: DiffusionTask, seeds, generator):
+    if len(self.latents) < self.pool:
+        self.fresh(seeds(self.batch))
+        chosen = range(len(self.latents) - self.batch, len(self.latents))
+    else:
+        chosen = torch.randint(len(self.latents), (self.batch,), generator=generator).tolist()
+    x = torch.stack([self.latents[i] for i in chosen]).float()
+    empty = torch.rand(len(x), generator=generator) < 0.1
+    context = self.modules["text"](
+        self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])
+    ).last_hidden_state
+    noise, t = (
+        torch.randn(x.shape, generator=generator).to(self.device),
+        torch.randint(1000, (len(x),), generator=generator).to(self.device),
+    )
+    with mixed_precision(self.device):
         out = self.modules["unet"](
-            self.scheduler.add_noise(x, noise, t),
-            t,
-            self.modules["text"](self.tokens([c for _, c in shots])).last_hidden_state,
+            self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context
         ).sample
-        pipeline = StableDiffusionPipeline(
-            self.vae,
-            self.modules["text"],
-            self.tokenizer,
-            self.modules["unet"],
-            self.scheduler,
-            None,
-            None,
-            requires_safety_checker=False,
-        )
-        return dict(
-            velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)),
-            **attention_metrics(pipeline, self.world, 32),
-        )
+    alpha = self.scheduler.alphas_cumprod.to(self.device)[t]
+    weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)  # min(SNR, 5) / (SNR + 1)
+    loss = (
+        weight * ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))
+    ).sum() / weight.sum()
+    return loss, {}
 
-    def save(self, folder):
-        folder = folder / "diffusion"
-        save_pretrained_half(self.modules["unet"], folder / "unet")
-        save_pretrained_half(self.modules["text"], folder / "text_encoder")
-        write_tokenizer(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
-        parts = dict(
-            vae=("diffusers", "AutoencoderKL"),
-            unet=("diffusers", "UNet2DConditionModel"),
-            text_encoder=("transformers", "CLIPTextModel"),
-            tokenizer=("transformers", "CLIPTokenizer"),
-            scheduler=("diffusers", "DDIMScheduler"),
-            safety_checker=(None, None),
-            feature_extractor=(None, None),
-            image_encoder=(None, None),
-        )
-        (folder / "model_index.json").write_text(
-            json.dumps(dict(_class_name="StableDiffusionPipeline", requires_safety_checker=False, **parts), indent=1)
-        )
+# %% ../../nbs/toybox/10_diffusion.ipynb #eebd8bc2
+@patch
+def validate(self: DiffusionTask):
+    "Loss on validation portraits at fixed noise."
+    shots, g = (
+        [_draw_example(self.world, s) for s in self.world.seeds("validation", 64)],
+        torch.Generator().manual_seed(0),
+    )
+    x = (
+        self.vae.to(self.device).encode(_to_pixels(np.stack([i for i, _ in shots])).to(self.device)).latent_dist.mean
+        * self.vae.config.scaling_factor
+    )
+    noise, t = (
+        torch.randn(x.shape, generator=g).to(self.device),
+        torch.arange(7, 1000, 1000 // 64)[:64].to(self.device),
+    )
+    out = self.modules["unet"](
+        self.scheduler.add_noise(x, noise, t),
+        t,
+        self.modules["text"](self.tokens([c for _, c in shots])).last_hidden_state,
+    ).sample
+    pipeline = StableDiffusionPipeline(
+        self.vae,
+        self.modules["text"],
+        self.tokenizer,
+        self.modules["unet"],
+        self.scheduler,
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    return dict(
+        velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)),
+        **attention_metrics(pipeline, self.world, 32),
+    )
 
-    def load(self, folder):
-        self.modules["unet"].load_state_dict(
-            UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict()
-        )
-        self.modules["text"].load_state_dict(
-            CLIPTextModel.from_pretrained(folder / "diffusion/text_encoder", dtype=torch.float32).state_dict()
-        )
+# %% ../../nbs/toybox/10_diffusion.ipynb #4a0694de
+@patch
+def save(self: DiffusionTask, folder):
+    folder = folder / "diffusion"
+    save_pretrained_half(self.modules["unet"], folder / "unet")
+    save_pretrained_half(self.modules["text"], folder / "text_encoder")
+    write_tokenizer(folder / "tokenizer")
+    self.scheduler.save_pretrained(folder / "scheduler")
+    parts = dict(
+        vae=("diffusers", "AutoencoderKL"),
+        unet=("diffusers", "UNet2DConditionModel"),
+        text_encoder=("transformers", "CLIPTextModel"),
+        tokenizer=("transformers", "CLIPTokenizer"),
+        scheduler=("diffusers", "DDIMScheduler"),
+        safety_checker=(None, None),
+        feature_extractor=(None, None),
+        image_encoder=(None, None),
+    )
+    (folder / "model_index.json").write_text(
+        json.dumps(dict(_class_name="StableDiffusionPipeline", requires_safety_checker=False, **parts), indent=1)
+    )
+
+# %% ../../nbs/toybox/10_diffusion.ipynb #9a056c2f
+@patch
+def load(self: DiffusionTask, folder):
+    self.modules["unet"].load_state_dict(
+        UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict()
+    )
+    self.modules["text"].load_state_dict(
+        CLIPTextModel.from_pretrained(folder / "diffusion/text_encoder", dtype=torch.float32).state_dict()
+    )
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #d765ba24
 _LEVELS = tuple(range(50, 1000, 100))  # timesteps at which attention is read
@@ -273,8 +288,7 @@ _LEVELS = tuple(range(50, 1000, 100))  # timesteps at which attention is read
 
 @torch.no_grad()
 def _attention_on(pipeline, shots, words, seed=0):
-    """Class-token attention of noised real images: shots with `image` and `caption`, one word each -> float32 [n, 64,
-    64]."""
+    "Attention of the class's tokens on noised real images, float32 [n, 64, 64]."
     x = (
         pipeline.vae.encode(_to_pixels(np.stack([s.image for s in shots])).to(pipeline.unet.device)).latent_dist.mean
         * pipeline.vae.config.scaling_factor
@@ -304,8 +318,7 @@ def attention_metrics(pipeline, world, n=64, threshold=0.7):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #53b27f46
 def _portrait_classifier(world, steps=250, batch=64, seed=0):
-    """A convolutional classifier of rendered portraits -> (module from normalised pixels to logits, its accuracy on
-    validation portraits)."""
+    "A convolutional classifier of rendered portraits, and its accuracy on validation portraits."
     torch.manual_seed(seed)
     body = Teacher(96).train()
     net = nn.ModuleDict(dict(body=body, head=nn.Linear(CONFIG["hidden_size"], len(world.names))))

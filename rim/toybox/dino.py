@@ -13,6 +13,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
+from fastcore.basics import patch
+from ..base.images import IMAGENET_MEAN, IMAGENET_STD
 from .fair_start import fair_start
 from .training import Task, mixed_precision, save_half, save_pretrained_half
 from .world import World
@@ -29,7 +31,7 @@ CONFIG = dict(
     layerscale_value=1.0,
     attn_implementation="sdpa",
 )
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def to_input(images):
@@ -45,7 +47,7 @@ def query_key(attention):
         else (attention.attention.query, attention.attention.key)
     )
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #82293815
 def _keys_and_tokens(model, pixels):
     "Keys of the last layer and final patch tokens, both [n, h w, D]."
     kept = []
@@ -54,7 +56,7 @@ def _keys_and_tokens(model, pixels):
     hook.remove()
     return kept[0][:, 1:], tokens[:, 1:]
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #62cad3b9
 def box_weights(boxes, size, patch=8):
     "Share of each patch that each box covers, normalised to sum 1: [n, h w]."
     edges = torch.arange(0, size, patch).float()
@@ -76,10 +78,9 @@ def soften(pixels, generator):
     noise = 0.25 * torch.rand(n, 1, 1, 1, generator=generator) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
     return (pixels * (1 - blur) + small * blur) * gain + noise * torch.randn(pixels.shape, generator=generator)
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #7531bf59
 def views(world, seeds, things=4):
-    """Scenes of up to four individuals, and a portrait of each: (scene pixels, scene index [m], boxes [m, 4], portrait
-    pixels [m], labels [m] that no loss sees)."""
+    "Scenes of up to four individuals, and a portrait of each, with labels [m] that no loss sees."
     scenes, owner, boxes, portraits, labels = [], [], [], [], []
     for i, seed in enumerate(seeds):
         rng = np.random.default_rng([seed, 1])
@@ -105,8 +106,7 @@ def contrast(u, v, temperature, same=None):
 
 # %% ../../nbs/toybox/12_dino.ipynb #a5c5b197
 class Teacher(nn.Module):
-    """A small residual convnet with the patch grid of the student: [n, 3, H, W] -> [n, (H / 8)(W / 8), D], each channel
-    standardised."""
+    "A small residual convnet with the student's patch grid: [n, 3, H, W] -> [n, (H / 8)(W / 8), D]."
 
     def __init__(self, width=128, dim=CONFIG["hidden_size"]):
         super().__init__()
@@ -135,14 +135,14 @@ class Teacher(nn.Module):
     def forward(self, pixels):
         return self.layers(pixels)[-1]
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #57ec84ef
 def _projector(d, hidden=256, out=96):
     "The head of a contrastive loss, thrown away after training."
     return nn.Sequential(
         nn.Linear(d, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out), nn.BatchNorm1d(out)
     )
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #fdb7aa91
 def _pool_views(near, owner, boxes, far, size):
     "Mean features of scene boxes and of whole portraits: ([m, D], [m, D])."
     weights = box_weights(boxes, size).to(near.device)
@@ -179,7 +179,7 @@ class TeacherTask(Task):
     def load(self, folder):
         self.modules["model"].load_state_dict(load_teacher(folder).state_dict())
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #2ec84b9b
 def load_teacher(folder):
     "The trained teacher, for evaluation."
     teacher = Teacher()
@@ -199,7 +199,7 @@ def half(pixels):
     "Images at half size, area-averaged."
     return F.avg_pool2d(pixels, 2)
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #088a0d59
 def _start_student():
     "A `Dinov2Model` from a fair start."
     model = Dinov2Model(Dinov2Config(**CONFIG))
@@ -238,58 +238,65 @@ class DinoTask(Task):
             layers = self.teacher.layers(to_input(np.stack([self.world.scene(s).image for s in range(64)])))
         self.scale = [(x.mean((0, 1)), x.std((0, 1)).clamp_min(1e-3)) for x in layers[:-1]]
 
-    def distil(self, pixels):
-        "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised images."
-        with torch.no_grad():
-            *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
-        hidden, hooks = [], []
-        for layer in self.modules["model"].encoder.layer[: self.depth]:
-            hooks.append(
-                layer.register_forward_hook(lambda m, i, o: hidden.append(o[0] if isinstance(o, tuple) else o))
-            )
-        keys, tokens = _keys_and_tokens(self.modules["model"], half(pixels))
-        for hook in hooks:
-            hook.remove()
-        hints = [
-            F.mse_loss(f(h[:, 1:]), (x - m.to(self.device)) / s.to(self.device))
-            for f, h, x, (m, s) in zip(self.modules["hints"], hidden, layers, self.scale)
-        ]
-        return (
-            hints,
-            F.mse_loss(keys, target + _COMMON) / target.var(),
-            F.mse_loss(self.modules["hints"][-1](tokens), target) / target.var(),
-        )
+# %% ../../nbs/toybox/12_dino.ipynb #29dde78a
+@patch
+def distil(self: DinoTask, pixels):
+    "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised images."
+    with torch.no_grad():
+        *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
+    hidden, hooks = [], []
+    for layer in self.modules["model"].encoder.layer[: self.depth]:
+        hooks.append(layer.register_forward_hook(lambda m, i, o: hidden.append(o[0] if isinstance(o, tuple) else o)))
+    keys, tokens = _keys_and_tokens(self.modules["model"], half(pixels))
+    for hook in hooks:
+        hook.remove()
+    hints = [
+        F.mse_loss(f(h[:, 1:]), (x - m.to(self.device)) / s.to(self.device))
+        for f, h, x, (m, s) in zip(self.modules["hints"], hidden, layers, self.scale)
+    ]
+    return (
+        hints,
+        F.mse_loss(keys, target + _COMMON) / target.var(),
+        F.mse_loss(self.modules["hints"][-1](tokens), target) / target.var(),
+    )
 
-    def loss(self, seeds, generator):
-        scenes, _, _, portraits, _ = views(self.world, seeds(self.scenes))
-        total, logs = 0, {}
-        for name, pixels in (("scene", scenes), ("portrait", soften(portraits, generator))):
-            hints, logs[name], tokens = self.distil(pixels.to(self.device))
-            total = total + 2 * logs[name] + 0.3 * tokens + 0.5 * sum(hints)
-            logs[name + "_first"] = hints[0]
-        return total, {k: v.detach() for k, v in logs.items()}
+# %% ../../nbs/toybox/12_dino.ipynb #5e769682
+@patch
+def loss(self: DinoTask, seeds, generator):
+    scenes, _, _, portraits, _ = views(self.world, seeds(self.scenes))
+    total, logs = 0, {}
+    for name, pixels in (("scene", scenes), ("portrait", soften(portraits, generator))):
+        hints, logs[name], tokens = self.distil(pixels.to(self.device))
+        total = total + 2 * logs[name] + 0.3 * tokens + 0.5 * sum(hints)
+        logs[name + "_first"] = hints[0]
+    return total, {k: v.detach() for k, v in logs.items()}
 
-    def validate(self):
-        return scene_accuracy(self.modules["model"], self.world)
 
-    def save(self, folder):
-        save_pretrained_half(self.modules["model"], Path(folder) / "dino")
+@patch
+def validate(self: DinoTask):
+    return scene_accuracy(self.modules["model"], self.world)
 
-    def load(self, folder):
-        self.modules["model"].load_state_dict(
-            Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict()
-        )
+# %% ../../nbs/toybox/12_dino.ipynb #51d2557d
+@patch
+def save(self: DinoTask, folder):
+    save_pretrained_half(self.modules["model"], Path(folder) / "dino")
+
+
+@patch
+def load(self: DinoTask, folder):
+    self.modules["model"].load_state_dict(
+        Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict()
+    )
 
 # %% ../../nbs/toybox/12_dino.ipynb #486b7b21
 def _grid_features(model, pixels):
     "Teacher's features, or student's keys, of normalised images, [n, h w, D]."
     return model(pixels) if isinstance(model, Teacher) else _keys_and_tokens(model, half(pixels))[0]
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #b90cb50c
 @torch.no_grad()
 def pooled_regions(features, world, seeds, batch=25):
-    """Mask-pooled `features` (a function of normalised images) of every thing in the scenes of `seeds` -> ([m, D],
-    labels [m])."""
+    "Mask-pooled `features` of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     pooled, labels = [], []
     seeds = list(seeds)
     for at in range(0, len(seeds), batch):
@@ -303,13 +310,13 @@ def pooled_regions(features, world, seeds, batch=25):
                 labels.append(thing.label - 1)
     return torch.stack(pooled), torch.tensor(labels)
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #8d8a9b46
 def _scene_regions(model, world, seeds):
     "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     device = next(model.parameters()).device
     return pooled_regions(lambda pixels: _grid_features(model, pixels.to(device)), world, seeds)
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #b51eee9c
 @torch.no_grad()
 def _portrait_regions(model, world, seeds):
     "Mask-pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
@@ -325,19 +332,17 @@ def _portrait_regions(model, world, seeds):
         [c for _, c in portraits]
     )
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #24c5f69b
 def class_mean_accuracy(reference, reference_labels, regions, labels):
-    """Share of regions whose nearest class mean (centred, cosine) is their own, both sets centred by the references'
-    mean."""
+    "Share of regions whose nearest class mean is their own; both sets are centred by the references' mean."
     centre = reference.mean(0)
     means = torch.stack([reference[reference_labels == c].mean(0) for c in range(int(reference_labels.max()) + 1)])
     cosine = F.normalize(regions - centre, dim=1) @ F.normalize(means - centre, dim=1).T
     return (cosine.argmax(1) == labels).float().mean().item()
 
-
+# %% ../../nbs/toybox/12_dino.ipynb #19fd19e6
 def scene_accuracy(model, world, n=250):
-    """Nearest-class-mean accuracy on validation scenes: means from training scenes, from training portraits; portraits
-    against portraits."""
+    "Nearest-class-mean accuracy on validation scenes, with means from scenes and from portraits."
     regions = _scene_regions(model, world, world.seeds("validation", n))
     near = _scene_regions(model, world, world.seeds("train", n))
     far = _portrait_regions(model, world, world.seeds("train", 8))

@@ -19,7 +19,7 @@ def waves(side):
     phases = [axis.flatten()[:, None] * _WAVES for axis in (ys, xs)]
     return torch.cat([f(p) for p in phases for f in (torch.sin, torch.cos)], 1)
 
-
+# %% ../../nbs/toybox/04_fair_start.ipynb #9b0553a3
 def shift(y, x):
     "The rotation that turns the code of a place into that of the place (y, x) further, [16, 16]."
     matrix = torch.zeros(16, 16)
@@ -30,8 +30,7 @@ def shift(y, x):
 
 # %% ../../nbs/toybox/04_fair_start.ipynb #0410471f
 def components(pictures, patch, n, power=0.3):
-    """The `n` leading principal components of patches, each divided by its variance to `power`, unit variance on
-    average -> (filters [n, 3, patch, patch], bias [n])."""
+    "The `n` leading principal components of patches -> (filters [n, 3, patch, patch], bias [n])."
     patches = torch.nn.functional.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
     centred = patches - patches.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred / len(patches))
@@ -42,8 +41,7 @@ def components(pictures, patch, n, power=0.3):
 # %% ../../nbs/toybox/04_fair_start.ipynb #1bcf3964
 @torch.no_grad()
 def fair_start(conv, pictures, positions, layers):
-    """Set a patch embedding, a table of positions [side * side, D] and the layers' (query weight, query bias, key
-    weight, key bias), eight heads of 16."""
+    "Set a patch embedding, its positions [side * side, D], and the query and key of layers of eight heads of 16."
     filters, bias = components(pictures, conv.kernel_size[0], min(conv.out_channels - 16, 3 * conv.kernel_size[0] ** 2))
     conv.weight.zero_()
     conv.weight[16 : 16 + len(filters)] = filters

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from fastcore.basics import patch
 from ..method.features import blocks
 from .dino import MEAN, STD, class_mean_accuracy, half, query_key, soften, to_input
 from .fair_start import fair_start, waves
@@ -35,7 +36,7 @@ CONFIG = dict(
     mask_ratio=0.75,
 )
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #20963890
 def value_output(attention):
     "Value and output projections of a layer, whatever the library's version calls them."
     return (
@@ -44,7 +45,7 @@ def value_output(attention):
         else (attention.attention.value, attention.output.dense)
     )
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #4cd2f538
 def start_mae():
     "A `ViTMAEForPreTraining` from a fair start."
     model = ViTMAEForPreTraining(ViTMAEConfig(**CONFIG))
@@ -61,7 +62,7 @@ def start_mae():
     _look_around(model.decoder)
     return _in_two_dimensions(model)
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #8558d347
 @torch.no_grad()
 def _look_around(decoder, gain=3**0.5):
     "Let a decoder begin with heads of 16 that look around each position, at what the encoder says there."
@@ -97,8 +98,7 @@ def _in_two_dimensions(model):
 
 # %% ../../nbs/toybox/14_mae.ipynb #a3798082
 def reconstruct(model, pixels, noise):
-    """Loss and prediction of hidden patches; those of highest `noise` [n, h w] are hidden -> (loss, patches [n, h w, 3
-    p p], hidden [n, h w])."""
+    "Loss and prediction of the patches of highest `noise` [n, h w], which are hidden."
     out = model(pixels, noise=noise, interpolate_pos_encoding=True)
     return out.loss, out.logits, out.mask
 
@@ -112,37 +112,42 @@ class MaeTask(Task):
         self.scenes, self.portraits, self.world = int(scenes), int(portraits), World()
         self.modules = nn.ModuleDict(dict(model=start_mae()))
 
-    def loss(self, seeds, generator):
-        model, names, taken = self.modules["model"], self.world.names, seeds(self.scenes)
-        scenes = to_input(np.stack([self.world.scene(s).image for s in taken]))
-        faces = to_input(
-            np.stack(
-                [
-                    self.world.portrait(names[(taken[0] + i) % len(names)], taken[0] + i).image
-                    for i in range(self.portraits)
-                ]
-            )
+# %% ../../nbs/toybox/14_mae.ipynb #bc2b8669
+@patch
+def loss(self: MaeTask, seeds, generator):
+    model, names, taken = self.modules["model"], self.world.names, seeds(self.scenes)
+    scenes = to_input(np.stack([self.world.scene(s).image for s in taken]))
+    faces = to_input(
+        np.stack(
+            [self.world.portrait(names[(taken[0] + i) % len(names)], taken[0] + i).image for i in range(self.portraits)]
         )
-        total, logs = 0, {}
-        for name, pixels in (("scene", scenes), ("portrait", soften(faces, generator))):
-            small = half(pixels)
-            noise = torch.rand(
-                len(small), small.shape[-2] * small.shape[-1] // CONFIG["patch_size"] ** 2, generator=generator
-            )
-            logs[name] = reconstruct(model, small.to(self.device), noise.to(self.device))[0]
-            total = total + logs[name]
-        return total, {k: v.detach() for k, v in logs.items()}
+    )
+    total, logs = 0, {}
+    for name, pixels in (("scene", scenes), ("portrait", soften(faces, generator))):
+        small = half(pixels)
+        noise = torch.rand(
+            len(small), small.shape[-2] * small.shape[-1] // CONFIG["patch_size"] ** 2, generator=generator
+        )
+        logs[name] = reconstruct(model, small.to(self.device), noise.to(self.device))[0]
+        total = total + logs[name]
+    return total, {k: v.detach() for k, v in logs.items()}
 
-    def validate(self):
-        return mae_metrics(self.modules["model"], self.world)
-
-    def save(self, folder):
-        save_pretrained_half(self.modules["model"], Path(folder) / "mae")
-
-    def load(self, folder):
-        self.modules["model"].load_state_dict(load_autoencoder(folder).state_dict())
+# %% ../../nbs/toybox/14_mae.ipynb #c65f0e05
+@patch
+def validate(self: MaeTask):
+    return mae_metrics(self.modules["model"], self.world)
 
 
+@patch
+def save(self: MaeTask, folder):
+    save_pretrained_half(self.modules["model"], Path(folder) / "mae")
+
+
+@patch
+def load(self: MaeTask, folder):
+    self.modules["model"].load_state_dict(load_autoencoder(folder).state_dict())
+
+# %% ../../nbs/toybox/14_mae.ipynb #23f2ba16
 def load_autoencoder(folder):
     "The trained autoencoder, decoder included."
     return _in_two_dimensions(ViTMAEForPreTraining.from_pretrained(Path(folder) / "mae", dtype=torch.float32))
@@ -166,7 +171,7 @@ def _mae_keys(encoder, pixels):
         encoder.embeddings.config.mask_ratio = ratio
     return kept[0][:, 1:]
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #886af65d
 def pooled(encoder, images, masks):
     "Keys averaged under masks: images uint8 [n, S, S, 3], masks list of bool [k, S, S] -> [sum k, D]."
     device, found = next(encoder.parameters()).device, []
@@ -186,7 +191,7 @@ def _scene_keys(encoder, world, seeds):
         [t.label - 1 for s in scenes for t in s.objects]
     )
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #8027b7a1
 def _portrait_keys(encoder, world, seeds):
     "Pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
     shots = [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds]
@@ -194,7 +199,7 @@ def _portrait_keys(encoder, world, seeds):
         [c for _, c in shots]
     )
 
-
+# %% ../../nbs/toybox/14_mae.ipynb #3923fb33
 @torch.no_grad()
 def mae_metrics(model, world, n=250):
     "Nearest-class-mean accuracies as in the notebook of the toybox's DINOv2, and the loss on `n` validation scenes."

@@ -144,8 +144,7 @@ class MaskFormerTask(Task):
 # %% ../../nbs/toybox/15_maskformer.ipynb #271c026d
 @torch.no_grad()
 def segment_metrics(model, world, n=60, **thresholds):
-    """Recall of things at IoU 0.5, mean best IoU of things and of places, and proposals per scene, on `n` validation
-    scenes."""
+    "Recall of things at IoU 0.5, mean best IoU of things and places, and proposals per scene."
     from rim.method.proposals import query_masks
 
     model, device = model.eval(), next(model.parameters()).device

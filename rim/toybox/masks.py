@@ -15,6 +15,7 @@ from torch import nn
 from safetensors.torch import load_file
 from ..models.architectures import build_sam
 from transformers import Dinov2Model
+from fastcore.basics import patch
 from .dino import query_key
 from .training import WEIGHTS, Task, save_half
 from .world import World
@@ -38,12 +39,13 @@ CONFIG = dict(
     pixel_mean=[123.675, 116.28, 103.53],
     pixel_std=[58.395, 57.12, 57.375],
 )
+
+# %% ../../nbs/toybox/11_masks.ipynb #013a4567
 _STEEP, _LOW = 6.0, 64
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #f02cb72d
 def _load_pretrained(encoder, dino):
-    """Copy a `Dinov2Model` of the same width into SAM's image encoder; what has no counterpart (relative positions, a
-    wider MLP's rest) starts at zero effect."""
+    "Copy a `Dinov2Model` of the same width into SAM's image encoder; the rest starts at zero effect."
     state, d, out = dino.state_dict(), CONFIG["encoder_dim"], encoder.state_dict()
     patches, k = "embeddings.patch_embeddings.projection.", CONFIG["patch_size"] // dino.config.patch_size
     out["patch_embed.proj.weight"] = (
@@ -70,11 +72,10 @@ def _load_pretrained(encoder, dino):
         out[f"blocks.{i}.mlp.lin2.weight"] = F.pad(mlp.fc2.weight * scales[1][:, None], (0, 4 * d - len(mlp.fc1.bias)))
     encoder.load_state_dict({k: v.detach() for k, v in out.items()})
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #ad53ab9b
 @torch.no_grad()
 def _aim(decoder, gain=2.0):
-    """Let a decoder's cross-attention begin as a match of positions: a point looks at the place it points to, and that
-    place at the point."""
+    "Let a decoder's cross-attention begin as a match of positions: point and location look at each other."
     attentions = [
         a
         for layer in decoder.transformer.layers
@@ -88,7 +89,7 @@ def _aim(decoder, gain=2.0):
             projection.weight.copy_(pick)
             projection.bias.zero_()
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #b029ded5
 def _steepened(sam, factor=_STEEP):
     "A copy of the model whose mask logits are multiplied by `factor`."
     sam = copy.deepcopy(sam)
@@ -98,15 +99,14 @@ def _steepened(sam, factor=_STEEP):
             mlp.layers[-1].bias.mul_(factor)
     return sam
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #75423a95
 def pixels(sam, images):
     "uint8 [n, 128, 128, 3] -> what the encoder reads, [n, 3, 128, 128]."
     return sam.preprocess(torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().to(sam.device))
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #1cef4a39
 def predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, multimask=True):
-    """Decode one prompt on each of the embeddings [p, C, h, w], in one batch -> (logits [p, m, 64, 64], predicted IoU
-    [p, m])."""
+    "Decode one prompt on each of the embeddings [p, C, h, w] -> (logits [p, m, 64, 64], IoU [p, m])."
     sparse, dense = sam.prompt_encoder(points=None if points is None else (points, labels), boxes=boxes, masks=masks)
     decoder, n = sam.mask_decoder, len(sparse)
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(n, -1, -1)
@@ -120,8 +120,7 @@ def predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, m
 
 # %% ../../nbs/toybox/11_masks.ipynb #16363bb9
 def _sample_points(masks, counts, rng):
-    """Per mask [n, H, W] bool, `counts[i]` points inside it (padded to the largest count with label -1) -> (xy float
-    [n, k, 2], labels [n, k])."""
+    "`counts[i]` points inside each mask [n, H, W], padded with label -1 -> (xy [n, k, 2], labels [n, k])."
     k = max(counts)
     xy, labels = np.zeros((len(masks), k, 2), np.float32), np.full((len(masks), k), -1, np.float32)
     for i, (mask, count) in enumerate(zip(masks, counts)):
@@ -130,10 +129,9 @@ def _sample_points(masks, counts, rng):
         xy[i, :count, 0], xy[i, :count, 1], labels[i, :count] = at % mask.shape[1] + 0.5, at // mask.shape[1] + 0.5, 1
     return torch.from_numpy(xy), torch.from_numpy(labels)
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #da35f78e
 def _error_points(prediction, truth, rng):
-    """A point from the region of error of each pair of masks: label 1 where something was missed, 0 where too much was
-    taken."""
+    "A point where each pair of masks differs: label 1 where something was missed, 0 where too much was taken."
     wrong = prediction ^ truth
     wrong = np.where(wrong.any((1, 2), keepdims=True), wrong, truth)
     at = [rng.choice(np.flatnonzero(w)) for w in wrong]
@@ -150,10 +148,9 @@ def _mask_losses(logits, truth):
     dice = 1 - (2 * (chance * truth).sum((2, 3)) + 1) / (chance.sum((2, 3)) + truth.sum((2, 3)) + 1)
     return 20 * focal + 0.2 * bce.mean((2, 3)) + dice
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #b7928a47
 def _grouping_loss(codes, instances):
-    """Cross-entropy of `same thing or not` for all pairs of patches of each image: codes [n, d, h, w], instances
-    uint8 [n, H, W] (0 is the place) -> scalar."""
+    "Cross-entropy of `same thing or not` for all pairs of patches: codes [n, d, h, w], instances [n, H, W]."
     n, d, h, w = codes.shape
     whose = F.one_hot(torch.as_tensor(instances).long()).permute(0, 3, 1, 2).float()
     share, owner = (x.flatten(1).to(codes.device) for x in F.avg_pool2d(whose, instances.shape[1] // h).max(1))
@@ -167,13 +164,13 @@ def _grouping_loss(codes, instances):
     error = F.binary_cross_entropy_with_logits(8 * (codes.transpose(1, 2) @ codes) - 4, same.float(), reduction="none")
     return sum((error * counts * kind).sum() / (counts * kind).sum().clamp_min(1) for kind in (same, ~same)) / 2
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #174f52df
 def _mask_iou(logits, truth):
     "IoU of thresholded logits [p, m, h, w] with truth [p, h, w] -> [p, m]."
     a, b = logits > 0, truth[:, None] > 0.5
     return (a & b).sum((2, 3)) / (a | b).sum((2, 3)).clamp_min(1)
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #8eab2df0
 def _iou_and_best(logits, ious, truth):
     "Loss of the best of the masks plus the IoU regression of all -> (scalar, index of the best [p], its IoU [p])."
     losses, actual = _mask_losses(logits, truth), _mask_iou(logits.detach(), truth)
@@ -188,10 +185,9 @@ def _crowding(instances):
     pairs = ((instances[1:], instances[:-1]), (instances[:, 1:], instances[:, :-1]))
     return sum(int(((a != b) & (a > 0) & (b > 0)).sum()) for a, b in pairs)
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #9cfa130f
 def pictures(world, seeds):
-    """Seven scenes, each the more crowded of two, to one portrait of 128 pixels: (images uint8 [n, 128, 128, 3],
-    instances [n, 128, 128]) of 2 n seeds."""
+    "Seven scenes, each the more crowded of two, to one portrait -> (images, instances) of 2 n seeds."
     images, instances = [], []
     for i, pair in enumerate(zip(seeds[::2], seeds[1::2])):
         if i % 8:
@@ -206,17 +202,16 @@ def pictures(world, seeds):
             instances.append(shot.mask.repeat(k, 0).repeat(k, 1).astype(np.uint8))
     return np.stack(images), np.stack(instances)
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #ace8efd1
 def enlarge(image, k):
     "The image `k` times as large, bilinear."
     from PIL import Image
 
     return Image.fromarray(image).resize((image.shape[1] * k, image.shape[0] * k), Image.BILINEAR)
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #a958e8e9
 def targets(instances, rng, n):
-    """`n` masks of one image to ask for: its things by turns, and now and then the place behind them -> bool [n, H,
-    W]."""
+    "`n` masks of one image: its things by turns, now and then the place behind them -> bool [n, H, W]."
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
     things = [m for m in things if m.sum() >= 30]
     chosen = [things[i % len(things)] for i in rng.permutation(max(n, len(things)))[:n]]
@@ -244,65 +239,74 @@ class MasksTask(Task):
         )  # of training alone: what tells one thing's patches from another's
         self.modules = nn.ModuleDict(dict(sam=self.sam, codes=self.codes))
 
-    def loss(self, seeds, generator):
-        seeds = seeds(2 * self.images)
-        rng = np.random.default_rng(seeds[0])
-        images, instances = pictures(self.world, seeds)
-        embeddings = self.sam.image_encoder(pixels(self.sam, images))
-        grouping = _grouping_loss(self.codes(embeddings), instances)
-        embeddings = embeddings.repeat_interleave(self.prompts, 0)
-        masks = np.concatenate([targets(inst, rng, self.prompts) for inst in instances])
-        order = rng.permutation(len(masks))  # half answer one point, the others several or a box
-        parts = dict(zip(("one", "some", "box"), np.split(order, [len(order) // 2, len(order) * 3 // 4])))
-        results = {kind: self.rounds(embeddings[part], masks[part], rng, kind) for kind, part in parts.items()}
-        share = {kind: len(part) / len(order) for kind, part in parts.items()}
-        return (
-            sum(share[k] * loss for k, (loss, _, _) in results.items()) + self.grouping * grouping,
-            dict(
-                grouping=grouping.detach(),
-                iou_one=results["one"][1],
-                iou_some=results["some"][1],
-                iou_second=sum(share[k] * r[2] for k, r in results.items()),
-            ),
+# %% ../../nbs/toybox/11_masks.ipynb #9060462e
+@patch
+def loss(self: MasksTask, seeds, generator):
+    seeds = seeds(2 * self.images)
+    rng = np.random.default_rng(seeds[0])
+    images, instances = pictures(self.world, seeds)
+    embeddings = self.sam.image_encoder(pixels(self.sam, images))
+    grouping = _grouping_loss(self.codes(embeddings), instances)
+    embeddings = embeddings.repeat_interleave(self.prompts, 0)
+    masks = np.concatenate([targets(inst, rng, self.prompts) for inst in instances])
+    order = rng.permutation(len(masks))  # half answer one point, the others several or a box
+    parts = dict(zip(("one", "some", "box"), np.split(order, [len(order) // 2, len(order) * 3 // 4])))
+    results = {kind: self.rounds(embeddings[part], masks[part], rng, kind) for kind, part in parts.items()}
+    share = {kind: len(part) / len(order) for kind, part in parts.items()}
+    return (
+        sum(share[k] * loss for k, (loss, _, _) in results.items()) + self.grouping * grouping,
+        dict(
+            grouping=grouping.detach(),
+            iou_one=results["one"][1],
+            iou_some=results["some"][1],
+            iou_second=sum(share[k] * r[2] for k, r in results.items()),
+        ),
+    )
+
+# %% ../../nbs/toybox/11_masks.ipynb #52e22cf1
+@patch
+def rounds(self: MasksTask, embeddings, masks, rng, kind):
+    "Ask for the masks by `one` point, `some` or a `box`, then once more with a point where the answer was wrong."
+    truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // _LOW)[0].to(self.device)
+    points = labels = boxes = None
+    if kind == "box":
+        boxes = _boxes_of(masks, rng).to(self.device)
+    else:
+        points, labels = (
+            x.to(self.device)
+            for x in _sample_points(masks, [1 if kind == "one" else int(rng.integers(2, 6))] * len(masks), rng)
         )
+    logits, ious = predict(self.sam, embeddings, points, labels, boxes, multimask=boxes is None)
+    loss, best, iou = _iou_and_best(logits, ious, truth)
+    rows = torch.arange(len(best), device=best.device)
+    previous = _STEEP * logits.detach()[rows, best][:, None]
+    full = F.interpolate(previous, size=masks.shape[1:], mode="bilinear", align_corners=False)[:, 0] > 0
+    xy, sign = (x.to(self.device) for x in _error_points(full.cpu().numpy(), masks, rng))
+    if points is not None:
+        xy, sign = torch.cat([points, xy], 1), torch.cat([labels, sign], 1)
+    logits, ious = predict(self.sam, embeddings, xy, sign, boxes, previous, multimask=False)
+    again, _, later = _iou_and_best(logits, ious, truth)
+    return loss + 0.5 * again, iou.mean(), later.mean()
 
-    def rounds(self, embeddings, masks, rng, kind):
-        """Ask for the masks by `one` point, `some` points or a `box`, then once more with a point where the answer was
-        wrong."""
-        truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // _LOW)[0].to(self.device)
-        points = labels = boxes = None
-        if kind == "box":
-            boxes = _boxes_of(masks, rng).to(self.device)
-        else:
-            points, labels = (
-                x.to(self.device)
-                for x in _sample_points(masks, [1 if kind == "one" else int(rng.integers(2, 6))] * len(masks), rng)
-            )
-        logits, ious = predict(self.sam, embeddings, points, labels, boxes, multimask=boxes is None)
-        loss, best, iou = _iou_and_best(logits, ious, truth)
-        rows = torch.arange(len(best), device=best.device)
-        previous = _STEEP * logits.detach()[rows, best][:, None]
-        full = F.interpolate(previous, size=masks.shape[1:], mode="bilinear", align_corners=False)[:, 0] > 0
-        xy, sign = (x.to(self.device) for x in _error_points(full.cpu().numpy(), masks, rng))
-        if points is not None:
-            xy, sign = torch.cat([points, xy], 1), torch.cat([labels, sign], 1)
-        logits, ious = predict(self.sam, embeddings, xy, sign, boxes, previous, multimask=False)
-        again, _, later = _iou_and_best(logits, ious, truth)
-        return loss + 0.5 * again, iou.mean(), later.mean()
-
-    def validate(self):
-        return mask_metrics(_steepened(self.sam), self.world)
-
-    def save(self, folder):
-        (folder / "sam").mkdir(parents=True, exist_ok=True)
-        (folder / "sam/config.json").write_text(json.dumps(CONFIG, indent=1))
-        save_half(_steepened(self.sam), folder / "sam/model.safetensors")
-
-    def load(self, folder):
-        self.sam.load_state_dict({k: v.float() for k, v in load_file(Path(folder) / "sam/model.safetensors").items()})
-        self.sam.load_state_dict(_steepened(self.sam, 1 / _STEEP).state_dict())
+# %% ../../nbs/toybox/11_masks.ipynb #6d6c9ee7
+@patch
+def validate(self: MasksTask):
+    return mask_metrics(_steepened(self.sam), self.world)
 
 
+@patch
+def save(self: MasksTask, folder):
+    (folder / "sam").mkdir(parents=True, exist_ok=True)
+    (folder / "sam/config.json").write_text(json.dumps(CONFIG, indent=1))
+    save_half(_steepened(self.sam), folder / "sam/model.safetensors")
+
+
+@patch
+def load(self: MasksTask, folder):
+    self.sam.load_state_dict({k: v.float() for k, v in load_file(Path(folder) / "sam/model.safetensors").items()})
+    self.sam.load_state_dict(_steepened(self.sam, 1 / _STEEP).state_dict())
+
+# %% ../../nbs/toybox/11_masks.ipynb #56e0a51c
 def _boxes_of(masks, rng, jitter=0.08):
     "Jittered boxes of masks, float [n, 4]."
     boxes = []
@@ -337,7 +341,7 @@ def mask_metrics(sam, world, n=60, automatic=24):
                 scores["iou_error"].append((ious - actual).abs().mean(1))
     return {k: torch.cat(v).mean() for k, v in scores.items()} | automatic_recall(sam, scenes[:automatic])
 
-
+# %% ../../nbs/toybox/11_masks.ipynb #a41beef7
 def automatic_recall(sam, scenes, points=16, **thresholds):
     "Recall at IoU 0.5 and mean best IoU of the stock automatic generator, and its masks per scene."
     from segment_anything import SamAutomaticMaskGenerator

@@ -37,7 +37,7 @@ def bird(shape, look):
     ]
     return parts + [(_arc(0.58, -0.44, 0.09, n=10), _PAINT["white"]), (_arc(0.6, -0.44, 0.055, n=8), (20, 20, 26))]
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #298ebd10
 def flower(shape, look):
     c, n, heart = (
         colour(look, "pink", "red", "violet", "yellow", "white"),
@@ -60,7 +60,7 @@ def flower(shape, look):
         parts.append((_arc(_COS[s] * long, -0.42 + _SIN[s] * long, size, n=12), shade(c, 0.85 if i % 2 else 1.0)))
     return parts + [(_arc(0, -0.42, 0.2, n=14), heart, "dots", shade(heart, 0.7))]
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #b4d7b088
 def mushroom(shape, look):
     c, w, thick = colour(look, "red", "brown", "orange", "red"), shape.uniform(0.78, 0.98), shape.uniform(0.2, 0.32)
     stem, tall = shade(_PAINT["cream"], look.uniform(0.9, 1.3)), shape.uniform(0.75, 0.95)
@@ -80,7 +80,7 @@ def mushroom(shape, look):
         parts.append((_arc(x * w, y * tall, r * shape.uniform(0.8, 1.2), r * 0.85, n=10), spot))
     return parts
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #e68016cd
 def balloon(shape, look):
     c, wide, bend = colour(look, *_BRIGHT), shape.uniform(0.55, 0.7), shape.uniform(-0.25, 0.25)
     string = shade(_PAINT["grey"], look.uniform(0.6, 1.2))
@@ -128,7 +128,7 @@ def umbrella(shape, look):
         parts.append((wedge, d if i % 2 else shade(c, 0.9)))
     return parts
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #4f90e4db
 def cup(shape, look):
     c, w, tall = (
         colour(look, "white", "blue", "teal", "cream", "red"),
@@ -159,7 +159,7 @@ def cup(shape, look):
         (_arc(0, -tall, w * 0.84, 0.12, n=18), drink),
     ]
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #d14486e4
 def apple(shape, look):
     c, wide, dip = colour(look, "red", "red", "green", "yellow"), shape.uniform(0.8, 0.95), shape.uniform(0.1, 0.18)
     leaf = shade(_PAINT["green"], look.uniform(0.7, 1.1))
@@ -197,7 +197,7 @@ def apple(shape, look):
     ]
     return parts + [(_arc(-0.45 * wide, -0.22, 0.15, 0.2, n=10), shade(c, 1.65))]
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #a6bbcb9a
 def butterfly(shape, look):
     c, spot, dark = (
         colour(look, "orange", "blue", "violet", "yellow"),
@@ -230,7 +230,7 @@ def butterfly(shape, look):
     parts += [(_stroke([(0, -0.4), (s * 0.12, -0.7), (s * 0.25, -0.86)], 0.05), dark) for s in (-1, 1)]
     return parts + [(_arc(0, 0.08, 0.1, 0.52, n=14), dark)]
 
-
+# %% ../../nbs/toybox/02_more_things.ipynb #8db7018f
 THINGS = dict(
     sun=sun,
     moon=moon,

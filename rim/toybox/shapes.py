@@ -68,13 +68,13 @@ _PAINT = dict(
 )
 _BRIGHT = ("red", "orange", "yellow", "green", "blue", "violet", "pink", "teal")
 
-
+# %% ../../nbs/toybox/00_shapes.ipynb #913402ff
 def colour(look, *names):
     "One of the named colours (any bright one, one time in seven), jittered by up to 16 levels a channel."
     name = look.choice(_BRIGHT) if look.random() < 1 / 7 else look.choice(names)
     return tuple(min(255, max(0, v + look.randint(-16, 16))) for v in _PAINT[name])
 
-
+# %% ../../nbs/toybox/00_shapes.ipynb #073b24cb
 def shade(rgb, factor):
     "`rgb` darkened (`factor` < 1) or lightened towards white (`factor` > 1, up to 2)."
     return tuple(int(v * factor) if factor <= 1 else int(v + (255 - v) * (factor - 1)) for v in rgb)
@@ -82,7 +82,7 @@ def shade(rgb, factor):
 # %% ../../nbs/toybox/00_shapes.ipynb #4dc76cfc
 _STENCIL = 384
 
-
+# %% ../../nbs/toybox/00_shapes.ipynb #229bf035
 @lru_cache(maxsize=None)
 def _stencil(name):
     "A pattern as a grey image, `STENCIL` pixels a side, 255 where the pattern's colour goes."

@@ -34,7 +34,7 @@ def sun(shape, look):
         ]
     return parts
 
-
+# %% ../../nbs/toybox/01_things.ipynb #7a4c9194
 def moon(shape, look):
     c, thick, bend = colour(look, "cream", "silver", "grey", "cream", "yellow"), shape.uniform(0.45, 0.7), 1.0
     outer = _arc(0, 0, 0.9, 1.0, 0.25, 0.75, n=18)
@@ -50,14 +50,14 @@ def moon(shape, look):
         parts.append((_arc(r * _COS[s], 0.95 * _SIN[s], shape.uniform(0.05, 0.1), n=10), shade(c, 0.7)))
     return parts
 
-
+# %% ../../nbs/toybox/01_things.ipynb #40c2b0a8
 def star(shape, look):
     c, inner = colour(look, "gold", "yellow", "white", "silver", "orange"), shape.uniform(0.38, 0.5)
     tips, dark = _spikes(5, inner, 1.0, turn=-0.25), shade(c, shape.uniform(0.6, 0.75))
     parts = [(tips, c)] + [([(0, 0), tips[2 * i], tips[(2 * i + 1) % 10]], dark) for i in range(5)]
     return parts if shape.random() < 0.7 else parts + [(_spikes(5, inner * 0.5, 0.5, turn=-0.25), shade(c, 1.5))]
 
-
+# %% ../../nbs/toybox/01_things.ipynb #57e9c200
 def tree(shape, look):
     c, trunk, wide = (
         colour(look, "green", "green", "olive", "orange", "gold"),
@@ -115,7 +115,7 @@ def house(shape, look):
         ]
     return parts
 
-
+# %% ../../nbs/toybox/01_things.ipynb #af8be9e7
 def car(shape, look):
     c, r, h = (
         colour(look, "red", "blue", "grey", "yellow", "green", "white"),
@@ -137,7 +137,7 @@ def car(shape, look):
         parts += [(_arc(x, 0.36, r, n=16), (34, 34, 40)), (_arc(x, 0.36, r * 0.5, n=10), _PAINT["silver"])]
     return parts
 
-
+# %% ../../nbs/toybox/01_things.ipynb #053abced
 def boat(shape, look):
     hull, sail, tilt = (
         colour(look, "red", "blue", "brown", "teal", "white"),
@@ -153,7 +153,7 @@ def boat(shape, look):
     body = [(-0.95, 0.5), (0.95, 0.5), (0.95 - tilt - 0.1, 0.5 + deep), (-0.95 + tilt, 0.5 + deep)]
     return parts + [(body, hull), ([(-0.95, 0.5), (0.95, 0.5), (0.9, 0.6), (-0.9, 0.6)], shade(hull, 1.6))]
 
-
+# %% ../../nbs/toybox/01_things.ipynb #d8d212b4
 def fish(shape, look):
     c, fat, fin = (
         colour(look, "orange", "blue", "silver", "teal", "gold"),

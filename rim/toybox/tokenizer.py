@@ -41,9 +41,11 @@ WORDS = (
     "small",
     "large",
 )
+
+# %% ../../nbs/toybox/09_tokenizer.ipynb #ce68bcd2
 LENGTH = 16  # tokens of a prompt, start and end included
 
-
+# %% ../../nbs/toybox/09_tokenizer.ipynb #5c40f777
 def merge(pieces, ranks):
     "Apply the merges of a byte-pair encoding to the pieces of one word."
     while len(pieces) > 1:

@@ -6,11 +6,13 @@
 __all__ = ['train']
 
 # %% ../../nbs/toybox/05_training.ipynb #1f77df1a
-import argparse, copy, importlib, json, os, platform, subprocess, sys, tempfile, time
+import argparse, copy, importlib, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+from fastcore.basics import patch
+from ..base.ledger import processor
 from ..base.store import file_digest
 from .ahead import Ahead
 from .world import SPLITS, SPLIT_SIZE
@@ -28,12 +30,13 @@ TASKS = dict(
     vit="rim.toybox.vit:VitTask",
     groupvit="rim.toybox.groupvit:GroupViTTask",
 )
+
+# %% ../../nbs/toybox/05_training.ipynb #66ba451e
 WEIGHTS = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../../rim/toybox/weights").resolve()
 
-
+# %% ../../nbs/toybox/05_training.ipynb #5498d079
 class Task:
-    """A model in training; subclasses set `name`, `modules`, `learning_rate`, `ema` and define `loss`, `validate`,
-    `save`."""
+    "A model in training; subclasses define `name`, `modules`, `loss`, `validate` and `save`."
 
     name = ""  # its key in TASKS
     learning_rate = 1e-3  # peak, AdamW
@@ -44,8 +47,7 @@ class Task:
     modules: torch.nn.ModuleDict
 
     def loss(self, seeds, generator):
-        """Loss on the images of `seeds(n) -> range`, the next n unused seeds; `generator` is seeded by the step ->
-        (scalar, dict of floats to log)."""
+        "Loss on the images of `seeds(n)`, the next n unused seeds -> (scalar, dict of floats to log)."
         raise TypeError(f"{type(self).__name__} defines no loss")
 
     def validate(self):
@@ -91,7 +93,7 @@ def save_half(module, path, metadata=None):
     tensors = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in module.state_dict().items()}
     _write(Path(path), lambda p: save_file(tensors, p, metadata={"format": "pt", **(metadata or {})}))
 
-
+# %% ../../nbs/toybox/05_training.ipynb #11456dde
 def save_pretrained_half(model, folder):
     "Save a `from_pretrained` model: its configuration and float16 weights, in the library's own layout."
     folder = Path(folder)
@@ -140,62 +142,70 @@ class Run:
         self.step = self.position = 0
         self.seconds, self.curve, self.spans = 0.0, [], []
 
-    def resume(self, folder=WEIGHTS):
-        "Go on from the checkpoint, or from the package's weights and record where there are some."
-        if self.path.exists():
-            state = torch.load(self.path, map_location=self.device, weights_only=True)
-            self.task.modules.load_state_dict(state["modules"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            for a, b in zip(self.average, state["average"]):
-                a.copy_(b)
-            self.step, self.position, self.seconds, self.curve = (
-                state["step"],
-                state["position"],
-                state["seconds"],
-                state["curve"],
-            )
-        elif hasattr(self.task, "load") and (Path(folder) / self.task.record).exists():
-            self.task.load(folder)
-            record = json.loads((Path(folder) / self.task.record).read_text())
-            self.step, self.position, self.seconds, self.curve = (
-                record["steps"],
-                record["train_seeds"][1],
-                60 * record["minutes"],
-                record["curve"],
-            )
-            for a, p in zip(self.average, self.parameters):
-                a.copy_(p.detach())
-        return self
-
-    def checkpoint(self):
-        state = dict(
-            modules=self.task.modules.state_dict(),
-            optimiser=self.optimiser.state_dict(),
-            average=self.average,
-            step=self.step,
-            position=self.position,
-            seconds=self.seconds,
-            curve=self.curve,
-        )
-        _write(self.path, lambda p: torch.save(state, p))
-
     def close(self):
         "End the processes that draw examples, where there are some."
         if isinstance(self.task.drawn, Ahead):
             self.task.drawn.close()
 
-    def seeds(self, n):
-        "The next `n` unused seeds of the training split; it starts over after a million."
-        first = SPLITS["train"] + self.position % (SPLIT_SIZE - n)
-        self.position += n
-        return range(first, first + n)
+# %% ../../nbs/toybox/05_training.ipynb #f0241b3a
+@patch
+def resume(self: Run, folder=WEIGHTS):
+    "Go on from the checkpoint, or from the package's weights and record where there are some."
+    if self.path.exists():
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        self.task.modules.load_state_dict(state["modules"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for a, b in zip(self.average, state["average"]):
+            a.copy_(b)
+        self.step, self.position, self.seconds, self.curve = (
+            state["step"],
+            state["position"],
+            state["seconds"],
+            state["curve"],
+        )
+    elif hasattr(self.task, "load") and (Path(folder) / self.task.record).exists():
+        self.task.load(folder)
+        record = json.loads((Path(folder) / self.task.record).read_text())
+        self.step, self.position, self.seconds, self.curve = (
+            record["steps"],
+            record["train_seeds"][1],
+            60 * record["minutes"],
+            record["curve"],
+        )
+        for a, p in zip(self.average, self.parameters):
+            a.copy_(p.detach())
+    return self
 
-    def swap(self):
-        "Exchange the weights with their running average."
-        for p, a in zip(self.parameters, self.average):
-            kept = p.detach().clone()
-            p.data.copy_(a)
-            a.copy_(kept)
+# %% ../../nbs/toybox/05_training.ipynb #0db67c7d
+@patch
+def checkpoint(self: Run):
+    state = dict(
+        modules=self.task.modules.state_dict(),
+        optimiser=self.optimiser.state_dict(),
+        average=self.average,
+        step=self.step,
+        position=self.position,
+        seconds=self.seconds,
+        curve=self.curve,
+    )
+    _write(self.path, lambda p: torch.save(state, p))
+
+# %% ../../nbs/toybox/05_training.ipynb #883abfc5
+@patch
+def seeds(self: Run, n):
+    "The next `n` unused seeds of the training split; it starts over after a million."
+    first = SPLITS["train"] + self.position % (SPLIT_SIZE - n)
+    self.position += n
+    return range(first, first + n)
+
+# %% ../../nbs/toybox/05_training.ipynb #40d11a96
+@patch
+def swap(self: Run):
+    "Exchange the weights with their running average."
+    for p, a in zip(self.parameters, self.average):
+        kept = p.detach().clone()
+        p.data.copy_(a)
+        a.copy_(kept)
 
 # %% ../../nbs/toybox/05_training.ipynb #21d681e1
 def train(
@@ -218,14 +228,8 @@ def train(
     out = Path(out or WEIGHTS)
     if not fresh:
         run.resume(out)
-    start, saved, reported, before, smooth, first_step = (
-        time.time(),
-        time.time(),
-        time.time(),
-        run.seconds,
-        None,
-        run.step,
-    )
+    start = saved = reported = time.time()
+    before, smooth, first_step = run.seconds, None, run.step
     bar = tqdm(total=round(60 * minutes), unit="s", desc=name, disable=None, bar_format="{l_bar}{bar}| {postfix}")
     try:
         while (spent := (time.time() - start) / (60 * minutes)) < 1:
@@ -311,12 +315,7 @@ def machine(device="cpu"):
     "The machine in words."
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (l.split(":")[1].strip() for l in lines if l.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    return f"{model}, {torch.get_num_threads()} thread(s)"
+    return f"{processor()}, {torch.get_num_threads()} thread(s)"
 
 # %% ../../nbs/toybox/05_training.ipynb #ef350981
 def read_record(model, folder=WEIGHTS, file="record.json"):
@@ -326,7 +325,7 @@ def read_record(model, folder=WEIGHTS, file="record.json"):
         raise FileNotFoundError(f"no training record {path}; train it with: python -m rim.toybox.training")
     return json.loads(path.read_text())
 
-
+# %% ../../nbs/toybox/05_training.ipynb #f1c12712
 def plot_record(record, *keys):
     "Curves of a record over minutes of training."
     import matplotlib.pyplot as plt

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import Dinov2Model, ViTConfig, ViTModel
+from fastcore.basics import patch
 from ..method.features import blocks
 from .dino import box_weights, class_mean_accuracy, half, pooled_regions, query_key, soften, to_input, views
 from .mae import value_output
@@ -31,20 +32,20 @@ CONFIG = dict(
     attn_implementation="sdpa",
 )
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #41e570b2
 def _copy_scaled(target, source, scale):
     "Copy a linear layer whose output was multiplied by `scale` [D]."
     target.weight.copy_(source.weight * scale[:, None])
     target.bias.copy_(source.bias * scale)
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #95b0861c
 def mlp_of(layer):
     "The two linear layers of a layer's feed-forward part, whatever the library's version calls them."
     if not hasattr(layer, "mlp"):
         return layer.intermediate.dense, layer.output.dense
     return layer.mlp.fc1, layer.mlp.fc2
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #652068c7
 @torch.no_grad()
 def _start_vit(
     folder,  # holds the weights of the student
@@ -77,7 +78,7 @@ def _start_vit(
             _copy_scaled(target, source, scale)
     return model
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #7fdecb4e
 def tokens(
     model: ViTModel,
     pixels,  # float32 [n, 3, H, W], normalised, sides multiples of the patch
@@ -99,16 +100,15 @@ def inner(boxes, share=_INNER):
     middle, reach = (b[:, :2] + b[:, 2:]) / 2, share * (b[:, 2:] - b[:, :2]) / 2
     return torch.cat([middle - reach, middle + reach], 1)
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #1ced3ea7
 def _patch_contrast(u, v, temperature=0.15):
-    """InfoNCE of patches [m, k, D] with those of another view [m, k, D]: an individual's k patches there share the
-    probability."""
+    "InfoNCE of patches [m, k, D] with another view's: an individual's k patches share the probability."
     logits = F.normalize(u.flatten(0, 1), dim=1) @ F.normalize(v.flatten(0, 1), dim=1).T / temperature
     owner = torch.arange(len(u), device=u.device).repeat_interleave(u.shape[1])
     positive = (owner[:, None] == owner[None]).float() / u.shape[1]
     return (F.cross_entropy(logits, positive) + F.cross_entropy(logits.T, positive)) / 2
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #fee5ac28
 class VitTask(Task):
     "Patches of one individual are alike wherever it is seen."
 
@@ -124,37 +124,45 @@ class VitTask(Task):
         )
         self.modules = nn.ModuleDict(dict(model=_start_vit(folder or WEIGHTS)))
 
-    def loss(self, seeds, generator):
-        scenes, owner, boxes, portraits, _ = views(self.world, seeds(self.scenes))
-        middle = torch.tensor([[0, 0, portraits.shape[-1], portraits.shape[-1]]]).expand(len(boxes), 4)
-        places = [
-            torch.multinomial(box_weights(inner(b), size) + 1e-9, _PATCHES, True, generator=generator)
-            for b, size in ((boxes, scenes.shape[-1]), (middle, portraits.shape[-1]))
-        ]
-        found, hold = [], 0
-        for pixels in (scenes, soften(portraits, generator)):
-            pixels = half(pixels).to(self.device)
-            found.append(tokens(self.modules["model"], pixels))
-            with torch.no_grad():
-                before = tokens(self.first.to(self.device), pixels)
-            hold = hold + (1 - F.cosine_similarity(found[-1], before, dim=-1)).mean()
-        u, v = (
-            grid.gather(1, at.to(grid.device)[..., None].expand(-1, -1, grid.shape[-1]))
-            for grid, at in zip((found[0][owner], found[1]), places)
-        )
-        patches = _patch_contrast(u, v)
-        return patches + _HOLD * hold, dict(patches=patches.detach(), hold=hold.detach())
+# %% ../../nbs/toybox/16_vit.ipynb #ca3c68f2
+@patch
+def loss(self: VitTask, seeds, generator):
+    scenes, owner, boxes, portraits, _ = views(self.world, seeds(self.scenes))
+    middle = torch.tensor([[0, 0, portraits.shape[-1], portraits.shape[-1]]]).expand(len(boxes), 4)
+    places = [
+        torch.multinomial(box_weights(inner(b), size) + 1e-9, _PATCHES, True, generator=generator)
+        for b, size in ((boxes, scenes.shape[-1]), (middle, portraits.shape[-1]))
+    ]
+    found, hold = [], 0
+    for pixels in (scenes, soften(portraits, generator)):
+        pixels = half(pixels).to(self.device)
+        found.append(tokens(self.modules["model"], pixels))
+        with torch.no_grad():
+            before = tokens(self.first.to(self.device), pixels)
+        hold = hold + (1 - F.cosine_similarity(found[-1], before, dim=-1)).mean()
+    u, v = (
+        grid.gather(1, at.to(grid.device)[..., None].expand(-1, -1, grid.shape[-1]))
+        for grid, at in zip((found[0][owner], found[1]), places)
+    )
+    patches = _patch_contrast(u, v)
+    return patches + _HOLD * hold, dict(patches=patches.detach(), hold=hold.detach())
 
-    def validate(self):
-        return _vit_metrics(self.modules["model"], self.world)
-
-    def save(self, folder):
-        save_pretrained_half(self.modules["model"], Path(folder) / "vit")
-
-    def load(self, folder):
-        self.modules["model"].load_state_dict(load_vit_weights(folder).state_dict())
+# %% ../../nbs/toybox/16_vit.ipynb #78668f53
+@patch
+def validate(self: VitTask):
+    return _vit_metrics(self.modules["model"], self.world)
 
 
+@patch
+def save(self: VitTask, folder):
+    save_pretrained_half(self.modules["model"], Path(folder) / "vit")
+
+
+@patch
+def load(self: VitTask, folder):
+    self.modules["model"].load_state_dict(load_vit_weights(folder).state_dict())
+
+# %% ../../nbs/toybox/16_vit.ipynb #fbd0f608
 def load_vit_weights(folder):
     "The trained model in float32."
     return ViTModel.from_pretrained(Path(folder) / "vit", add_pooling_layer=False, dtype=torch.float32)
@@ -184,11 +192,10 @@ def _patch_pairs(
         same.append((owner[:, None] == owner[None])[at[0], at[1]])
     return torch.cat(cosines), torch.cat(same)
 
-
+# %% ../../nbs/toybox/16_vit.ipynb #f02e6b40
 @torch.no_grad()
 def _vit_metrics(model, world, n=250, scenes=40):
-    """Nearest class mean of pooled tokens on `n` validation scenes, and how well tokens tell segments apart in `scenes`
-    of them."""
+    "Nearest class mean of tokens on `n` validation scenes; how well they tell segments apart in `scenes`."
     model, device = model.eval(), next(model.parameters()).device
     features = lambda pixels: tokens(model, half(pixels).to(device))
     regions, near = (pooled_regions(features, world, world.seeds(split, n)) for split in ("validation", "train"))

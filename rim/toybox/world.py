@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
+from fastcore.basics import patch
 from .more_things import THINGS
 from .shapes import _COS, _SIN, _TURN, _stencil
 
@@ -34,7 +35,7 @@ _SPIN = dict(
     tree=5,
 )  # largest turn, degrees
 
-
+# %% ../../nbs/toybox/03_world.ipynb #6611fe97
 def _draw_thing(name, shape, look, size, calm=False):
     "Draw the thing `name` with its longer side `size` pixels -> premultiplied RGBA, uint8 [h, w, 4]."
     parts = [(*part, None, None)[:4] for part in THINGS[name](shape, look)]
@@ -54,7 +55,7 @@ def _draw_thing(name, shape, look, size, calm=False):
             _fill_pattern(canvas, xy, pattern, ink, look)
     return _light(np.asarray(canvas.reduce(2)), look)
 
-
+# %% ../../nbs/toybox/03_world.ipynb #1335c1df
 def _fill_pattern(canvas, xy, pattern, ink, look):
     x0, y0, x1, y1 = min(xy[::2]), min(xy[1::2]), max(xy[::2]) + 1, max(xy[1::2]) + 1
     part, dx, dy = Image.new("L", (x1 - x0, y1 - y0)), look.randrange(100), look.randrange(100)
@@ -63,7 +64,7 @@ def _fill_pattern(canvas, xy, pattern, ink, look):
         (*ink, 255), (x0, y0), ImageChops.darker(part, _stencil(pattern).crop((dx, dy, dx + x1 - x0, dy + y1 - y0)))
     )
 
-
+# %% ../../nbs/toybox/03_world.ipynb #0437fd7c
 def _light(rgba, look):
     "Light from one side: up to a quarter brighter there, darker opposite."
     h, w = rgba.shape[:2]
@@ -135,7 +136,7 @@ def _sheet(place, rng):
         ((rows % 24 < 1) | (columns % 24 < 1)) * 0.7 + 0.1 * soft,
     )
 
-
+# %% ../../nbs/toybox/03_world.ipynb #1e3323dc
 PLACES = ("sky", "sunset", "night", "water", "meadow", "forest", "sand", "road", "snow", "wood", "brick", "tiles")
 
 
@@ -161,7 +162,7 @@ LIKES = dict(
 )
 _FOND = 4
 
-
+# %% ../../nbs/toybox/03_world.ipynb #9130be4d
 def _backdrop(place, size, look):
     sheet, x, y = _place_sheets(place)[look.randrange(4)], look.randrange(_SHEET - size), look.randrange(_SHEET - size)
     window = (
@@ -172,7 +173,7 @@ def _backdrop(place, size, look):
     gain = np.array([look.uniform(0.86, 1.05) for _ in range(3)], np.float32)
     return np.minimum(window * gain, 255).astype(np.uint8)
 
-
+# %% ../../nbs/toybox/03_world.ipynb #5790010c
 def _paste(picture, rgba, x, y):
     "Paste premultiplied `rgba` with its corner at (`x`, `y`), clipped to the image -> (window slices, covered bool)."
     h, w = picture.shape[:2]
@@ -206,7 +207,7 @@ class Scene:
     background: str
     seed: int
 
-
+# %% ../../nbs/toybox/03_world.ipynb #37f789ea
 @dataclass(frozen=True)
 class Portrait:
     "An image of one large thing in the middle."
@@ -246,110 +247,122 @@ class World:
             raise ValueError(f"a split has {SPLIT_SIZE} seeds, not {start + n}")
         return range(SPLITS[split] + start, SPLITS[split] + start + n)
 
-    def _company(self, place, look, n):
-        weights = [_FOND if name in LIKES[place] else 1 for name in self.names]
-        return look.choices(self.names, weights, k=n)
+# %% ../../nbs/toybox/03_world.ipynb #c9493ff4
+@patch
+def _company(self: World, place, look, n):
+    weights = [_FOND if name in LIKES[place] else 1 for name in self.names]
+    return look.choices(self.names, weights, k=n)
 
-    def scene(
-        self,
-        seed: int,  # any integer >= 0
-        cast=None,
-    ) -> Scene:  # (name, shape seed) of each thing, drawn from the seed if None
-        "One to four things in a place, later ones in front, none hidden by more than half."
-        look, size = random.Random(seed * 2 + 1), self.size
-        place = look.choice(PLACES)
-        if cast is None:
-            names = self._company(place, look, look.choice((1, 2, 2, 3, 3, 4)))
-            cast = [(name, seed * 8 + i) for i, name in enumerate(names)]
-        picture, instances = _backdrop(place, size, look), np.zeros((size, size), np.uint8)
-        whole, kept = [], []
-        for name, shape in cast:
-            rgba = _draw_thing(name, random.Random(shape), look, round(size * look.uniform(0.27, 0.56)))
-            spot = self._spot(rgba, instances, whole, look)
-            if spot is None:
-                continue
-            window, covered = _paste(picture, rgba, *spot)
-            kept.append((name, shape))
-            whole.append(int(covered.sum()))
-            instances[window][covered] = len(kept)
-        return self._finish(seed, place, picture, instances, kept)
+# %% ../../nbs/toybox/03_world.ipynb #2300d434
+@patch
+def scene(
+    self: World,
+    seed: int,  # any integer >= 0
+    cast=None,
+) -> Scene:  # (name, shape seed) of each thing, drawn from the seed if None
+    "One to four things in a place, later ones in front, none hidden by more than half."
+    look, size = random.Random(seed * 2 + 1), self.size
+    place = look.choice(PLACES)
+    if cast is None:
+        names = self._company(place, look, look.choice((1, 2, 2, 3, 3, 4)))
+        cast = [(name, seed * 8 + i) for i, name in enumerate(names)]
+    picture, instances = _backdrop(place, size, look), np.zeros((size, size), np.uint8)
+    whole, kept = [], []
+    for name, shape in cast:
+        rgba = _draw_thing(name, random.Random(shape), look, round(size * look.uniform(0.27, 0.56)))
+        spot = self._spot(rgba, instances, whole, look)
+        if spot is None:
+            continue
+        window, covered = _paste(picture, rgba, *spot)
+        kept.append((name, shape))
+        whole.append(int(covered.sum()))
+        instances[window][covered] = len(kept)
+    return self._finish(seed, place, picture, instances, kept)
 
-    def _spot(self, rgba, instances, whole, look):
-        "A place for the thing where no earlier one is left with less than 55 % of its pixels; None after 12 tries."
-        h, w = rgba.shape[:2]
-        for _ in range(12):
-            x, y = look.randint(-w // 12, self.size - w + w // 12), look.randint(-h // 12, self.size - h + h // 12)
-            window = instances[max(y, 0) : y + h, max(x, 0) : x + w]
-            alpha = rgba[max(-y, 0) :, max(-x, 0) :, 3][: window.shape[0], : window.shape[1]] >= 128
-            left = (
-                np.bincount(instances.ravel(), minlength=len(whole) + 1)
-                - np.bincount(window[alpha], minlength=len(whole) + 1)
-                if whole
-                else [0]
+# %% ../../nbs/toybox/03_world.ipynb #3fcf2099
+@patch
+def _spot(self: World, rgba, instances, whole, look):
+    "A place for the thing where no earlier one is left with less than 55 % of its pixels; None after 12 tries."
+    h, w = rgba.shape[:2]
+    for _ in range(12):
+        x, y = look.randint(-w // 12, self.size - w + w // 12), look.randint(-h // 12, self.size - h + h // 12)
+        window = instances[max(y, 0) : y + h, max(x, 0) : x + w]
+        alpha = rgba[max(-y, 0) :, max(-x, 0) :, 3][: window.shape[0], : window.shape[1]] >= 128
+        left = (
+            np.bincount(instances.ravel(), minlength=len(whole) + 1)
+            - np.bincount(window[alpha], minlength=len(whole) + 1)
+            if whole
+            else [0]
+        )
+        if all(l >= 0.55 * n for l, n in zip(left[1:], whole)):
+            return x, y
+
+# %% ../../nbs/toybox/03_world.ipynb #865aeb49
+@patch
+def _finish(self: World, seed, place, picture, instances, kept):
+    index = {name: i + 1 for i, name in enumerate(self.names)}
+    table = np.array([0] + [index[name] for name, _ in kept], np.uint8)
+    objects = []
+    for k, (name, shape) in enumerate(kept, 1):
+        inside = instances == k
+        ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        objects.append(
+            Placed(
+                name,
+                index[name],
+                (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1),
+                int(inside.sum()),
+                shape,
             )
-            if all(l >= 0.55 * n for l, n in zip(left[1:], whole)):
-                return x, y
-
-    def _finish(self, seed, place, picture, instances, kept):
-        index = {name: i + 1 for i, name in enumerate(self.names)}
-        table = np.array([0] + [index[name] for name, _ in kept], np.uint8)
-        objects = []
-        for k, (name, shape) in enumerate(kept, 1):
-            inside = instances == k
-            ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-            objects.append(
-                Placed(
-                    name,
-                    index[name],
-                    (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1),
-                    int(inside.sum()),
-                    shape,
-                )
-            )
-        things = " and ".join(_article(name) for name in sorted({name for name, _ in kept}))
-        return Scene(
-            picture,
-            table[instances],
-            instances,
-            tuple(objects),
-            f"a photo of {things}, {place} in the background",
-            place,
-            seed,
         )
+    things = " and ".join(_article(name) for name in sorted({name for name, _ in kept}))
+    return Scene(
+        picture,
+        table[instances],
+        instances,
+        tuple(objects),
+        f"a photo of {things}, {place} in the background",
+        place,
+        seed,
+    )
 
-    def place(self, place, seed, size=64):
-        "A place with nothing in it, uint8 [size, size, 3]."
-        if place not in PLACES:
-            raise ValueError(f"the toybox has the places {', '.join(PLACES)}; it has no {place!r}")
-        return _backdrop(place, size, random.Random(seed * 2 + 1))
+# %% ../../nbs/toybox/03_world.ipynb #71f3f3c3
+@patch
+def place(self: World, place, seed, size=64):
+    "A place with nothing in it, uint8 [size, size, 3]."
+    if place not in PLACES:
+        raise ValueError(f"the toybox has the places {', '.join(PLACES)}; it has no {place!r}")
+    return _backdrop(place, size, random.Random(seed * 2 + 1))
 
-    def portrait(
-        self,
-        name: str,  # class name
-        seed: int,  # any integer >= 0
-        size: int = 64,  # side in pixels
-        shape: int = None,  # seed of the lasting shape, the image's own if None
-    ) -> Portrait:
-        "One thing, centred, 80 to 95 % of the frame."
-        if name not in THINGS:
-            raise ValueError(f"the toybox has {', '.join(THINGS)}; it has no {name!r}")
-        look = random.Random((seed * len(THINGS) + self.names.index(name)) * 2)
-        fond = [p for p in PLACES if name in LIKES[p]]
-        place = look.choice(fond) if look.random() < 0.5 else look.choice(PLACES)
-        picture, mask = _backdrop(place, size, look), np.zeros((size, size), bool)
-        rgba = _draw_thing(
-            name,
-            random.Random(seed * 8 if shape is None else shape),
-            look,
-            round(size * look.uniform(0.8, 0.95)),
-            calm=True,
-        )
-        h, w = rgba.shape[:2]
-        window, covered = _paste(
-            picture, rgba, (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1)
-        )
-        mask[window] = covered
-        return Portrait(picture, mask, name, f"a photo of {_article(name)}", place, seed)
+# %% ../../nbs/toybox/03_world.ipynb #38c2dfd1
+@patch
+def portrait(
+    self: World,
+    name: str,  # class name
+    seed: int,  # any integer >= 0
+    size: int = 64,  # side in pixels
+    shape: int = None,  # seed of the lasting shape, the image's own if None
+) -> Portrait:
+    "One thing, centred, 80 to 95 % of the frame."
+    if name not in THINGS:
+        raise ValueError(f"the toybox has {', '.join(THINGS)}; it has no {name!r}")
+    look = random.Random((seed * len(THINGS) + self.names.index(name)) * 2)
+    fond = [p for p in PLACES if name in LIKES[p]]
+    place = look.choice(fond) if look.random() < 0.5 else look.choice(PLACES)
+    picture, mask = _backdrop(place, size, look), np.zeros((size, size), bool)
+    rgba = _draw_thing(
+        name,
+        random.Random(seed * 8 if shape is None else shape),
+        look,
+        round(size * look.uniform(0.8, 0.95)),
+        calm=True,
+    )
+    h, w = rgba.shape[:2]
+    window, covered = _paste(
+        picture, rgba, (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1)
+    )
+    mask[window] = covered
+    return Portrait(picture, mask, name, f"a photo of {_article(name)}", place, seed)
 
 # %% ../../nbs/toybox/03_world.ipynb #8c72487d
 @dataclass(frozen=True)
@@ -362,7 +375,7 @@ class Pair:
     caption: str
     seed: int
 
-
+# %% ../../nbs/toybox/03_world.ipynb #6e272d50
 def pair(names, seed, size=64):
     "Two things `names`, one on each side, in either order; the caption's order says nothing about the sides -> `Pair`."
     look = random.Random(seed * 2 + 1_000_003)

@@ -59,6 +59,39 @@ class SamTokens:
         )
         return scores.flatten(2).softmax(-1).view(scores.shape)[..., :h, :w].flatten(2)
 
+# %% ../../nbs/trident/03_aggregation.ipynb #4c2a5dd5
+def _encoder_blocks(
+    encoder,  # of SAM
+):
+    "The blocks of SAM's own ViT; ValueError for another encoder, or where the last block does not see the whole image."
+    if not isinstance(encoder, ImageEncoderViT):
+        raise ValueError(
+            "Trident's correlation reads the attention of SAM's own ViT, and the encoder is a "
+            f"{type(encoder).__name__}: set trident_sam_correlation=no, or another sam"
+        )
+    if encoder.blocks[-1].window_size:
+        raise ValueError(
+            "the last block of SAM's encoder must attend to the whole image: this one has windows of "
+            f"{encoder.blocks[-1].window_size}"
+        )
+    return encoder.blocks
+
+# %% ../../nbs/trident/03_aggregation.ipynb #4a85ce89
+def _relative_positions(
+    attention,  # of the block
+    query,  # [heads, h, w, d]
+    side,  # of SAM's grid
+) -> tuple:  # two tensors [heads, h, w, side]
+    "What relative positions add to the logits, by row and by column."
+    heads, h, w, _ = query.shape
+    if not attention.use_rel_pos:
+        return (query.new_zeros(heads, h, w, side),) * 2
+    vertical, horizontal = (get_rel_pos(side, side, table) for table in (attention.rel_pos_h, attention.rel_pos_w))
+    return (
+        torch.einsum("nhwc,hkc->nhwk", query, vertical[:h]),
+        torch.einsum("nhwc,wkc->nhwk", query, horizontal[:w]),
+    )
+
 # %% ../../nbs/trident/03_aggregation.ipynb #d65401c8
 @torch.no_grad()
 def sam_tokens(
@@ -67,17 +100,7 @@ def sam_tokens(
 ) -> SamTokens:
     "Run SAM's encoder, looking into its last block."
     encoder = sam.image_encoder
-    if not isinstance(encoder, ImageEncoderViT):
-        raise ValueError(
-            "Trident's correlation reads the attention of SAM's own ViT, and the encoder is a "
-            f"{type(encoder).__name__}: set trident_sam_correlation=no, or another sam"
-        )
-    *others, last = encoder.blocks
-    if last.window_size:
-        raise ValueError(
-            "the last block of SAM's encoder must attend to the whole image: this one has windows of "
-            f"{last.window_size}"
-        )
+    *others, last = _encoder_blocks(encoder)
     resized = resize_long(image, encoder.img_size)
     hidden = sam.preprocess(torch.tensor(resized, device=sam.device).permute(2, 0, 1)[None].float())
     hidden = encoder.patch_embed(hidden.to(encoder.patch_embed.proj.weight))
@@ -89,14 +112,7 @@ def sam_tokens(
     h, w = (max(1, n // patch) for n in resized.shape[:2])
     query, key, value = last.attn.qkv(last.norm1(hidden))[0].unflatten(-1, (3, heads, -1)).permute(2, 3, 0, 1, 4)
     query, value = query[:, :h, :w], value[:, :h, :w].flatten(1, 2)
-    if last.attn.use_rel_pos:
-        vertical, horizontal = (get_rel_pos(side, side, table) for table in (last.attn.rel_pos_h, last.attn.rel_pos_w))
-        rows, columns = (
-            torch.einsum("nhwc,hkc->nhwk", query, vertical[:h]),
-            torch.einsum("nhwc,wkc->nhwk", query, horizontal[:w]),
-        )
-    else:
-        rows = columns = query.new_zeros(heads, h, w, side)
+    rows, columns = _relative_positions(last.attn, query, side)
     embedding = encoder.neck(last(hidden).permute(0, 3, 1, 2))
     return SamTokens(
         query.flatten(1, 2),

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from segment_anything.modeling import Sam
 from transformers import CLIPModel
+from ..base.images import resize_nearest
 from ..base.values import HERE
 from ..method.crops import tokenise
 from ..method.vocabulary import BACKGROUND, Vocabulary
@@ -26,7 +27,7 @@ def read_templates(
     lines = (HERE / "data" / "templates" / f"{which}.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #b8c49d5c
 @torch.no_grad()
 def name_vector(
     clip: CLIPModel,
@@ -54,7 +55,7 @@ def name_vectors(
 
     return torch.stack([name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #ac814e7e
 def query_names(
     vocabulary: Vocabulary,
     background=(),  # of str: what the background consists of; none: the word itself
@@ -79,7 +80,7 @@ def project(
     tokens = features.movedim(-3, -1).to(clip.visual_projection.weight)
     return clip.visual_projection(clip.vision_model.post_layernorm(tokens)).movedim(-1, -3).float()
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #90237262
 def name_logits(
     projected,  # float [..., E, h, w]
     text,  # float [Q, E], rows of length 1
@@ -87,7 +88,7 @@ def name_logits(
     "Cosines of every place with every name."
     return torch.einsum("...ehw,qe->...qhw", F.normalize(projected, dim=-3), text)
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #b3dde017
 def name_chances(
     logits,  # float [Q, h, w]
     size,  # (H, W) of the image
@@ -96,7 +97,7 @@ def name_chances(
     "Probabilities of the names at every pixel."
     return (scale * F.interpolate(logits[None], tuple(size), mode="bilinear", align_corners=False)[0]).softmax(0)
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #fe9ea7eb
 def merge_names(
     chances,  # float [Q, H, W]
     owner,  # int64 [Q], class of each name
@@ -106,7 +107,7 @@ def merge_names(
     rows = [(owner == c).nonzero()[:, 0].to(chances.device) for c in range(classes)]  # found on the CPU: no wait
     return torch.stack([chances[own].amax(0) for own in rows])
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #181b9f8f
 def coarse_labels(
     prob,  # float [C, H, W]
     prob_thd,  # a smaller best probability makes a pixel class 0; 0: none does
@@ -116,15 +117,6 @@ def coarse_labels(
     return prob.argmax(0).masked_fill(best < prob_thd, 0)
 
 # %% ../../nbs/trident/04_refinement.ipynb #094fb6b3
-def nearest(
-    labels,  # [H, W]
-    size,  # (h, w)
-) -> np.ndarray:  # [h, w]
-    "Resize by picking pixels, in integers."
-    rows, columns = (np.arange(m) * n // m for n, m in zip(labels.shape, size))
-    return labels[rows[:, None], columns]
-
-
 def half_size(
     labels,  # int [H, W]
     prob,  # float [C, H, W]
@@ -133,7 +125,7 @@ def half_size(
     "Labels and probabilities at half the size."
     size = [max(1, n // 2) for n in labels.shape]
     half = F.interpolate(prob[None].float(), size, mode="bilinear", align_corners=False)[0].cpu()
-    small = nearest(np.asarray(labels), size)
+    small = resize_nearest(np.asarray(labels), size)
     return np.where(half.amax(0).numpy() < coarse_thresh, len(prob), small), half
 
 # %% ../../nbs/trident/04_refinement.ipynb #a67fdf2d
@@ -153,7 +145,7 @@ class Components:
     def areas(self):
         return np.bincount(self.map.ravel(), minlength=len(self) + 1)[1:]  # int64 [n], pixels
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #53268749
 def find_components(
     labels,  # int [h, w], C for unsure
     prob,  # float [C, h, w]
@@ -186,7 +178,7 @@ def prompt_scale(
     h, w = size
     return np.array([int(n * (side / max(size)) + 0.5) / n for n in (w, h)])
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #3d4f04ef
 def mask_prompt(
     prob,  # float [h, w], probabilities of a class at half size
     size,  # (H, W) of the image
@@ -224,7 +216,7 @@ def decode_masks(
         iou.append(scores[:, 0].float())
     return torch.cat(low), torch.cat(iou)
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #073ac0e5
 def upscale_masks(
     sam: Sam,
     low,  # float [k, side, side]
@@ -245,7 +237,7 @@ def class_score(
     "The score of a class: its best mask times its probability, inside the union of its masks."
     return logits.amax(0).sigmoid() * prob * (logits > 0).any(0)
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #f9aa3b3a
 def merge_masks(
     scores,  # float [C, H, W]
     coarse,  # int [H, W]
@@ -271,7 +263,7 @@ class Refinement:
     iou: torch.Tensor  # float32 [n], predicted overlaps
     kept: np.ndarray  # bool [n]
 
-
+# %% ../../nbs/trident/04_refinement.ipynb #471a34b5
 @torch.no_grad()
 def refine(
     sam: Sam,
@@ -303,5 +295,5 @@ def refine(
     kept = (iou > iou_thresh).numpy()
     if not kept.any():
         return Refinement(coarse, prob, found, iou, kept)
-    failed = nearest(np.isin(found.map, 1 + np.flatnonzero(~kept)), size)
+    failed = resize_nearest(np.isin(found.map, 1 + np.flatnonzero(~kept)), size)
     return Refinement(*merge_masks(scores, coarse, prob, failed, faithful), found, iou, kept)

@@ -19,7 +19,7 @@ def cosine_maps(
     unit = F.normalize(features.flatten(2).float(), dim=1)
     return unit.transpose(1, 2) @ unit
 
-
+# %% ../../nbs/trident/02_splice.ipynb #83bf7186
 def guiding_attention(
     cosine,  # float [n, N, N], all windows of one image
     beta,  # times the mean

@@ -106,7 +106,7 @@ def _check_window(
             f"trident_stride must be a multiple of CLIP's patch, {patches[0]} pixels: got {settings.trident_stride}"
         )
 
-
+# %% ../../nbs/trident/05_trident.ipynb #6f13d380
 @patch
 @torch.no_grad()
 def canvas(
@@ -142,7 +142,7 @@ def sam_parts(
         for part in ((whole[:, :middle], whole[:, middle:]) if self.settings.trident_halves else (whole,))
     ]
 
-
+# %% ../../nbs/trident/05_trident.ipynb #a8fc6bd0
 @patch
 @torch.no_grad()
 def logits(
@@ -237,7 +237,7 @@ def usual_background(
     words = (word.strip() for word in settings.trident_background.split(","))
     return tuple(word for word in words if word and word.casefold() not in asked) if vocabulary.background else ()
 
-
+# %% ../../nbs/trident/05_trident.ipynb #238061e7
 def _roles_of(
     settings,
 ) -> list:  # of str
@@ -248,7 +248,7 @@ def _roles_of(
         *["sam"] * (settings.trident_sam_correlation or settings.trident_refine),
     ]
 
-
+# %% ../../nbs/trident/05_trident.ipynb #881eb14e
 @patch
 def segment(
     self: Trident,
@@ -283,7 +283,7 @@ _UNUSED = {
     "background": ("trident_prob_thd",),
 }  # what -> settings that don't matter without it
 
-
+# %% ../../nbs/trident/05_trident.ipynb #995e3dc9
 @patch
 def method(
     self: Trident,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, ViTModel
-from ..method.features import IMAGENET_MEAN, IMAGENET_STD, blocks
+from ..base.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+from ..method.features import blocks
 
 # %% ../../nbs/trident/01_windows.ipynb #ded8d3ab
 def resize_linear(
@@ -58,7 +59,6 @@ def canvas_size(
     return tuple(max(crop, long if n == max(size) else other) for n in size)
 
 # %% ../../nbs/trident/01_windows.ipynb #d87521e4
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _CLIP_MEAN_255, _CLIP_STD_255 = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 
 
@@ -66,7 +66,7 @@ def _column(values, like) -> torch.Tensor:
     "Values of three channels, to be applied to images [..., 3, H, W]."
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
-
+# %% ../../nbs/trident/01_windows.ipynb #275eb523
 def clip_canvas(
     image,  # uint8 [H, W, 3]
     patch,  # of CLIP, pixels
@@ -82,12 +82,12 @@ def clip_canvas(
         else F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
     )
 
-
+# %% ../../nbs/trident/01_windows.ipynb #b6826551
 def dino_pixels(
     pixels,  # float [..., 3, H, W], normalised for CLIP
 ) -> torch.Tensor:  # float [..., 3, H, W]
     "The same pixels, normalised for DINO."
-    plain = pixels * _column(_CLIP_STD, pixels) + _column(_CLIP_MEAN, pixels)
+    plain = pixels * _column(CLIP_STD, pixels) + _column(CLIP_MEAN, pixels)
     return (plain - _column(IMAGENET_MEAN, pixels)) / _column(IMAGENET_STD, pixels)
 
 # %% ../../nbs/trident/01_windows.ipynb #e8a44baa
@@ -101,7 +101,7 @@ def window_boxes(
     y, x = (grid.ravel() for grid in np.meshgrid(*ends, indexing="ij"))
     return np.stack([np.maximum(y - crop, 0), np.maximum(x - crop, 0), y, x], 1)
 
-
+# %% ../../nbs/trident/01_windows.ipynb #a72c19d8
 def cut_windows(
     pixels,  # float [3, H, W]
     boxes,  # int [n, 4], pixels
@@ -130,7 +130,7 @@ def _embed_patches(patches, token, table, faithful):
     tokens = torch.cat([token.expand(len(patches), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
     return tokens + position_table(table, patches.shape[2:], faithful)
 
-
+# %% ../../nbs/trident/01_windows.ipynb #cb9b98c2
 @torch.no_grad()
 def clip_hidden(
     clip: CLIPModel,
@@ -148,7 +148,7 @@ def clip_hidden(
         hidden = layer(hidden, attention_mask=None)
     return hidden
 
-
+# %% ../../nbs/trident/01_windows.ipynb #eef1e24f
 @torch.no_grad()
 def clip_tokens(
     clip: CLIPModel,
@@ -160,7 +160,7 @@ def clip_tokens(
     grid = [n // patch for n in windows.shape[2:]]
     return clip.vision_model.encoder.layers[-1].layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, grid)
 
-
+# %% ../../nbs/trident/01_windows.ipynb #9dda967a
 @torch.no_grad()
 def dino_features(
     dino: ViTModel,
