@@ -196,6 +196,9 @@ def test_single_seeds_are_ticks_and_a_table_without_the_papers_values_has_no_suc
     fig = figures.bars(["one", "two"], [40, 50], paper=[None, None], single={"two": [49, 51]})
     marks = {line.get_label(): line.get_xdata() for line in fig.axes[0].lines}
     assert list(marks["single seeds"]) == [49, 51] and len(marks["reported in the paper"]) == 0
+    both = figures.bars(["one", "two"], [40, 50], single={"one": [39, 41], "two": [49, 51]})
+    listed = [text.get_text() for text in both.axes[0].get_legend().get_texts()]
+    assert listed.count("single seeds") == 1 and len(listed) == len(set(listed))
 
 
 def last_lines(path):

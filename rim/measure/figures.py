@@ -67,8 +67,9 @@ def bars(
     if paper is not None:
         marks = np.array([(p, y) for p, y in zip(paper, at) if p is not None]).reshape(-1, 2)
         ax.plot(*marks.T, "D", mfc="white", mec=_INK, ms=6, label=paper_label)
-    for name, seeds in single.items():
-        ax.plot(seeds, [list(names).index(name) + 0.38] * len(seeds), "|", color=COLOURS[5], ms=6, label="single seeds")
+    for i, (name, seeds) in enumerate(single.items()):
+        at_seeds, label = [list(names).index(name) + 0.38] * len(seeds), "_" * (i > 0) + "single seeds"
+        ax.plot(seeds, at_seeds, "|", color=COLOURS[5], ms=6, label=label)
     if paper is not None or single:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
     _write_values(ax, at, values, values if high is None else high)
