@@ -187,8 +187,9 @@ def test_ticks_titles_and_labels_of_neighbours_do_not_collide():
     ]
     for fig in drawn:
         fig.canvas.draw()
-        texts = [t for ax in fig.axes for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), ax.title, ax._left_title)]
-        boxes = [t.get_window_extent() for t in texts if t.get_text() and t.get_visible() and t.axes.axison]
+        ticks = [t for ax in fig.axes if ax.axison for t in (*ax.get_xticklabels(), *ax.get_yticklabels())]
+        texts = [*ticks, *(title for ax in fig.axes for title in (ax.title, ax._left_title))]
+        boxes = [t.get_window_extent() for t in texts if t.get_text() and t.get_visible()]
         assert len(boxes) > 3 and not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
 
 
