@@ -7,31 +7,30 @@ __all__ = []
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170003
 import json
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from types import MethodType
+from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
-from transformers import GroupViTConfig, GroupViTModel
-from ..method.features import blocks
+from transformers import CLIPModel, GroupViTConfig, GroupViTModel
 from .clip import _PHRASES, _PROCESSOR, _SHARE, _SHARPNESS, MEAN, STD, _caption_loss, to_input
-from .diffusion import LENGTH, make_tokenizer, write_tokenizer
-from .dino import query_key
-from .mae import value_output
+from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
+from .groupvit_start import start_as_clip
 from .training import Task, mixed_precision, save_pretrained_half
-from .vit import load_vit_weights, mlp_of
 from .world import World
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170004
+_GROUPS = 32
 _VISION = dict(
     hidden_size=128,
-    intermediate_size=144,
+    intermediate_size=256,
     num_hidden_layers=4,
-    depths=[3, 1, 0],
-    num_group_tokens=[16, 8, 0],
-    num_output_groups=[16, 8, 8],
+    depths=[4, 0, 0],
+    num_group_tokens=[_GROUPS, 0, 0],
+    num_output_groups=[_GROUPS, 0, 0],
     assign_mlp_ratio=[0.5, 0.5],
     num_attention_heads=8,
     image_size=64,
@@ -39,52 +38,7 @@ _VISION = dict(
     hidden_act="gelu",
     layer_norm_eps=1e-6,
 )
-_TEXT = dict(
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=LENGTH,
-)
 _SIDE = dict(size=dict(shortest_edge=64), crop_size=dict(height=64, width=64))
-
-# %% ../../nbs/toybox/17_groupvit.ipynb #6f01170006
-@torch.no_grad()
-def _keep_units(new, old):
-    "Copy the hidden units of a feed-forward part that weigh most."
-    weigh = old[0].weight.norm(dim=1) * old[1].weight.norm(dim=0)
-    kept = weigh.topk(new[0].out_features).indices.sort().values
-    new[0].weight.copy_(old[0].weight[kept])
-    new[0].bias.copy_(old[0].bias[kept])
-    new[1].weight.copy_(old[1].weight[:, kept])
-    new[1].bias.copy_(old[1].bias)
-
-
-@torch.no_grad()
-def _start_groups(
-    vision,  # GroupViT's image tower, sizes as in `_VISION`
-    vit,  # the self-supervised `ViTModel`
-    pixels,  # float32 [n, 3, 64, 64], normalised
-):
-    "Copy the layers of a `ViTModel` into GroupViT's image tower."
-    embed = vision.embeddings
-    embed.patch_embeddings.projection.load_state_dict(vit.embeddings.patch_embeddings.projection.state_dict())
-    embed.layernorm.weight.fill_(embed.patch_embeddings.projection(pixels).std(1).mean())
-    embed.position_embeddings.copy_(vit.embeddings.position_embeddings[:, 1:])
-    layers = [layer for stage in vision.encoder.stages for layer in stage.layers]
-    for new, old in zip(layers, blocks(vit)):
-        new.layer_norm1.load_state_dict(old.layernorm_before.state_dict())
-        new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
-        own, theirs = new.self_attn, (*query_key(old.attention), *value_output(old.attention))
-        for target, source in zip((own.q_proj, own.k_proj, own.v_proj, own.out_proj), theirs):
-            target.load_state_dict(source.state_dict())
-        _keep_units((new.mlp.fc1, new.mlp.fc2), mlp_of(old))
-    for stage in vision.encoder.stages:
-        if stage.with_group_token:
-            stage.group_token.normal_(std=0.5)
-            for part in ("q_proj", "k_proj", "v_proj", "proj"):
-                nn.init.eye_(getattr(stage.downsample.assign, part).weight)
-                nn.init.zeros_(getattr(stage.downsample.assign, part).bias)
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170021
 def _fused(self, hidden_states, attention_mask=None, encoder_hidden_states=None, **kwargs):
@@ -156,8 +110,8 @@ def _pixels(
 class GroupViTTask(Task):
     "Images and captions, groups and the captions' words."
 
-    name, record, learning_rate, weight_decay = "groupvit", "groupvit/record.json", 1e-3, 0.05
-    ema, warmup = 0.99, 100
+    name, record, learning_rate, weight_decay = "groupvit", "groupvit/record.json", 3e-4, 0.05
+    ema, warmup = 0.98, 20
 
     def __init__(self, scenes=8, sheets=8, folder=None):
         from rim.toybox.training import WEIGHTS
@@ -167,14 +121,18 @@ class GroupViTTask(Task):
         self.tokenizer, self.words = make_tokenizer(), [*self.world.names, *self.world.backgrounds]
         ends = {f"{end}_token_id": getattr(self.tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
         config = GroupViTConfig(
-            text_config=dict(**_TEXT, vocab_size=len(self.tokenizer), **ends),
+            text_config=dict(
+                **{k: v for k, v in TEXT.items() if k != "projection_dim"}, **ends, vocab_size=len(self.tokenizer)
+            ),
             vision_config=_VISION,
-            projection_dim=64,
-            projection_intermediate_dim=128,
+            projection_dim=128,
+            projection_intermediate_dim=256,
         )
-        self.modules = nn.ModuleDict(dict(model=GroupViTModel(config)))
-        pixels = to_input(np.stack([self.world.scene(s).image for s in range(32)]))
-        _start_groups(self.modules["model"].vision_model, load_vit_weights(folder or WEIGHTS), pixels)
+        clip = CLIPModel.from_pretrained(Path(folder or WEIGHTS) / "clip", dtype=torch.float32).eval()
+        images, captions, _ = _draw(range(64 + 4 * 64), 64)
+        sentences = [*captions, *(phrase.format(w) for phrase in _PHRASES for w in self.words)]
+        model = start_as_clip(GroupViTModel(config), clip, _pixels(images, "cpu"), self.tokens(sentences, "cpu"))
+        self.modules = nn.ModuleDict(dict(model=model))
         for part in self.modules["model"].vision_model.modules():
             if type(part).__name__ == "GroupViTAttention":
                 part.forward = MethodType(_fused, part)
@@ -186,14 +144,18 @@ class GroupViTTask(Task):
         n, g, _ = seen.last_hidden_state.shape
         both = torch.cat([seen.pooler_output, seen.last_hidden_state.flatten(0, 1)])
         both = F.normalize(model.visual_projection(both).float(), dim=-1)
-        return both[:n], both[n:].view(n, g, -1), reduce(lambda first, later: later @ first, seen.attentions).float()
+        return both[:n], both[n:].view(n, g, -1), seen.attentions[0].float()
+
+    def tokens(self, captions, device):
+        "Sentences as the text tower reads them."
+        how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+        return self.tokenizer(captions, **how).to(device)
 
     def texts(self, captions):
         "L2-normalised embeddings of sentences."
-        how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
-        tokens = self.tokenizer(captions, **how).to(self.device)
         model = self.modules["model"]
-        return F.normalize(model.text_projection(model.text_model(**tokens).pooler_output).float(), dim=1)
+        seen = model.text_model(**self.tokens(captions, self.device)).pooler_output
+        return F.normalize(model.text_projection(seen).float(), dim=1)
 
     def loss(self, seeds, generator):
         images, captions, present = self.drawn(seeds(self.seeds))
