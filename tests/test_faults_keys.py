@@ -233,9 +233,7 @@ def artefacts(settings):
         "rim": [RIM(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "match": [Matcher(settings).method(WORDS, SimpleNamespace(digest=bank)).key],
         "trident": [Trident(settings).method(WORDS).key],
-        **{peer.name: [peer(settings).method(WORDS).key] for peer in (SCLIP, ProxyCLIP, CorrCLIP)},
-        # trained weights of it don't come with the package
-        "groupvit": [GroupViT(settings.replace(pretrained=False, seed=0)).method(WORDS).key],
+        **{peer.name: [peer(settings).method(WORDS).key] for peer in (SCLIP, ProxyCLIP, CorrCLIP, GroupViT)},
         "clip-crops": [ClipCrop(settings).method(WORDS).key],
         **{kind.name: [kind(settings).method(WORDS, generated).key] for kind in (FreeDA, OVDiff, Retrieval)},
         "diffsegmenter": [DiffSegmenter(settings).method(WORDS).key],

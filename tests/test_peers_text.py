@@ -20,7 +20,6 @@ from rim.peers.text import TEXT_PEERS
 from rim.trident.splice import guided_values
 from rim.trident.windows import clip_hidden, clip_tokens, dino_features, dino_pixels
 
-PEERS = TEXT_PEERS | {"GroupViT": GroupViT}
 TINY = dict(
     pretrained=False,
     clip="tiny:clip",
@@ -42,7 +41,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def made():
-    return {name: peer.from_profile("toybox", **TINY) for name, peer in PEERS.items()}
+    return {name: peer.from_profile("toybox", **TINY) for name, peer in TEXT_PEERS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +311,7 @@ def test_where_no_group_fits_it_is_background(tiny):
 # all of them
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", TEXT_PEERS)
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (77, 40)])
 @pytest.mark.parametrize("background", [True, False])
 def test_any_size_with_and_without_a_background(made, name, size, background):
@@ -324,7 +323,7 @@ def test_any_size_with_and_without_a_background(made, name, size, background):
     assert np.array_equal(made[name].segment(image, words).labels, found.labels)
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", TEXT_PEERS)
 def test_an_evaluation_goes_on_from_what_is_kept_and_names_decide(made, name, tmp_path, tiny):
     from rim.measure.datasets import ToyboxBenchmark
 
@@ -371,11 +370,11 @@ def test_improbable_pixels_are_background_where_there_is_one(tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", TEXT_PEERS)
 def test_the_architectures_of_the_papers_run(name):
     from rim.toybox.world import World
 
-    peer = PEERS[name].from_profile("rehearsal")
+    peer = TEXT_PEERS[name].from_profile("rehearsal")
     assert peer.settings.peer_crop in (224, 336, 448)
     found = peer.segment(World(128).scene(2_000_000).image, "boat, fish", background=())
     assert found.labels.shape == (128, 128) and F.one_hot(torch.tensor(found.labels).long(), 3).sum() == 128 * 128

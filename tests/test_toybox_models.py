@@ -31,6 +31,16 @@ def test_clip_names_portraits():
     assert torch.cat(right).float().mean() >= 0.8
 
 
+def test_groups_that_captions_taught_name_things():
+    from rim.peers.groupvit import GroupViT
+
+    peer, right = GroupViT.from_profile("toybox"), []
+    for scene in (world.scene(s) for s in world.seeds("validation", 12, start=3000)):
+        labels = peer.segment(scene.image, world.names, background=world.backgrounds).labels
+        right.append(labels[scene.labels > 0] == scene.labels[scene.labels > 0])
+    assert np.concatenate(right).mean() >= 0.4
+
+
 def test_a_point_asks_for_the_thing_under_it():
     from rim.models.loading import load_sam
     from rim.toybox.masks import automatic_recall, mask_metrics

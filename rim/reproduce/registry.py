@@ -236,7 +236,7 @@ _PEERS = Target(
     "All methods in one harness: quality, time, memory, plain and engineered names",
     "paper/peers.ipynb",
     15,
-    needs=("diffusion", "sam", "dino", "clip", "trident_dino", "efficientnet"),
+    needs=("diffusion", "sam", "dino", "clip", "trident_dino", "groupvit", "efficientnet"),
     besides=("photo",),
 )
 
