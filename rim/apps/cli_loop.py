@@ -19,7 +19,7 @@ def point(
         raise argparse.ArgumentTypeError(f"a pixel is written X,Y, as in 120,80, not {text!r}")
     return int(x), int(y)
 
-
+# %% ../../nbs/apps/12_cli_loop.ipynb #80c8bcec
 def _named_again(review):
     "Name all images again, and say what changed."
     import time
@@ -53,7 +53,7 @@ def _queue(args):
         print(f"{review.write_page(Path(args.results) / 'queue.html', args.most)}: {len(doubts)} regions to look at")
     return 0
 
-
+# %% ../../nbs/apps/12_cli_loop.ipynb #5cd2b460
 def _correct(args):
     "rim correct: what a region is; all images are named again."
     from rim.apps.review import Review
@@ -74,7 +74,7 @@ def _correct(args):
         raise ValueError(f"{args.results} holds no corrections yet: name an IMAGE, --at X,Y and --name.")
     return _named_again(review)
 
-
+# %% ../../nbs/apps/12_cli_loop.ipynb #80f967cb
 def _explain(args):
     "rim explain: the reference images that decided the name of a pixel."
     from rim.apps.review import Review

@@ -111,7 +111,7 @@ def picture(
         raise FileNotFoundError(f"the results don't say where {shown(file)} lies: name its folder (--images)")
     return Picture(self.folder / place, file)
 
-
+# %% ../../nbs/apps/10_loop.ipynb #446eeb9f
 @patch
 def look(
     self: Review,
@@ -140,7 +140,7 @@ def bank(
     held = [self.vectors[c.image, c.mask.tobytes()] for c in self.corrections]
     return corrected_bank(base, self.corrections, [v for v, _ in held], [t for _, t in held])
 
-
+# %% ../../nbs/apps/10_loop.ipynb #f03df157
 @patch
 def result(
     self: Review,
@@ -153,7 +153,7 @@ def result(
     own = [c for c in self.corrections if c.image == picture.file]
     return found.corrected([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
 
-
+# %% ../../nbs/apps/10_loop.ipynb #71bea692
 @patch
 def kept(
     self: Review,
@@ -185,7 +185,7 @@ class Change:
         moves = ", ".join(f"{a} -> {b} {share:.1%}" for a, b, share in self.moves[:3])
         return f"{shown(self.file)}: {self.share:.1%} of the pixels" + (f": {moves}" if moves else "")
 
-
+# %% ../../nbs/apps/10_loop.ipynb #a1058e35
 def change_between(
     file: str,
     before,  # int [H, W]
@@ -225,14 +225,14 @@ def again(
             changes.append(change)
     return changes
 
-
+# %% ../../nbs/apps/10_loop.ipynb #9662075f
 def _with_bank(segmenter: Matcher, bank: ReferenceBank) -> Matcher:
     "The same segmenter with other references."
     other = Matcher(segmenter.settings, bank=bank, store=segmenter.store)
     other.tools = other.analyser.tools = segmenter.tools
     return other
 
-
+# %% ../../nbs/apps/10_loop.ipynb #d004c902
 @patch
 def facts(
     self: Review,
@@ -262,7 +262,7 @@ def correct(
     self.save()
     return c
 
-
+# %% ../../nbs/apps/10_loop.ipynb #c4b35023
 @patch
 def save(
     self: Review,

@@ -31,7 +31,7 @@ MOST_READ = 256 << 20  # bytes, of a file that is read into memory
 _BLOCK = 1 << 20  # bytes
 _METHODS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
-
+# %% ../../nbs/exchange/02_archives.ipynb #7471c523
 def size_text(
     size: int,  # bytes
 ) -> str:
@@ -39,7 +39,7 @@ def size_text(
     power = max(0, min(3, (size.bit_length() - 1) // 10))
     return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
-
+# %% ../../nbs/exchange/02_archives.ipynb #1dd67bab
 def check_entries(
     entries,  # of zipfile.ZipInfo
     path,  # of the archive
@@ -61,7 +61,7 @@ def check_entries(
 # %% ../../nbs/exchange/02_archives.ipynb #a4c7100d
 _DAMAGED = zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error
 
-
+# %% ../../nbs/exchange/02_archives.ipynb #e82c81a3
 def open_archive(
     path,
 ) -> zipfile.ZipFile:
@@ -73,7 +73,7 @@ def open_archive(
     except (*_DAMAGED, OSError) as error:
         raise ValueError(f"an export is a folder or a zip archive: {shown(path)} isn't ({error})") from None
 
-
+# %% ../../nbs/exchange/02_archives.ipynb #0abc759a
 def blocks(
     archive: zipfile.ZipFile,
     entry: zipfile.ZipInfo,
@@ -114,7 +114,7 @@ def unzipped(
                 out.writelines(blocks(archive, entry))
     return into
 
-
+# %% ../../nbs/exchange/02_archives.ipynb #1831a92e
 def read_entry(
     path,  # of the archive
     name: str,  # of the entry

@@ -41,7 +41,7 @@ def names_text(
             raise ValueError(f"a line of names.txt has no |, ; or quotes around it and no # before it: got {label!r}")
     return "".join(f"{label}\n" for label in vocabulary.labels)
 
-
+# %% ../../nbs/exchange/08_back.ipynb #9e8a090b
 def write_benchmark(
     annotations: Annotations,
     folder,  # that exists

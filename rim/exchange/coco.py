@@ -38,7 +38,7 @@ def _first(
     "The category of label 0."
     return int(panoptic or not vocabulary.background)
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #93233e85
 def _categories(
     vocabulary: Vocabulary,
     used,  # labels that occur
@@ -52,7 +52,7 @@ def _categories(
     extra = [{"isthing": int(not stuff(v)), "color": _colour(v + first)} for v in values]
     return [c | e for c, e in zip(found, extra)] if panoptic else found
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #24761314
 def _colour(
     number: int,
 ) -> list:  # three integers, 0..255
@@ -65,7 +65,7 @@ _INFO = {"description": "Labels by rim", "version": "", "year": 0, "contributor"
 _LICENSES = [{"id": 0, "name": "unknown", "url": ""}]
 _UNSAID = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #e2d43db4
 def _image(
     number: int,
     file: str,
@@ -75,7 +75,7 @@ def _image(
     height, width = size
     return {"id": number, "file_name": file, "height": height, "width": width, **_UNSAID}
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #ef837294
 def _box(
     mask,  # bool [H, W]
 ) -> list:  # x, y, width, height
@@ -83,7 +83,7 @@ def _box(
     x0, y0, x1, y1 = mask_box(mask)
     return [x0, y0, x1 - x0, y1 - y0]
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #d50a62df
 def _dump(
     path,
     **parts,
@@ -155,7 +155,7 @@ def _find_json(
         raise FileNotFoundError(f"COCO's {kind} are one file {kind}*.json: {shown(path)} has {len(found)}")
     return found[0]
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #aca083c0
 def _load(
     path: Path,
     *keys,  # that each of its annotations has
@@ -175,7 +175,7 @@ def _load(
             f"({type(error).__name__}: {error})"
         ) from None
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #03e2e32b
 def _labels_of(
     facts: dict,
     vocabulary: Vocabulary,
@@ -201,7 +201,7 @@ def _mask(
     except Exception as error:  # whatever the library says of what it is given
         raise ValueError(f"a mask is polygons or run lengths of its image: {where} ({error})") from None
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #3a0f55c7
 def read_instances(
     path,  # instances*.json, or a folder with it
     images,  # folder of the images
@@ -248,7 +248,7 @@ def read_panoptic(
     files = tuple(find_images(images, [image["file_name"] for image in facts["images"]]))
     return Annotations(words, Path(images), files, load)
 
-
+# %% ../../nbs/exchange/03_coco.ipynb #236d4444
 def _read_segments(folder, image, annotation, label, vocabulary):  # (labels, instances)
     "The segments of one image."
     size, void = (image["height"], image["width"]), unscored_label(len(vocabulary.labels))

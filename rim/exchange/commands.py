@@ -25,7 +25,7 @@ def run_export(args):
         print(f"outlines with a tolerance of {args.tolerance:g} pixels change {lost:.3%} of the pixels")
     return 0
 
-
+# %% ../../nbs/exchange/11_commands.ipynb #93ba0656
 def run_import(args, vocabulary):
     "rim import: what another tool exported, as a benchmark or as references."
     from rim.exchange.handing import TARGETS, import_labels
@@ -41,7 +41,7 @@ def run_import(args, vocabulary):
     )
     return 0
 
-
+# %% ../../nbs/exchange/11_commands.ipynb #17e9bd76
 def run_dataset(args):
     "rim export-dataset: results of rim segment for a training script."
     from rim.exchange.items import new_folder, read_results, shown

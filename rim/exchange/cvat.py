@@ -43,7 +43,7 @@ def box_runs(
     cuts = np.flatnonzero(np.diff(flat.astype(np.int8), prepend=0))  # the first run is of pixels beside the mask
     return np.diff(np.r_[0, cuts, flat.size]).tolist(), (x0, y0, x1 - x0, y1 - y0)
 
-
+# %% ../../nbs/exchange/06_cvat.ipynb #82ac9bb9
 def runs_mask(
     runs,  # list of int, beside the mask, in it, beside it, ...
     box,  # (left, top, width, height)
@@ -68,7 +68,7 @@ def _add(parent, tag, text=None, **attributes):
     element.text = text
     return element
 
-
+# %% ../../nbs/exchange/06_cvat.ipynb #d8be881a
 def _task_labels(
     vocabulary: Vocabulary,
 ) -> list:
@@ -78,7 +78,7 @@ def _task_labels(
     pairs += [(UNKNOWN_MARK, (128, 128, 128)), (IGNORE_NAME, (245, 245, 240))]
     return [{"name": n, "color": "#{:02x}{:02x}{:02x}".format(*c), "type": "mask", "attributes": []} for n, c in pairs]
 
-
+# %% ../../nbs/exchange/06_cvat.ipynb #e5149dd8
 def write_cvat(
     annotations: Annotations,
     folder,  # that exists
@@ -167,7 +167,7 @@ def _read_shape(
             f"a shape of CVAT has a label and coordinates: {where} has a {element.tag} ({error})"
         ) from None
 
-
+# %% ../../nbs/exchange/06_cvat.ipynb #dfa1eee3
 def read_cvat(
     path,  # archive or annotations.xml of CVAT for images 1.1
     images,  # folder of the images

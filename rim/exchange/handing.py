@@ -24,7 +24,7 @@ def _write_cvat_masks(annotations, folder, images=False):
         write_voc(annotations, place, images=images)
         zip_folder(place, Path(folder) / "masks.zip")
 
-
+# %% ../../nbs/exchange/10_handing.ipynb #0c06f348
 def _read_masks(path, images, vocabulary=None):
     "A folder in VOC's layout, or an archive of one; what is read is kept until the program ends."
     path = Path(path)
@@ -33,7 +33,7 @@ def _read_masks(path, images, vocabulary=None):
     found = read_voc(unzipped(path, place.name), images, vocabulary)
     return Annotations(found.vocabulary, found.images, found.files, lambda i, _place=place: found.load(i))
 
-
+# %% ../../nbs/exchange/10_handing.ipynb #54623b50
 WRITERS = {
     "coco": write_instances,
     "coco-panoptic": write_panoptic,
@@ -67,7 +67,7 @@ def export_labels(
     with new_folder(out) as folder:
         return WRITERS[to](annotations, folder, **options)
 
-
+# %% ../../nbs/exchange/10_handing.ipynb #6aeb533a
 def import_labels(
     path,  # export of the tool
     images,  # folder of the images

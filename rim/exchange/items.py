@@ -28,7 +28,7 @@ class Instance:
     label: int  # index into the vocabulary's labels, or a reserved value
     score: float = None  # None: unknown
 
-
+# %% ../../nbs/exchange/01_items.ipynb #2096f030
 @dataclass(frozen=True, eq=False)
 class Item:
     "An image with its labels."
@@ -41,7 +41,7 @@ class Item:
     def name(self):
         return PurePosixPath(self.file).with_suffix("").as_posix()
 
-
+# %% ../../nbs/exchange/01_items.ipynb #c7efee7f
 @dataclass(frozen=True, eq=False)
 class Annotations:
     "The labels of many images, read one at a time."
@@ -70,7 +70,7 @@ def reserved(
     n = len(vocabulary.labels)
     return {unscored_label(n): IGNORE_NAME, unknown_label(n): UNKNOWN_MARK}
 
-
+# %% ../../nbs/exchange/01_items.ipynb #4d23496e
 def label_name(
     label: int,
     vocabulary: Vocabulary,
@@ -78,7 +78,7 @@ def label_name(
     "The name of a value of a label map."
     return reserved(vocabulary).get(int(label)) or vocabulary.labels[int(label)]
 
-
+# %% ../../nbs/exchange/01_items.ipynb #2797dca1
 def label_of(
     name: str,
     vocabulary: Vocabulary,
@@ -102,7 +102,7 @@ def check_marks(
         if name.casefold() in (IGNORE_NAME, UNKNOWN_MARK):
             raise ValueError(f"{name!r} is the name of pixels that have none: rename the class")
 
-
+# %% ../../nbs/exchange/01_items.ipynb #f9f7e062
 def check_values(
     labels,  # integer [H, W]
     vocabulary: Vocabulary,
@@ -153,7 +153,7 @@ def shown(
     "A file name that is safe to print."
     return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))
 
-
+# %% ../../nbs/exchange/01_items.ipynb #dac84cec
 def listed(
     things,  # list of paths or str
     most=5,  # how many are spelled out
@@ -163,7 +163,7 @@ def listed(
         f" and {len(things) - most} more" if len(things) > most else ""
     )
 
-
+# %% ../../nbs/exchange/01_items.ipynb #92e2e39e
 def image_index(
     folder,  # of images
 ) -> dict:  # relative path without ending -> relative paths of images
@@ -180,7 +180,7 @@ def image_index(
                 found.setdefault(PurePosixPath(path).with_suffix("").as_posix(), []).append(path)
     return found
 
-
+# %% ../../nbs/exchange/01_items.ipynb #25a413a4
 def find_images(
     folder,  # of images
     files,  # names or files, relative to it
@@ -268,7 +268,7 @@ def _result_files(
                 found.append((path.relative_to(folder).with_suffix("").as_posix(), path))
     return sorted(found)
 
-
+# %% ../../nbs/exchange/01_items.ipynb #62eaceaa
 def _read_facts(
     path,  # JSON of one image
 ) -> dict:

@@ -98,7 +98,7 @@ def _result(
     value = {"format": "rle", "rle": brush_rle(part.mask), "brushlabels": [label_name(part.label, vocabulary)]}
     return {"id": key, **names, **place, "value": value, **({} if part.score is None else {"score": part.score})}
 
-
+# %% ../../nbs/exchange/05_label_studio.ipynb #bfa8dca0
 def write_label_studio(
     annotations: Annotations,
     folder,  # that exists
@@ -116,7 +116,7 @@ def write_label_studio(
     (folder / "tasks.json").write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
     (folder / "config.xml").write_text(_interface(words), encoding="utf-8")
 
-
+# %% ../../nbs/exchange/05_label_studio.ipynb #3e06cb6c
 def _interface(
     vocabulary: Vocabulary,
 ) -> str:
@@ -139,7 +139,7 @@ def _file_of(
     parts = urlsplit(data["image"])
     return parse_qs(parts.query).get("d", [unquote(parts.path).lstrip("/")])[0]
 
-
+# %% ../../nbs/exchange/05_label_studio.ipynb #5f1cb95b
 def _answer(
     task: dict,
 ) -> list:
@@ -147,7 +147,7 @@ def _answer(
     done = [a for a in task.get("annotations", ()) if not a.get("was_cancelled")]
     return (done or task.get("predictions") or [{"result": []}])[-1]["result"]
 
-
+# %% ../../nbs/exchange/05_label_studio.ipynb #2ba6150e
 def _read_tasks(
     path,  # JSON
 ) -> list:  # of (file, results)
@@ -185,7 +185,7 @@ def _read_result(
         raise ValueError(f"images of Label Studio are not rotated here: {where} is, by {rotation} degrees")
     return Instance(brush_mask(rle, size, where), label_of(name, vocabulary, where), result.get("score"))
 
-
+# %% ../../nbs/exchange/05_label_studio.ipynb #1858e08e
 def read_label_studio(
     path,  # JSON that Label Studio exported, or a folder with tasks.json
     images,  # folder of the images

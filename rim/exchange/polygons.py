@@ -29,7 +29,7 @@ def _edges(
     found[1:, :-1] |= (inner & ~m[1:-1, :-2]).astype(np.uint8) << 3
     return found
 
-
+# %% ../../nbs/exchange/07_polygons.ipynb #89efcc8a
 def rings(
     mask,  # bool [H, W]
 ) -> list:  # of (corners int [n, 2], pixels inside int [m, 2]), x and y; holes run the other way round
@@ -60,7 +60,7 @@ def _area(
     x, y = np.asarray(ring, np.float64).T
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
-
+# %% ../../nbs/exchange/07_polygons.ipynb #257de2bb
 def parts(
     mask,  # bool [H, W]
     at="corners",  # of pixels; or pixels: through the centres of the outermost ones
@@ -113,7 +113,7 @@ def _keep(
             work += [(first, k), (k, last)]
     return keep
 
-
+# %% ../../nbs/exchange/07_polygons.ipynb #55fc727d
 def simplify(
     ring,  # [n, 2]
     tolerance: float,  # pixels; 0: only corners on a straight line go
@@ -151,7 +151,7 @@ def _geometry(
     many = len(closed) != 1
     return {"type": "MultiPolygon" if many else "Polygon", "coordinates": closed if many else closed[0]}
 
-
+# %% ../../nbs/exchange/07_polygons.ipynb #9f395aa5
 def write_polygons(
     annotations: Annotations,
     folder,  # that exists

@@ -68,7 +68,7 @@ def _one_outline(
         ring = np.vstack([ring[: i + 1], np.roll(hole, -j, 0), hole[j : j + 1], ring[i:]])
     return ring
 
-
+# %% ../../nbs/exchange/09_training.ipynb #f1b6123d
 def _polygon_lines(item, vocabulary, tolerance):  # (lines, pixels that change sides, pixels of classes)
     "The text file of an image."
     (height, width), first = item.labels.shape, int(vocabulary.background)
@@ -84,7 +84,7 @@ def _polygon_lines(item, vocabulary, tolerance):  # (lines, pixels that change s
             ImageDraw.Draw(drawn).polygon(points, fill=segment.label + 1 - first, outline=segment.label + 1 - first)
     return lines, int((np.asarray(drawn) != true).sum()), int((true > 0).sum())
 
-
+# %% ../../nbs/exchange/09_training.ipynb #3b73ab12
 def _write_ultralytics(
     annotations: Annotations,
     folder: Path,

@@ -39,7 +39,7 @@ def voc_colours(
             found[..., channel] |= ((numbers >> 3 * k + channel & 1) << 7 - k).astype(np.uint8)
     return found
 
-
+# %% ../../nbs/exchange/04_voc.ipynb #ef89f19b
 def _coloured(
     numbers,  # integer [H, W]
 ) -> bytes:
@@ -60,7 +60,7 @@ def _numbers(
     far = dict(zip(marks.values(), reserved(moved if first else vocabulary)))
     return {v: v + first for v in range(len(vocabulary.labels))} | {v: far[mark] for v, mark in marks.items()}
 
-
+# %% ../../nbs/exchange/04_voc.ipynb #9af0c2c3
 def _label_map(
     vocabulary: Vocabulary,
     used,  # labels that occur
@@ -73,7 +73,7 @@ def _label_map(
             raise ValueError(f"a name of VOC has no colon and does not begin with #: got {name!r}")
     return "".join(f"{name}:{','.join(map(str, voc_colours(n).tolist()))}::\n" for name, n in rows.items())
 
-
+# %% ../../nbs/exchange/04_voc.ipynb #b8d1c800
 def write_voc(
     annotations: Annotations,
     folder,  # that exists
@@ -124,7 +124,7 @@ def _read_label_map(
         found[name] = red + 256 * green + 65536 * blue
     return found
 
-
+# %% ../../nbs/exchange/04_voc.ipynb #376ef67f
 def _read_colours(
     path,  # PNG
 ) -> np.ndarray:  # int64 [H, W], red + 256 green + 256^2 blue
@@ -154,7 +154,7 @@ def _read_masks(
     parts = [numbers == n for n in np.unique(numbers).tolist() if n]
     return found, [(part & (found == v), v) for part in parts for v in np.unique(found[part]).tolist()]
 
-
+# %% ../../nbs/exchange/04_voc.ipynb #164b3348
 def read_voc(
     folder,  # with SegmentationClass/ and labelmap.txt
     images,  # folder of the images

@@ -75,7 +75,7 @@ def point_at(
         raise ValueError(f"no region is seen at {x},{y}: let SAM draw one from points (--draw)")
     return Correction(image, name, result.regions[i].mask, points, "region", was)
 
-
+# %% ../../nbs/method/25_corrections.ipynb #444357e0
 def known_name(
     name: str,
     vocabulary: Vocabulary,
@@ -156,12 +156,12 @@ def corrected_bank(
         bank = add(bank, c.name, vector, whole, shown, len(said), times)
     return replace(bank, record={**bank.record, "corrections": said, "references": len(bank.owner)}, memory={})
 
-
+# %% ../../nbs/method/25_corrections.ipynb #4effdc29
 def _marked(held: dict, n: int) -> dict:
     "The arrays with the number of each row's correction; 0: none."
     return {**held, "correction": held.get("correction", np.zeros((n, 1), np.float32))}
 
-
+# %% ../../nbs/method/25_corrections.ipynb #4696429e
 def _with_negative(bank, name, vector, whole, shown, number, times):
     "The bank with one more negative."
     held = dict(bank.negatives)
@@ -172,7 +172,7 @@ def _with_negative(bank, name, vector, whole, shown, number, times):
     rows = {k: np.concatenate([np.tile(new.get(k, np.nan), (times, 1)).astype(v.dtype), v]) for k, v in held.items()}
     return replace(bank, negatives=rows, memory={})
 
-
+# %% ../../nbs/method/25_corrections.ipynb #957efb9a
 def _with_reference(bank, name, vector, whole, shown, number, times):
     "The bank with one more reference."
     names = bank.names if name in bank.names else (*bank.names, name)

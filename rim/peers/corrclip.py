@@ -36,7 +36,7 @@ def draw_regions(
         drawn[masks[i]] = number
     return drawn
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #c26c3fc4
 def merge_regions(
     regions,  # int64 [N], 0 for none
     features,  # float32 [N, d], rows of length 1
@@ -95,7 +95,7 @@ def spatial_layers(
     known = {12: 5, 24: 12, 32: 28}
     return range(max(0, depth - 2 - known.get(depth, max(1, depth - 4))), max(1, depth - 2))
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #171a70f5
 @torch.no_grad()
 def branches(
     clip: CLIPModel,
@@ -124,7 +124,7 @@ def branches(
             lower.append(hidden[:, n + 1 :])
     return hidden[:, n + 1 :], torch.stack(lower).mean(0), last(hidden, attention_mask=mask)[0, :n]
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #19e78aec
 @torch.no_grad()
 def joined(
     clip: CLIPModel,
@@ -168,7 +168,7 @@ class CorrCLIP(Peer):
     def parts(self):
         return {"proposals": self.analyser.analysis_key}
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #4c169978
 @patch
 def similarity(
     self: CorrCLIP,
@@ -187,7 +187,7 @@ def shrink(
     rows, columns = (((np.arange(m) + 0.5) * n / m).astype(int) for n, m in zip(regions.shape, size))
     return torch.from_numpy(regions[rows[:, None], columns])
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #5f8ff2cd
 @patch
 def region_cosines(
     self: CorrCLIP,
@@ -208,7 +208,7 @@ def region_cosines(
         maps.append(joined(clip, found, attention, own, s.corrclip_spatial, s.corrclip_semantic))
     return splice(name_logits(torch.stack(maps), text), k * np.asarray(boxes), tuple(k * n for n in size))
 
-
+# %% ../../nbs/peers/05_corrclip.ipynb #d709586f
 def vote(
     labels,  # int64 [H, W]
     drawn,  # int64 [H, W], 0 for no region

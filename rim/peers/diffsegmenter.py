@@ -115,7 +115,7 @@ class DiffSegmenter(ImagePeer):
     def facts(self, vocabulary, bank) -> dict:
         return {"diffusion": weights_key("diffusion", self.settings)}
 
-
+# %% ../../nbs/peers/14_diffsegmenter.ipynb #5b59c36a
 @patch
 def noised(
     self: DiffSegmenter,

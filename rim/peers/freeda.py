@@ -78,7 +78,7 @@ class FreeDA(ImagePeer):
         libraries=("torch", "transformers", "scikit-image"),
     )
 
-
+# %% ../../nbs/peers/12_freeda.ipynb #5e498867
 @patch
 def prototypes(
     self: FreeDA,
@@ -95,7 +95,7 @@ def prototypes(
         found = vectors[rows].mean(1)
     return F.normalize(found, dim=1)
 
-
+# %% ../../nbs/peers/12_freeda.ipynb #0a1ce933
 @patch
 def predict(
     self: FreeDA,

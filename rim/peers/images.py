@@ -106,7 +106,7 @@ def sentences(
     "The sentences about a name."
     return read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
 
-
+# %% ../../nbs/peers/11_images.ipynb #0af21ed2
 @patch
 def word_vectors(
     self: ImagePeer,
@@ -118,7 +118,7 @@ def word_vectors(
         self.texts |= dict(zip(new, made.cpu()))
     return torch.stack([self.texts[word] for word in words])
 
-
+# %% ../../nbs/peers/11_images.ipynb #b360a5e7
 @patch
 def whole_cosine(
     self: ImagePeer,
@@ -132,7 +132,7 @@ def whole_cosine(
     own = [(name, *vocabulary.synonyms.get(name, ())) for name in vocabulary.names]
     return torch.stack([(seen @ self.word_vectors(words).T).max() for words in own])
 
-
+# %% ../../nbs/peers/11_images.ipynb #cc0c75ba
 @patch
 def present(
     self: ImagePeer,
@@ -160,7 +160,7 @@ def result(
     regions = _label_regions(labels, scores, names, vocabulary.background, max(1, labels.size // 2000))
     return Segmentation(image, labels, vocabulary, regions, {"clip": self.clip is not None, **record})
 
-
+# %% ../../nbs/peers/11_images.ipynb #d3a05960
 @patch
 def segment(
     self: ImagePeer,
@@ -170,7 +170,7 @@ def segment(
     "Label every pixel of an image with the names of a vocabulary."
     return self.method(vocabulary)(read_image(image))
 
-
+# %% ../../nbs/peers/11_images.ipynb #7f445c45
 @patch
 def method(
     self: ImagePeer,

@@ -53,7 +53,7 @@ def generated_parts(
                 kept.append(found.numpy())
     return [tuple(_clusters(np.concatenate(side), s) if side else None for side in sides) for sides in cells]
 
-
+# %% ../../nbs/peers/13_ovdiff.ipynb #ceb04583
 def _clusters(
     vectors,  # float [n, D]
     settings: Settings,  # ovdiff_parts, seed
@@ -61,7 +61,7 @@ def _clusters(
     vectors = vectors[np.isfinite(vectors).all(1)]
     return k_means(vectors, settings.ovdiff_parts, settings.seed) if len(vectors) else None
 
-
+# %% ../../nbs/peers/13_ovdiff.ipynb #55378676
 def vector_parts(
     bank: ReferenceBank,
     settings: Settings,  # ovdiff_parts, seed
@@ -92,7 +92,7 @@ def ovdiff_prototypes(
     owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(s) for s in stacked]))
     return F.normalize(torch.from_numpy(np.concatenate(stacked)).float(), dim=1), owner
 
-
+# %% ../../nbs/peers/13_ovdiff.ipynb #e7cb4a14
 def highest_cosine(
     cells,  # float [n, D]
     vectors,  # float [m, D], of length 1
@@ -125,7 +125,7 @@ def facts(self: OVDiff, vocabulary, bank) -> dict:
     tools = self.rim.tools
     return {"clusters": {"images": tools.painting_key, "masks": tools.cutting_key} if generated else "vectors"}
 
-
+# %% ../../nbs/peers/13_ovdiff.ipynb #fb2fe43e
 @patch
 def parts(
     self: OVDiff,

@@ -146,7 +146,7 @@ def cosines(
     "Cosines of the locations with the names: what most peers differ in."
     raise TypeError(f"{type(self).__name__} defines neither cosines nor predict")
 
-
+# %% ../../nbs/peers/01_peer.ipynb #2059b93e
 @patch
 @torch.no_grad()
 def predict(
@@ -162,7 +162,7 @@ def predict(
     prob = merge_names(name_chances(low, image.shape[:2], self.settings.peer_scale), owner, len(vocabulary))
     return self.labelled(image, prob, vocabulary, {"names": len(owner), "grid": list(low.shape[1:])})
 
-
+# %% ../../nbs/peers/01_peer.ipynb #6a9973d8
 @patch
 def labelled(
     self: Peer,
@@ -194,7 +194,7 @@ def segment(
     words = usual_background(s, vocabulary) if background is None else tuple(background)
     return self.predict(image, self.analyse(image) if self.analyse else None, vocabulary, words)
 
-
+# %% ../../nbs/peers/01_peer.ipynb #bd2b0a78
 @patch
 def method(
     self: Peer,

@@ -38,7 +38,7 @@ class ProxyCLIP(Peer):
         libraries=("torch", "transformers", "pillow"),
     )
 
-
+# %% ../../nbs/peers/03_proxyclip.ipynb #8a8c8dab
 @patch
 def guide(
     self: ProxyCLIP,
@@ -51,7 +51,7 @@ def guide(
     cosine = cosine_maps(self.look(lambda some: dino_features(self.dino, dino_pixels(some)), windows))
     return torch.cat([guiding_attention(one[None], s.trident_beta, s.trident_gamma) for one in cosine])
 
-
+# %% ../../nbs/peers/03_proxyclip.ipynb #50a623ea
 @patch
 def cosines(
     self: ProxyCLIP,

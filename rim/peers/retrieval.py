@@ -52,13 +52,13 @@ class Retrieval(ImagePeer):
         libraries=("torch",),
     )
 
-
+# %% ../../nbs/peers/15_retrieval.ipynb #4c2a7eb8
 @patch
 def analyse(self: Retrieval, image) -> Regions:
     "Regions of an image and their features."
     return self.rim.analyse(image)
 
-
+# %% ../../nbs/peers/15_retrieval.ipynb #bc31c73e
 @patch
 def predict(
     self: Retrieval,
@@ -74,7 +74,7 @@ def predict(
         image, replace(regions, features=mixed), vocabulary, bank, **VARIANTS["foreground references"]
     )
 
-
+# %% ../../nbs/peers/15_retrieval.ipynb #9781f6f0
 @patch
 def method(
     self: Retrieval,
