@@ -5,6 +5,7 @@ What `python -m bench` and `make gpu-day` keep is shown as it is: another machin
 import json, sys
 from pathlib import Path
 from textwrap import fill
+from rim.base.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Benchmarks
@@ -42,10 +43,8 @@ def number(x):
 
 def table(columns, rows):
     "Markdown; a column without any word is dropped."
-    rows = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
-    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    lines = [[columns[i] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    kept = [i for i in range(len(columns)) if any(str(row[i]).strip() for row in rows)]
+    return markdown_table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def measured(row, gpu):
