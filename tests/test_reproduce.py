@@ -145,7 +145,7 @@ def test_all_that_is_missing_is_named_before_anything_runs(project, monkeypatch)
     "overrides, words",
     [
         ({"facter": 3}, "did you mean 'factor'"),
-        ({"factor": "two"}, "factor must be of type int, not 'two'"),
+        ({"factor": "two"}, "factor must be of type int, got 'two'"),
         ({"loud": "maybe"}, "loud must be of type bool"),
         ({"folder": "/elsewhere"}, "folder is given by the runner"),
         ({"profile": "paper"}, "profile is given by the runner"),
