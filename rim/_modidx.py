@@ -997,6 +997,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'rim/method/features.py'),
                                      'rim.method.features.DiffusionFeatures.__init__': ( 'method/features.html#diffusionfeatures.__init__',
                                                                                          'rim/method/features.py'),
+                                     'rim.method.features.DiffusionFeatures._see': ( 'method/features.html#diffusionfeatures._see',
+                                                                                     'rim/method/features.py'),
                                      'rim.method.features.DiffusionFeatures.batch': ( 'method/features.html#diffusionfeatures.batch',
                                                                                       'rim/method/features.py'),
                                      'rim.method.features.DiffusionFeatures.noise': ( 'method/features.html#diffusionfeatures.noise',

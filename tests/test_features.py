@@ -20,8 +20,10 @@ from rim.method.features import (
     to_input,
 )
 from rim.method.pooling import pool, pool_complement, resize_masks
+from rim.method.tools import Tools
 from rim.models.loading import load_clip, load_diffusion, load_dino, load_efficientnet, load_mae
 from rim.base.settings import Settings
+from rim.toybox.world import World
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +305,20 @@ def test_the_head_of_the_efficientnet_is_what_the_classifier_reads(table3, image
     assert torch.allclose(network.classifier(grids["head"].mean((1, 2))), scores, atol=1e-5)
     with pytest.raises(ValueError, match="last, head, logits or 1 to 7"):
         EfficientNetFeatures(network, 64, "8")
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("feature", ["dino", "clip", "mae", "sd"])
+def test_features_are_the_same_bits_with_any_number_of_threads(feature):
+    "In the toybox's Table 3 a last bit was worth .05 mIoU."
+    encoder = Tools(Settings.from_profile("toybox", device="cpu", feature=feature, fusion="")).region_encoder
+    images, before, seen = [World().scene(1_000_000 + i).image for i in range(2)], torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            seen.append([encoder.features(image) for image in images])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in seen[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(seen[0], other))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from transformers import CLIPModel, CLIPProcessor, Dinov2Model, ViTMAEModel
+from ..base.cores import over_cores
 from ..base.images import IMAGENET_MEAN, IMAGENET_STD
 from .synthesis import prompt_length
 from ..models.loading import weights_key
@@ -261,16 +262,9 @@ class DiffusionFeatures(PatchEncoder):
         seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2**32)  # the generator reads 32 bits
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-# %% ../../nbs/method/05_features.ipynb #4dfec02b
+# %% ../../nbs/method/05_features.ipynb #4dfec02a
 @patch
-@torch.no_grad()
-def batch(
-    self: DiffusionFeatures,
-    images: list[np.ndarray],  # each [H, W, 3] uint8 RGB, of one size
-) -> torch.Tensor:  # [B, D, h, w] float32
-    "What the block gives out for the noised latents of the images."
-    if len(sizes := {image.shape for image in images}) > 1:
-        raise ValueError(f"Images of a batch must have one size; got {sorted(sizes)}.")
+def _see(self: DiffusionFeatures, images):
     unet, vae, pipeline = self.model, self.pipeline.vae, self.pipeline
     pixels = torch.stack([self._input(image) for image in images]).to(unet.device, unet.dtype)
     clean = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
@@ -287,6 +281,18 @@ def batch(
     finally:
         hook.remove()
     return kept[0].float()
+
+# %% ../../nbs/method/05_features.ipynb #4dfec02b
+@patch
+@torch.no_grad()
+def batch(
+    self: DiffusionFeatures,
+    images: list[np.ndarray],  # each [H, W, 3] uint8 RGB, of one size
+) -> torch.Tensor:  # [B, D, h, w] float32
+    "What the block gives out for the noised latents of the images."
+    if len(sizes := {image.shape for image in images}) > 1:
+        raise ValueError(f"Images of a batch must have one size; got {sorted(sizes)}.")
+    return over_cores(self._see, [images])[0]  # one piece, one thread
 
 # %% ../../nbs/method/05_features.ipynb #abbdf04d
 class EfficientNetFeatures(PatchEncoder):
@@ -353,6 +359,7 @@ def encoder_key(
 ) -> dict:
     "What determines the features of an image, besides the side of the input."
     own = weights_key(FEATURE_ROLES[settings.feature], settings) | settings.subset(*_READS[settings.feature])
+    own |= {"arithmetic": "one thread"} if settings.feature == "sd" else {}  # other bits with more
     return own | ({"fusion": [encoder_key(part) for part in fusion_parts(settings)]} if settings.fusion else {})
 
 # %% ../../nbs/method/05_features.ipynb #5545f1f7
