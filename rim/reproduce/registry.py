@@ -164,6 +164,7 @@ _STUDIES = tuple(
         ("background", "What describes the background: one vector, clusters, a list of words", 4, "clip"),
         ("label_painting", "Overlapping masks: painted by area or by score", 3),
         ("matching", "What a match needs: oracles of each stage, and the matcher step by step", 10, "clip"),
+        ("choices", "What the paper leaves open: one choice changed at a time", 12, "clip", "maskformer"),
     )
 )
 _LOOP = tuple(
