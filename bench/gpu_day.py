@@ -83,7 +83,7 @@ def steps():
     yield target("study_background", 16, coco)
     yield target("study_images_per_class", 95, coco)
     yield target("study_label_painting", 8, coco)
-    yield target("study_choices", 36, 80, 3 * 8 * 80 * GENERATED + 9 * 80 * ANALYSED)
+    yield target("study_choices", 36, 40, 3 * 8 * 80 * GENERATED + 9 * 40 * ANALYSED)
     yield target("fig1", 4, coco)
     yield target("fig3", 2, three)
     yield target("fig6", 2, coco)
