@@ -115,6 +115,9 @@ def settled(text, folder, pages):
     """Text whose links lead to pages, or to files of the repository, copied for download. What is neither becomes plain
     text."""
 
+    def executed(m):  # an index of results has no page of its own: the result has
+        return f"(/figures/{m[2] or 'toybox/'}{m[3]}/{m[3]}.ipynb)"
+
     def link(m):
         path = in_the_repository(m[3], folder)
         here, there = pages / path, ROOT / path
@@ -124,6 +127,7 @@ def settled(text, folder, pages):
         inner = LINK.sub(link, m[2])
         return f"{m[1]}[{inner}](/{path}{m[4] or ''})" if here.is_file() else "" if m[1] else inner
 
+    text = re.sub(r"\(([./]*)figures/(\w+/)?README\.md#(\w+)\)", executed, text)
     parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
     return "".join(part if i % 2 else LINK.sub(link, part) for i, part in enumerate(parts))
 

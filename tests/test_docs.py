@@ -95,6 +95,13 @@ def test_links_lead_to_pages_or_files_or_nowhere(tmp_path, build):
     (tmp_path / "nbs/base").mkdir(parents=True)
     (tmp_path / "nbs/base/02_settings.ipynb").write_text("{}")
     settle = lambda text: build.settled(text, "nbs/tutorials", tmp_path)
+    results = tmp_path / "figures/toybox/table2/table2.ipynb", tmp_path / "figures/photo/photo_table/photo_table.ipynb"
+    for page in results:
+        page.parent.mkdir(parents=True)
+        page.touch()
+    assert settle("[5](../../figures/README.md#table2)") == "[5](/figures/toybox/table2/table2.ipynb)"
+    assert settle("[5](figures/photo/README.md#photo_table)") == "[5](/figures/photo/photo_table/photo_table.ipynb)"
+    assert settle("[5](figures/README.md#none)") == "5"
     assert (
         settle("[a](../base/02_settings.ipynb)") == "[a](/nbs/base/02_settings.ipynb)"
         and settle("[b](../nothing.ipynb), ![c](none.png)") == "b, "

@@ -9,6 +9,7 @@ from conftest import ROOT
 from rim.apps.cli import main
 from rim.reproduce.results import (
     problems_of,
+    settings_problems,
     read_record,
     results_of,
     results_text,
@@ -82,6 +83,19 @@ def test_other_weights_and_settings_are_named(result):
         "the profile has other settings now: agents",
         "the weights toybox:sam are others now",
     ]
+
+
+def test_only_settings_that_a_result_can_depend_on_are_compared(result):
+    record = json.loads((result / "provenance.json").read_text())
+    other = dict(points_per_batch=7, groupvit_revision="0", dino_revision="0", freeda_background=0.1, store="/else")
+    record["settings"] |= other
+    assert settings_problems(record, "no other methods") == []
+    assert settings_problems(record, "rim.peers.retrieval") == []
+    assert settings_problems({**record, "settings": dict(peer_side=1)}, "rim.peers.retrieval") != []
+    assert settings_problems(record, "from rim.peers.freeda import FreeDA")[0].endswith(" now: freeda_background")
+    record["settings"] |= dict(dino="own/dino", dino_revision="0", agents=5)
+    record["inputs"]["own/dino"] = "0" * 64
+    assert settings_problems(record, "")[0].endswith(" now: agents, dino, dino_revision")
 
 
 def test_the_exit_code_says_whether_all_is_well(result, capsys):

@@ -112,6 +112,7 @@ class Ambiguity:
     open: str  # the question
     took: str  # our choice
     worth: tuple = ()  # cells of our results, one per choice
+    unmeasured: str = ""  # why nothing is measured, where nothing is
 
 # %% ../../nbs/reproduce/07_claims.ipynb #78c833ed
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def open_questions(
         except NotMeasured:
             return f"not measured here yet ({cell.partition(': ')[2]})"
 
-    rows = [(a.where, a.open, a.took, "; ".join(map(worth, a.worth)) or "not measured") for a in claims.ambiguities]
+    value = lambda a: "; ".join(map(worth, a.worth)) or f"not measured: {a.unmeasured}"
+    rows = [(a.where, a.open, a.took, value(a)) for a in claims.ambiguities]
     return markdown_table(["where", "what is open", "what we took", "worth, mIoU"], rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #0d638e81

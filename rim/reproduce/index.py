@@ -13,6 +13,7 @@ from ..base.store import file_digest
 from ..base.tables import markdown_table
 from .claims import Claims, sentence, table
 from .registry import TARGETS, fitting
+from .results import results_of
 from .running import world
 
 # %% ../../nbs/reproduce/08_index.ipynb #1e845e93
@@ -23,12 +24,28 @@ def _shown_table(text, most=12):
     more = f"\n\n{len(rows) - most} more rows in the file." if len(rows) > most else ""
     return markdown_table(filled[0], filled[1:]) + more
 
+# %% ../../nbs/reproduce/08_index.ipynb #11264b60
+def cost(
+    record,  # of provenance.json
+):
+    "The images, the seeds, and what the target cost, in one sentence."
+    found = results_of(record, "")
+    compute, seeds = found["compute"], ", ".join(map(str, found["seeds"]))
+    images = "; ".join(f"{number} images of {name}" for name, number in found["images"].items()) or "single images"
+    hours = "" if compute["cpu_hours"] is None else f", {compute['cpu_hours']:.3f} h of CPU"
+    hours += f", {compute['gpu_hours']:.3f} h of GPU" if compute["gpu_hours"] else ""
+    memory = "" if compute["peak_memory_mb"] is None else f", {compute['peak_memory_mb']} MB at most"
+    return (
+        f"{images}; seed {seeds}; {compute['wall_seconds']:.0f} s{hours}{memory}, on {compute['device'] or 'cpu'} "
+        f"({compute['processor']}, {compute['cores']} cores); what earlier targets left in the store is not counted."
+    )
+
 # %% ../../nbs/reproduce/08_index.ipynb #11264b61
 def entry(target, profile, root, place):
     "What the index says of a target in a profile; `place` is the folder of the index."
     folder = root / "figures" / profile / target.name
     command = shlex.join(["rim", "reproduce", target.name, *(["--profile", profile] if profile != "toybox" else [])])
-    title = f"### {target.name}: {target.title}"
+    title = f'<a id="{target.name}"></a>\n\n### {target.name}: {target.title}'
     try:
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,7 +75,7 @@ def entry(target, profile, root, place):
     ]
     if changed:
         parts.append(f"**Changed since it was made:** {', '.join(changed)}")
-    parts += [f"`{record.get('command', command)}`", " · ".join(f"[{p.name}]({link(p)})" for p in files)]
+    parts += [f"`{record.get('command', command)}`", cost(record), " · ".join(f"[{p.name}]({link(p)})" for p in files)]
     return "\n\n".join(parts)
 
 # %% ../../nbs/reproduce/08_index.ipynb #1afd1022

@@ -6,11 +6,13 @@
 __all__ = []
 
 # %% ../../nbs/reproduce/05_results.ipynb #2d071187
-import csv, json
+import csv, json, re
+from dataclasses import fields
 from pathlib import Path
-from ..base.settings import Settings
+from ..base.settings import ImagePeerSettings, ModelSettings, PeerSettings, Settings
 from ..base.files import address, atomic_write
 from ..base.store import file_digest
+from .jobs import PLACES
 
 # %% ../../nbs/reproduce/05_results.ipynb #748066fb
 def values_of(
@@ -105,15 +107,36 @@ def write_results(
     "Write results.json beside a result's provenance."
     return atomic_write(Path(folder) / "results.json", results_text(folder))
 
+# %% ../../nbs/reproduce/05_results.ipynb #3044ec01
+BATCHES = ("synthesis_batch", "points_per_batch")  # how much at once changes no result
+
+
+def idle(
+    record: dict,  # of provenance.json
+    book: str,  # text of the executed notebook
+) -> set:  # of names of settings
+    "Settings that no number of a result depends on."
+    given, known = record["settings"], {f.name for f in fields(ModelSettings)}
+    roles = [role for role in known if f"{role}_revision" in known]
+    absent = {role for role in roles if given.get(role) not in record["inputs"]}
+    unpinned = {role for role in roles if "/" not in str(given.get(role))}  # not a repository of a hub
+    used = " ".join(re.findall(r"rim\.peers\.(\w+)", book))  # modules of other methods; peer_... is for all of them
+    methods = (f.name for kind in (PeerSettings, ImagePeerSettings) for f in fields(kind))
+    own = {name: "" if name.startswith(("peer_", "image_peer_")) else name.partition("_")[0] for name in methods}
+    others = (name for name, method in own.items() if not used or method not in used)
+    return {*absent, *(f"{role}_revision" for role in absent | unpinned), *others, *PLACES, *BATCHES}
+
 # %% ../../nbs/reproduce/05_results.ipynb #3044eca1
 def settings_problems(
     record: dict,  # of provenance.json
+    book: str,  # text of the executed notebook
 ) -> list:  # of str
     "How the settings of a result differ from those of its profile today."
     known = Settings.from_profile(record["profile"]).as_dict()
     own = {k: v for k, v in record["changes"].items() if k in known}
     now = Settings.from_profile(record["profile"], **own).as_dict()
-    keys = sorted(k for k in record["settings"] if k not in now or record["settings"][k] != now[k])
+    differ = {k for k, v in record["settings"].items() if k not in now or v != now[k]}
+    keys = sorted(differ - idle(record, book))
     return [f"the profile has other settings now: {', '.join(keys)}"] if keys else []
 
 # %% ../../nbs/reproduce/05_results.ipynb #6565c082
@@ -153,7 +176,9 @@ def problems_of(
             found.append(f"{name} is gone")
         elif file_digest(folder / name) != digest:
             found.append(f"{name} was changed since it was made")
-    return [*found, *settings_problems(record), *weights_problems(record)]
+    book = folder / f"{folder.name}.ipynb"
+    text = book.read_text(encoding="utf-8") if book.exists() else ""
+    return [*found, *settings_problems(record, text), *weights_problems(record)]
 
 # %% ../../nbs/reproduce/05_results.ipynb #e2113cc4
 def verify_results(
