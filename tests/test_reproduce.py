@@ -1,7 +1,7 @@
 """Reproduction: strict parameters, everything missing named at once, only whole runs count, and nothing stale passes
 for new."""
 
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat
 import pytest
