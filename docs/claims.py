@@ -15,7 +15,7 @@ def main(root=ROOT):
     from rim.reproduce.index import write_index
 
     claims = Claims(root)
-    changed = write_pages(claims)
+    changed = write_pages(claims) + calibration.write(root)
     write_index(root, "toybox")
     benchmarks.write(root)
     (root / "README.md").write_text(readme.render(root), encoding="utf-8")

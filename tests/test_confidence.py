@@ -12,14 +12,20 @@ from rim.measure.calibration import (
     accuracy_at,
     answers_of,
     calibration_error,
+    collect,
+    fates,
     fit_curve,
+    half_lack,
     isotonic,
+    one_lacks,
     reliability,
     risk_coverage,
+    without_classes,
 )
 from rim.measure.results import measure
-from rim.method.confidence import Curve, curve_of, margins, with_unknown
+from rim.method.confidence import Curve, curves_of, margins, nearness, with_unknown
 from rim.method.matcher import Matcher
+from rim.method.prototypes import prototypes
 from rim.method.overlay import draw_overlay
 from rim.method.proposals import Proposals
 from rim.method.regions import Regions
@@ -29,7 +35,7 @@ from rim.method.vocabulary import UNKNOWN, Vocabulary, unknown_label, unscored_l
 from test_matcher import bank_of
 
 SHARE = st.floats(0, 1, width=32)
-CURVE = Curve(-1.0, 20.0, 1.0, 10.0, 0.9)
+CURVE = Curve(-1.0, 20.0, 5.0, 1.0, 10.0, 0.9)
 
 
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 99))
@@ -44,8 +50,38 @@ def test_margins_are_those_of_a_loop(n, classes, seed):
 
 @given(st.floats(-2, 2), st.floats(-2, 2), st.booleans())
 def test_a_larger_margin_is_never_less_sure(a, b, ground):
-    low, high = CURVE([min(a, b), max(a, b)], ground)
-    assert 0 <= low <= high <= 1
+    for rising in ([min(a, b), max(a, b)], 0.1), (0.1, [min(a, b), max(a, b)]):
+        low, high = CURVE(*rising, ground)
+        assert 0 <= low <= high <= 1
+    assert CURVE(a, b, True) == CURVE(a, 0, True) and CURVE(a, np.nan) == CURVE(a, 0)
+
+
+@given(st.integers(0, 99), st.booleans(), st.sampled_from([(1, 5, 12), (1, 1, 4), (2, 3, 1)]))
+def test_nearness_compares_with_what_each_reference_scores_among_the_others(seed, background, n):
+    bank, matcher = bank_of(seed, n=n), Matcher(Settings.from_profile("toybox", match_fusion=""))
+    known, settings = prototypes(bank, matcher.settings, background), matcher.settings
+    expected = []
+    for label in range(known.labels):
+        own = known.vectors[known.owner == label].double().numpy()
+        roots = settings.match_negatives if background and label == 0 else settings.match_references
+        k = max(1, min(len(own) - 1, round(roots * (len(own) - 1) ** 0.5)))
+        found = [sorted(float(a @ b) for j, b in enumerate(own) if j != i)[-k:] for i, a in enumerate(own)]
+        expected.append(np.mean([np.mean(f) for f in found]) if len(own) > 1 else np.nan)
+    names = expected[background:]
+    mean = np.nanmean(names)
+    expected[background:] = [mean if np.isnan(v) else v for v in names]
+    assert matcher.typical(bank, background) == pytest.approx(expected, abs=1e-5)
+    scores, labels = np.random.default_rng(seed).uniform(size=(4, known.labels)), np.arange(4) % known.labels
+    near = nearness(scores, labels, expected)
+    assert near == pytest.approx([scores[i, c] - expected[c] for i, c in enumerate(labels)])
+
+
+def test_where_no_class_has_two_references_nearness_tells_nothing():
+    bank, matcher = bank_of(0, n=(1, 1, 1)), Matcher(scene(0)[0].settings)
+    assert np.isnan(matcher.typical(bank)[1:]).all()
+    scores, labels = np.random.default_rng(0).uniform(size=(5, 4)), np.array([1, 2, 3, 1, 0])
+    sure = matcher.confidence(scores, labels, bank)
+    assert sure == pytest.approx(CURVE(margins(scores, labels), 0, labels == 0))
 
 
 @pytest.mark.promise(61)
@@ -89,15 +125,21 @@ def test_coverage_is_that_of_a_loop_whatever_the_order(n, seed):
 
 
 @budget(max_examples=10, deadline=None)
-@given(st.tuples(st.floats(-1, 1), st.floats(5, 25)), st.tuples(st.floats(-1, 1), st.floats(5, 25)), st.integers(0, 99))
+@given(
+    st.tuples(st.floats(-1, 1), st.floats(5, 25), st.floats(0, 20)),
+    st.tuples(st.floats(-1, 1), st.floats(5, 25)),
+    st.integers(0, 99),
+)
 def test_the_fit_finds_the_curve_that_made_the_answers(names, behind, seed):
     rng, n = np.random.default_rng(seed), 20000
     made, margin, ground = Curve(*names, *behind, 0.7), rng.normal(0, 0.2, n), rng.uniform(size=n) < 0.5
-    right = (rng.uniform(size=n) < made(margin, ground)).astype(float)
+    near = rng.normal(-0.1, 0.2, n)
+    right = (rng.uniform(size=n) < made(margin, near, ground)).astype(float)
     margin[:500], right[:500], ground[:500] = np.nan, np.repeat([1.0, 0.0], [350, 150]), True
-    answers = Answers(margin, ground, right, rng.uniform(0.5, 1.5, n), np.zeros(n, int))
+    answers = Answers(margin, near, ground, right, rng.uniform(0.5, 1.5, n), np.zeros(n), np.zeros(n, int))
     found = fit_curve(answers)
     assert abs(found.bias - names[0]) < 0.3 and abs(found.margin - names[1]) < 0.15 * names[1] + 0.5
+    assert abs(found.nearness - names[2]) < 0.15 * names[2] + 1
     assert abs(found.ground_bias - behind[0]) < 0.3 and abs(found.ground_margin - behind[1]) < 0.15 * behind[1] + 0.5
     assert abs(found.uncovered - 0.7) < 0.06
     sure = answers.confidence(found)
@@ -109,7 +151,7 @@ def test_the_fit_finds_the_curve_that_made_the_answers(names, behind, seed):
 def scene(seed, background=True):
     "A matcher with a curve, regions of 8 x 8 pixels, a bank and a ground truth."
     rng = np.random.default_rng(seed)
-    settings = Settings.from_profile("toybox", match_fusion="", confidence_curve="-1,20,1,10,0.9")
+    settings = Settings.from_profile("toybox", match_fusion="", confidence_curve="-1,20,5,1,10,0.9;-2,10,3,0,5")
     masks = rng.uniform(size=(5, 8, 8)) < 0.4
     masks[:, 0, 0] = True
     boxes = np.tile([0.0, 0, 7, 7], (5, 1))
@@ -141,7 +183,8 @@ def test_each_pixel_has_the_confidence_of_the_scores_that_named_it(background, v
                 continue
             assert labels[y, x] == scores.argmax()
             ground = background and scores.argmax() == 0
-            expected = float(CURVE(margins(scores[None], [scores.argmax()])[0], ground))
+            near = scores.max() - matcher.typical(bank, background)[scores.argmax()]
+            expected = float(CURVE(margins(scores[None], [scores.argmax()])[0], near, ground))
             assert sure[y, x] == pytest.approx(expected)
 
 
@@ -155,6 +198,74 @@ def test_answers_count_every_scored_pixel_once():
     assert np.average(pixels.right, weights=pixels.weight) == pytest.approx((labels == truth)[scored].mean())
     mean = np.average(pixels.confidence(matcher.curve), weights=pixels.weight)
     assert mean == pytest.approx(sure[scored].mean(), abs=1e-6) and len(own.right) == 4
+    result = matcher.predict(np.zeros((8, 8, 3), np.uint8), regions, Vocabulary(bank.names), bank)
+    shown = sorted(r.confidence for r in result.regions)
+    assert shown == pytest.approx(sorted(own.confidence(matcher.region_curve).tolist()), abs=1e-6)
+
+
+@given(arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, 2, 3, 4, 255])), st.sets(st.integers(1, 4)))
+def test_what_a_list_lacks_is_background_in_its_ground_truth(truth, lacking):
+    kept = [c for c in range(5) if c not in lacking]
+    found = without_classes(truth, sorted(lacking), 5)
+    for a, b in zip(truth.flat, found.flat):
+        assert b == (255 if a == 255 else 0 if a in lacking else kept.index(a))
+
+
+class Scenes:
+    "Two images of random regions and a bank of three classes."
+
+    vocabulary = Vocabulary(bank_of(0).names)
+
+    def __init__(self):
+        self.parts = [scene(5), scene(6)]
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __getitem__(self, i):
+        return np.full((1, 1), i), self.parts[i][3], f"scene {i}"
+
+
+def test_lists_share_an_images_weight_and_name_as_their_banks_do():
+    scenes, bank = Scenes(), bank_of(0)
+    matcher = scenes.parts[0][0]
+    matcher.analyse = lambda image: scenes.parts[int(image[0, 0])][1]
+    pixels, regions = collect(matcher, scenes, bank, one_lacks)
+    held = [np.setdiff1d(np.unique(scenes[i][1]), [0, 255]).tolist() for i in range(2)]
+    assert all(held) and len(np.unique(pixels.number)) == sum(map(len, held))
+    assert pixels.weight.sum() == pytest.approx(2) and regions.weight.sum() == pytest.approx(2)
+    sure, numbers = pixels.confidence(matcher.curve), iter(range(9))
+    shares = []
+    for i, label in [(i, label) for i in range(2) for label in held[i]]:
+        truth, own = scenes[i][1], next(numbers) == pixels.number
+        less = bank.subset([n for n in bank.names if n != scenes.vocabulary.labels[label]])
+        named = matcher.predict(np.zeros((8, 8, 3), np.uint8), scenes.parts[i][1], Vocabulary(less.names), less)
+        there, unknown = truth == label, named.confidence < 0.5
+        assert pixels.lacking[own].sum() == pytest.approx(there.sum() / (truth < 4).sum())
+        right = named.labels == without_classes(truth, [label], 4)
+        assert np.average(pixels.right[own], weights=pixels.weight[own]) == pytest.approx(right[truth < 4].mean())
+        kinds = ~unknown & (named.labels == 0), ~unknown & (named.labels > 0), unknown
+        shares.append([kind[there].mean() for kind in kinds])
+    assert fates(pixels, sure, 0.5) == pytest.approx(np.mean(shares, 0), abs=1e-6)
+    whole, _ = collect(matcher, scenes, bank)
+    assert not whole.lacking.any() and np.isnan(fates(whole, whole.confidence(matcher.curve))).all()
+
+
+@given(st.integers(2, 12), st.booleans(), st.integers(0, 99))
+def test_half_of_the_names_are_left_out_and_never_the_background(n, background, number):
+    words = Vocabulary(tuple(f"n{i}" for i in range(n)), background=background)
+    (lacking,) = half_lack([], words, number)
+    assert len(set(lacking)) == n // 2 and half_lack([], words, number) == [lacking]
+    assert all(background <= label < len(words.labels) for label in lacking)
+
+
+def test_the_curve_of_the_regions_is_that_of_the_pixels_where_there_is_none():
+    pixels, regions = curves_of(Settings.from_profile("toybox", confidence_curve="-1,20,5,1,10,0.9"))
+    assert pixels == regions == CURVE
+    assert curves_of(scene(0)[0].settings)[1] == Curve(-2, 10, 3, 0, 5, 0.9)
+    for wrong in ("1,2,3,4,0.5", "1,2,3,4,5,1.5", "1,2,3,4,5,0.5;1,2", "1,2,3,4,5,0.5;1,2,3,4,5,6"):
+        with pytest.raises(ValueError, match="six numbers"):
+            Settings.from_profile("toybox", confidence_curve=wrong)
 
 
 @pytest.mark.promise(61)
@@ -201,7 +312,7 @@ def test_more_than_254_labels_have_the_value_of_16_bits(tmp_path):
 @pytest.mark.promise(61)
 def test_a_profile_without_a_curve_refuses_unknown_and_has_no_confidence():
     with pytest.raises(ValueError, match="paper has none"):
-        curve_of(Settings.from_profile("paper", unknown=0.5))
+        curves_of(Settings.from_profile("paper", unknown=0.5))
     matcher, regions, bank, _ = scene(4)
     plain = Matcher(matcher.settings.replace(confidence_curve=""))
     result = plain.predict(np.zeros((8, 8, 3), np.uint8), regions, Vocabulary(bank.names), bank)

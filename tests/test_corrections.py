@@ -12,7 +12,7 @@ from rim.apps.review import doubts_of
 from rim.method.bank import ReferenceBank
 from rim.method.corrections import Correction, corrected_bank, correction_vectors, known_name, point_at
 from rim.method.deciding import origin_of
-from rim.method.matcher import negatives_of
+from rim.method.prototypes import negatives_of
 from rim.method.segmentation import Segmentation
 from rim.method.vocabulary import Vocabulary
 from test_confidence import scene

@@ -21,7 +21,7 @@ def readme(root):
 def build(root, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "docs"))
     yield load(root, "build")
-    for name in ("gallery", "readme", "signatures"):
+    for name in ("gallery", "readme", "signatures", "calibration"):
         sys.modules.pop(name, None)
 
 
@@ -42,6 +42,17 @@ def test_included_results_are_those_of_the_folder(tmp_path, readme):
     (tmp_path / "figures/t.md").write_text("| a |\n")
     shown = readme.render(tmp_path)
     assert "| a |" in shown and "none yet" not in shown and "| a |" not in readme.without_results(shown)
+
+
+def test_the_page_of_both_worlds_is_current_and_has_their_tables(root):
+    made, text = load(root, "calibration"), (root / "docs/calibration.md").read_text()
+    assert text == made.render(), "run python docs/claims.py"
+    for world in ("toybox", "photo"):
+        folder = root / "figures" / world / "study_confidence"
+        assert text.count(f"](../figures/{world}/study_confidence/reliability.png)") == 1
+        for name in ("study_confidence.md", "missing.md", "unknown.md"):
+            lines = [line for line in (folder / name).read_text().splitlines() if line.startswith("|")]
+            assert len(lines) > 3 and "\n".join(lines) in text
 
 
 def test_readme_names_nothing_that_is_not_there(root):

@@ -183,8 +183,8 @@ WHICH = {
         match_temperature=1,
         match_voting="smallest",
     ),
-    "confidence_curve": row("1,2,3,4,0.5", {"match"}, unknown=0.5, confidence_curve="1,1,1,1,0.5"),
-    "unknown": row(0.7, {"match"}, confidence_curve="1,1,1,1,0.5"),
+    "confidence_curve": row("1,2,3,4,5,0.5", {"match"}, unknown=0.5, confidence_curve="1,1,1,1,1,0.5"),
+    "unknown": row(0.7, {"match"}, confidence_curve="1,1,1,1,1,0.5"),
     # locations, batch sizes, which images are asked for, what is drawn from the results: the content decides, not these
     **rows(
         NOTHING,

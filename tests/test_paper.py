@@ -48,7 +48,7 @@ FEWER = dict(
     study_images_per_class=dict(numbers=[1, 2], draws=2),
     study_agents=dict(numbers=[1, 2, 5]),
     study_matching=dict(numbers=[1, 2], draws=1, validation=2),
-    study_confidence=dict(validation=2, levels=[0.5], missing=1),
+    study_confidence=dict(validation=2, levels=[0.5]),
     study_corrections=dict(steps=[0, 1], draws=1, images=2),
     study_choices=dict(images=3, fewer=1),
     study_background=dict(numbers=[1, 2], words="sky, water", images=1),

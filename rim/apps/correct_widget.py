@@ -27,7 +27,7 @@ function correct(context) {
     e.preventDefault(); e.stopPropagation();
     if (!input.value.trim()) return;
     model.set("said", [input.value.trim(), ...model.get("place"), (model.get("said")[3] ?? 0) + 1]);
-    model.save_changes(); input.value = "";
+    model.save_changes(); input.value = ""; button.disabled = true;  // until all images are named again
   });
   form.addEventListener("keydown", e => e.stopPropagation());
   const fill = () => names.replaceChildren(...model.get("names").map(n => new Option(n, n)));
@@ -37,6 +37,7 @@ function correct(context) {
       el.querySelector(`.rim-stage ${part}`).replaceWith(parsed.querySelector(`.rim-stage ${part}`));
   };
   model.on("change:names", fill); model.on("change:stage", redraw);
+  model.on("change:answered", () => { button.disabled = false; });
   el.querySelector(".rim-left").append(form); fill();
 }
 export default { render: correct };
@@ -50,6 +51,7 @@ class CorrectWidget(ExplainWidget):
     _esm = _CORRECT
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # to choose from
     said = traitlets.List().tag(sync=True)  # [name, x, y, number of the answer]
+    answered = traitlets.Int().tag(sync=True)  # number of the last answer that was taken or refused
 
     def __init__(
         self,
@@ -63,11 +65,12 @@ class CorrectWidget(ExplainWidget):
 
     @traitlets.observe("said")
     def take(self, change=None):
-        name, x, y, *_ = self.said
+        name, x, y, number = self.said
         try:
             self.segmentation = self.correct((int(x), int(y)), str(name))
+            self.stage, self.names = self.segmentation.stage(), list(self.segmentation.vocabulary.labels)
+            self.answer()
         except ValueError as refusal:
             self.page = escape(str(refusal))
-            return
-        self.stage, self.names = self.segmentation.stage(), list(self.segmentation.vocabulary.labels)
-        self.answer()
+        finally:
+            self.answered = int(number)

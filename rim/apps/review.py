@@ -100,7 +100,7 @@ def skip(
 # %% ../../nbs/apps/11_review.ipynb #330dca0b
 _PAGE = """<!doctype html><meta charset="utf-8"><title>rim: review</title><style>
 body { font: 15px system-ui, sans-serif; margin: 1em auto; max-width: 62em; color: #222; background: #fff; }
-header { position: sticky; top: 0; background: #fff; padding: .5em 0; border-bottom: 1px solid #ccc; }
+header { position: sticky; top: 0; z-index: 1; background: #fff; padding: .5em 0; border-bottom: 1px solid #ccc; }
 article { display: flex; gap: 1em; align-items: center; padding: .6em; border-bottom: 1px solid #eee; }
 article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
 article img { max-width: 220px; max-height: 160px; }

@@ -123,8 +123,8 @@ _PATTERNS = dict(
     device=(r"auto|cpu|mps|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"),
     attention_resolutions=(r"(\d+( *, *\d+)*)?", "side lengths separated by commas, as in 16,32, or empty"),
     confidence_curve=(
-        r"((-?\d+(\.\d+)? *, *){4}(0(\.\d+)?|1(\.0+)?))?",
-        "five numbers separated by commas, or empty",
+        r"((NUMBER *, *){5}(0(\.\d+)?|1(\.0+)?)( *; *(NUMBER *, *){4}NUMBER)?)?".replace("NUMBER", r"-?\d+(\.\d+)?"),
+        "six numbers separated by commas, five more after a semicolon, or empty",
     ),
     **dict.fromkeys(
         ("fusion", "match_fusion"),

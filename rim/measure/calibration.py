@@ -6,13 +6,12 @@
 __all__ = []
 
 # %% ../../nbs/measure/18_calibration.ipynb #619e4316
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from .metrics import ratio
-from ..method.confidence import Curve, margins
+from ..method.confidence import Curve, margins, nearness
 from ..method.matcher import Matcher, present_labels, votes
-from ..method.vocabulary import unscored_label
 
 # %% ../../nbs/measure/18_calibration.ipynb #3d6475a5
 def reliability(
@@ -71,10 +70,12 @@ class Answers:
     "Labels with what speaks for them, and whether they are right."
 
     margin: np.ndarray  # float64 [n], NaN where no proposal covers
+    nearness: np.ndarray  # float64 [n], NaN where not known
     ground: np.ndarray  # bool [n], whether the label is the background
     right: np.ndarray  # float64 [n], share of the pixels that is right, 0..1
     weight: np.ndarray  # float64 [n], share of the images
-    image: np.ndarray  # int64 [n], index of the image
+    lacking: np.ndarray  # float64 [n], share of the image's pixels that show a class which the list lacks
+    number: np.ndarray  # int64 [n], of the image and the list
 
     @classmethod
     def join(cls, parts):
@@ -83,7 +84,19 @@ class Answers:
 
     def confidence(self, curve: Curve):
         "float32 [n]: uncovered pixels, of no margin, have the curve's own probability."
-        return np.where(np.isnan(self.margin), curve.uncovered, curve(np.nan_to_num(self.margin), self.ground))
+        sure = curve(np.nan_to_num(self.margin), self.nearness, self.ground)
+        return np.where(np.isnan(self.margin), curve.uncovered, sure)
+
+# %% ../../nbs/measure/18_calibration.ipynb #436bca10
+def without_classes(
+    truth,  # int [H, W], 0..classes-1; larger values don't count
+    lacking,  # labels that a list lacks, not the background
+    classes: int,
+) -> np.ndarray:  # int64 [H, W], 0..classes-1-len(lacking)
+    "The ground truth of a shorter list: what it lacks is background."
+    table, kept = np.zeros(classes, np.int64), np.setdiff1d(np.arange(classes), lacking)
+    table[kept] = np.arange(len(kept))
+    return np.where(truth < classes, table[np.minimum(truth, classes - 1)], truth)
 
 # %% ../../nbs/measure/18_calibration.ipynb #436bcace
 def _counted(index, truth, classes):
@@ -97,36 +110,51 @@ def answers_of(
     matcher: Matcher,
     regions,  # Regions of an image
     truth,  # int [H, W]
-    bank,  # ReferenceBank
+    bank,  # ReferenceBank, of the names that are asked for
     background=True,  # whether label 0 is the background
-    number=0,  # of the image
+    lacking=(),  # labels of the truth that the bank lacks
+    number=0,  # of the image and the list
 ) -> tuple:  # Answers of the pixels, Answers of the regions
     "What a matcher says of an image, and whether it is right."
     found, masks = matcher.match(regions, bank, background), regions.proposals.masks
     usable, classes = found.labels >= 0, found.scores.shape[1]
+    typical = matcher.typical(bank, background)
+    gone, truth = np.isin(truth, lacking), without_classes(truth, lacking, classes + len(lacking))
     scores = torch.from_numpy(found.scores[usable])
     cast = votes(masks[usable], scores, present_labels(scores, matcher.settings, background), truth.shape)
-    counts = _counted(cast.index, truth, classes)
-    counts, labels, voted = counts[: len(cast.labels)], cast.labels, cast.scores
-    free = labels < 0
-    margin, ground = margins(voted, np.maximum(labels, 0)), (labels <= 0) & background
-    held, hits = counts.sum(1), counts[np.arange(len(labels)), np.maximum(labels, 0)]
+    n, named = len(cast.labels), np.maximum(cast.labels, 0)
+    counts = _counted(cast.index, truth, classes)[:n]
+    counts = np.vstack([counts, np.zeros((n - len(counts), classes), int)])
+    lost = np.bincount(cast.index[gone], minlength=n)
+    free, held, hits = cast.labels < 0, counts.sum(1), counts[np.arange(n), named]
     some = (held > 0) & (~free | background)
     pixels = Answers(
-        np.where(free, np.nan, margin)[some],
-        ground[some],
+        np.where(free, np.nan, margins(cast.scores, named))[some],
+        nearness(cast.scores, named, typical)[some],
+        ((cast.labels <= 0) & background)[some],
         (hits / np.maximum(held, 1))[some],
         held[some] / max(held.sum(), 1),
+        lost[some] / max(held.sum(), 1),
         np.full(some.sum(), number),
     )
-    inside = np.array([np.bincount(truth[m][truth[m] < classes], minlength=classes) for m in masks[usable]])
+    return pixels, _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number)
+
+
+def _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number):
+    "Answers: a region is right if most of its pixels have its name."
+    called, classes = found.labels, found.scores.shape[1]
+    inside = np.array([np.bincount(truth[m][truth[m] < classes], minlength=classes) for m in masks], np.int64)
     inside = inside.reshape(-1, classes)
-    called, there = found.labels[usable], inside.sum(1) > 0
-    own = margins(found.scores[usable], called), (called == 0) & background
-    right = (inside.argmax(1) == called).astype(float)
-    n = max(int(there.sum()), 1)
-    return pixels, Answers(
-        own[0][there], own[1][there], right[there], np.full(there.sum(), 1 / n), np.full(there.sum(), number)
+    there = (inside.sum(1) > 0) & (called >= 0)
+    scores, labels, n = found.scores[there], called[there], max(int(there.sum()), 1)
+    return Answers(
+        margins(scores, labels),
+        nearness(scores, labels, typical),
+        (labels == 0) & background,
+        (inside[there].argmax(1) == labels).astype(float),
+        np.full(len(labels), 1 / n),
+        np.array([gone[m].mean() for m in masks[there]]) / n,
+        np.full(len(labels), number),
     )
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608dd1
@@ -134,39 +162,74 @@ def collect(
     matcher: Matcher,
     benchmark,  # a Benchmark
     bank=None,  # ReferenceBank; None: that of the benchmark's vocabulary
+    lists=lambda held, vocabulary, number: [()],  # which labels an image's lists lack: none
 ) -> tuple:  # Answers of the pixels, Answers of the regions
-    "The answers of a matcher on a benchmark."
+    "The answers of a matcher on a benchmark; the lists of an image share its weight."
     vocabulary = benchmark.vocabulary
-    bank, found = bank or matcher.bank_for(vocabulary, progress=False), []
+    bank, found, subsets = bank or matcher.bank_for(vocabulary, progress=False), [], {}
     for i in range(len(benchmark)):
         image, truth, _ = benchmark[i]
-        found.append(answers_of(matcher, matcher.analyse(image), truth, bank, vocabulary.background, i))
+        regions, held = matcher.analyse(image), np.unique(truth[(truth > 0) & (truth < len(vocabulary.labels))])
+        some = lists(held.tolist(), vocabulary, i)
+        for lacking in some:
+            if lacking not in subsets:
+                subsets[lacking] = bank.subset([n for n in vocabulary.names if vocabulary.index(n) not in lacking])
+            own = subsets[lacking] if lacking else bank
+            parts = answers_of(matcher, regions, truth, own, vocabulary.background, lacking, len(found))
+            found.append([replace(a, weight=a.weight / len(some)) for a in parts])
     return tuple(Answers.join(parts) for parts in zip(*found))
+
+# %% ../../nbs/measure/18_calibration.ipynb #ec608d21
+def one_lacks(held, vocabulary, number) -> list:  # of tuples of labels
+    "A list for each class that the image holds, without it; none for an image without classes."
+    return [(label,) for label in held] if len(vocabulary.names) > 1 else []
+
+
+def half_lack(held, vocabulary, number) -> list:  # of tuples of labels
+    "One list, without half of the names."
+    first, n = int(vocabulary.background), len(vocabulary.names)
+    drawn = np.random.default_rng(number).permutation(n)[: n // 2]
+    return [tuple(int(i) + first for i in sorted(drawn))]
+
+# %% ../../nbs/measure/18_calibration.ipynb #ec608d24
+def fates(
+    answers: Answers,
+    confidence,  # float [n], of these answers
+    below=0.0,  # probability under which a label is unknown
+) -> np.ndarray:  # float64 [3]: background, a wrong name, unknown; NaN where no list lacks anything that is there
+    "What becomes of things that nobody asked for: shares of their pixels, mean over images and lists."
+    lost, index = answers.lacking, np.unique(answers.number, return_inverse=True)[1]
+    known = confidence >= below
+    kinds = known & answers.ground, known & ~answers.ground, ~known
+    total = np.bincount(index, lost)
+    shares = [np.bincount(index, lost * kind)[total > 0] / total[total > 0] for kind in kinds]
+    return np.mean(shares, 1) if (total > 0).any() else np.full(3, np.nan)
 
 # %% ../../nbs/measure/18_calibration.ipynb #26870737
 def fit_curve(
     answers: Answers,
 ) -> Curve:
     "The logistic curves that fit answers best."
-    free = np.isnan(answers.margin)
+    free, near = np.isnan(answers.margin), np.nan_to_num(answers.nearness)
     uncovered = np.average(answers.right[free], weights=answers.weight[free]) if free.any() else 0.5
-    names, ground = (_fit_logistic(answers, ~free & side) for side in (~answers.ground, answers.ground))
+    names = _fit_logistic(np.stack([answers.margin, near], 1), answers, ~free & ~answers.ground)
+    ground = _fit_logistic(answers.margin[:, None], answers, ~free & answers.ground)
     return Curve(*names, *ground, float(uncovered))
 
 
-def _fit_logistic(answers, where):
-    "(bias, slope) of a logistic regression of right on the margin, by weight; (0, 0) where there is nothing to fit."
+def _fit_logistic(variables, answers, where):
+    "(bias, slopes) of a logistic regression of right, by weight; zeros where there is nothing to fit."
     from sklearn.linear_model import LogisticRegression
 
-    margin, right, weight = (getattr(answers, part)[where] for part in ("margin", "right", "weight"))
-    asked, target = np.concatenate([margin, margin])[:, None], np.repeat([1, 0], len(margin))
+    x, right, weight = variables[where], answers.right[where], answers.weight[where]
+    asked, target = np.concatenate([x, x]), np.repeat([1, 0], len(x))
     weights = np.concatenate([weight * right, weight * (1 - right)])
     kept = weights > 0
     if len(np.unique(target[kept])) < 2:
-        return 0.0, 0.0
+        return (0.0,) * (1 + x.shape[1])
     model = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000)
     model.fit(asked[kept], target[kept], weights[kept] * kept.sum() / weights.sum())
-    return float(model.intercept_[0]), float(model.coef_[0, 0])
+    return float(model.intercept_[0]), *map(float, model.coef_[0])
 
 # %% ../../nbs/measure/18_calibration.ipynb #3c809636
 def isotonic(

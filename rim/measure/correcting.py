@@ -78,13 +78,14 @@ def visible_doubts(
     matcher: Matcher,
     item: Labelled,
     named: Named,
+    bank: ReferenceBank,
 ) -> tuple:  # int64 [n] regions that are seen; float64 [n], their doubt in shares of the image
     "What the queue orders by."
     pixels = np.bincount(item.index.ravel(), minlength=len(named.labels))
     some = named.seen >= 0
     visible = np.bincount(named.seen[some], pixels[some], minlength=len(item.regions))
     regions = np.flatnonzero(visible)
-    sure = matcher.confidence(named.found.scores, named.found.labels)
+    sure = matcher.confidence(named.found.scores, named.found.labels, bank, curve=matcher.region_curve)
     return regions, (1 - sure[regions]) * visible[regions] / item.index.size
 
 
@@ -161,7 +162,7 @@ def _choose(matcher, bank, pool, asked, choice, rng):
     "(image, region) to be shown next; None where all were."
     options, weights = [], []
     for i, item in enumerate(pool):
-        regions, doubts = visible_doubts(matcher, item, name_cells(matcher, item, bank))
+        regions, doubts = visible_doubts(matcher, item, name_cells(matcher, item, bank), bank)
         for region, doubt in zip(regions.tolist(), doubts):
             if (i, region) not in asked and true_label(item, region) >= 0:
                 options.append((i, region))

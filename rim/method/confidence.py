@@ -14,10 +14,11 @@ from .vocabulary import unknown_label
 # %% ../../nbs/method/21_confidence.ipynb #67968d9c
 @dataclass(frozen=True)
 class Curve:
-    "From a label's margin to the probability that it is right."
+    "From a label's margin and nearness to the probability that it is right."
 
     bias: float  # of names
     margin: float  # of names, per unit of cosine
+    nearness: float  # of names, per unit of cosine
     ground_bias: float  # of the background
     ground_margin: float  # of the background, per unit of cosine
     uncovered: float  # 0..1, where no proposal covers and there is a background
@@ -25,27 +26,29 @@ class Curve:
     def __call__(
         self,
         margin,  # float [...], score minus the runner-up's
+        nearness=0.0,  # float [...], score minus that of the class's own references; NaN: not known
         ground=False,  # bool [...], whether the label is the background
     ) -> np.ndarray:  # float32 [...], 0..1
         "The probability."
-        margin = np.asarray(margin, np.float64)
-        own, behind = self.bias + self.margin * margin, self.ground_bias + self.ground_margin * margin
-        logit = np.where(ground, behind, own)
+        margin, nearness = np.asarray(margin, np.float64), np.nan_to_num(np.asarray(nearness, np.float64))
+        own = self.bias + self.margin * margin + self.nearness * nearness
+        logit = np.where(ground, self.ground_bias + self.ground_margin * margin, own)
         return (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32)
 
 # %% ../../nbs/method/21_confidence.ipynb #595126e4
-def curve_of(
+def curves_of(
     settings: Settings,  # confidence_curve, unknown
-):  # Curve; None where the profile has none
-    "The curve of a profile."
+):  # Curve of the pixels, Curve of the regions; None twice where the profile has none
+    "The curves of a profile; those of the pixels serve regions, too, where these have none of their own."
     if settings.confidence_curve:
-        return Curve(*map(float, settings.confidence_curve.split(",")))
+        pixels, *regions = ([*map(float, part.split(","))] for part in settings.confidence_curve.split(";"))
+        return Curve(*pixels), Curve(*(regions[0] if regions else pixels[:-1]), pixels[-1])
     if settings.unknown:
         raise ValueError(
             f"unknown needs a calibrated confidence, and the profile {settings.profile} has none: "
             f"confidence_curve is empty, unknown is {settings.unknown:g}"
         )
-    return None
+    return None, None
 
 # %% ../../nbs/method/21_confidence.ipynb #356a2469
 def margins(
@@ -57,6 +60,16 @@ def margins(
     own, others = scores[rows, labels], scores.copy()
     others[rows, labels] = -1 if scores.shape[1] == 1 else -np.inf
     return own - others.max(1, initial=-1)
+
+
+def nearness(
+    scores,  # float [n, C]
+    labels,  # int [n], 0..C-1
+    typical,  # float [C], what each label's references score among each other; NaN: not known
+) -> np.ndarray:  # float64 [n], NaN where not known
+    "Each label's score minus what its own references score."
+    scores = np.asarray(scores, np.float64)
+    return scores[np.arange(len(labels)), labels] - np.asarray(typical, np.float64)[labels]
 
 # %% ../../nbs/method/21_confidence.ipynb #963a78e8
 def with_unknown(

@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from ..base.images import data_uri, framed
 from .bank import ReferenceBank
 from .bank_pages import tile
-from .matcher import Matcher, Nearest, nearest_count, present_labels, prototypes, vote
+from .matcher import Matcher, Nearest, present_labels, vote
+from .prototypes import nearest_count, prototypes
 from .regions import Regions
 from .segmentation import Segmentation
 from .vocabulary import Vocabulary

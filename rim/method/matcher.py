@@ -16,75 +16,12 @@ from ..base.settings import Settings
 from ..base.stages import Stage
 from ..base.store import Store
 from .bank import ReferenceBank
-from .confidence import curve_of, margins, with_unknown
+from .confidence import curves_of, margins, nearness, with_unknown
+from .prototypes import Prototypes, nearest_scores, prototypes, typical_scores
 from .regions import Match, Regions, paint
 from .segmentation import Method, Segmentation, named_regions
 from .segmenter import RIM
 from .vocabulary import Vocabulary
-
-# %% ../../nbs/method/22_matcher.ipynb #0cf1fdcb
-@dataclass(frozen=True, eq=False)
-class Prototypes:
-    "Single references of each label, centred."
-
-    vectors: torch.Tensor  # float32 [n, D], of length 1
-    owner: torch.Tensor  # int64 [n], label of each
-    centre: torch.Tensor  # float32 [D], subtracted from region features
-    labels: int  # number of labels, the background included
-
-    def cosine(
-        self,
-        features: torch.Tensor,  # float32 [P, D]
-    ) -> torch.Tensor:  # float32 [P, n]
-        "Cosines of regions with all references."
-        return torch.nn.functional.normalize(features - self.centre, dim=1) @ self.vectors.T
-
-# %% ../../nbs/method/22_matcher.ipynb #83d5b8a4
-def negatives_of(
-    bank: ReferenceBank,
-) -> np.ndarray:  # float32 [m, D]
-    "Vectors of what is no class: single regions, or else the complement of each reference."
-    found = bank.negatives.get("foreground", bank.background)
-    return found[np.isfinite(found).all(1)]
-
-# %% ../../nbs/method/22_matcher.ipynb #fb4dbe01
-def prototypes(
-    bank: ReferenceBank,
-    settings: Settings,  # match_centring
-    background=True,  # whether label 0 is the background
-) -> Prototypes:
-    "The references of a bank as a matcher wants them."
-    groups = [bank.foreground[bank.owner == i] for i in range(len(bank))]
-    if background:
-        groups.insert(0, negatives_of(bank))
-        if not len(groups[0]):
-            raise ValueError("a background needs negatives: no reference of the bank has a complement")
-    vectors = torch.from_numpy(np.concatenate(groups)).float()
-    owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(g) for g in groups]))
-    means = torch.stack([torch.from_numpy(g.mean(0, dtype=np.float64)) for g in groups])
-    centre = means.mean(0).float() * (settings.match_centring == "bank")
-    return Prototypes(torch.nn.functional.normalize(vectors - centre, dim=1), owner, centre, len(groups))
-
-# %% ../../nbs/method/22_matcher.ipynb #2e1b073e
-def nearest_scores(
-    cosine,  # float [P, n], regions with references
-    prototypes: Prototypes,
-    settings: Settings,  # match_references, match_negatives
-    background=True,  # whether label 0 is the background
-) -> torch.Tensor:  # float [P, C]
-    "Mean of the highest cosines of each label."
-    scores = cosine.new_empty(len(cosine), prototypes.labels)
-    for label in range(prototypes.labels):
-        own = cosine[:, prototypes.owner == label]
-        k = nearest_count(own.shape[1], settings, background and label == 0)
-        scores[:, label] = own.topk(k, dim=1).values.mean(1)
-    return scores
-
-# %% ../../nbs/method/22_matcher.ipynb #e7584064
-def nearest_count(n: int, settings: Settings, negatives=False) -> int:  # 1..n
-    "How many of its n references a label is judged by."
-    roots = settings.match_negatives if negatives else settings.match_references
-    return max(1, min(n, round(roots * n**0.5)))
 
 # %% ../../nbs/method/22_matcher.ipynb #791a14f8
 def add_margin(
@@ -176,7 +113,15 @@ class Matcher(RIM):
         **named,
     ):
         super().__init__(settings.replace(fusion=settings.match_fusion or settings.fusion), *parts, **named)
-        self.curve = curve_of(settings)  # from scores to probabilities; None where the profile has none
+        self.curve, self.region_curve = curves_of(settings)  # to probabilities; None where the profile has none
+
+# %% ../../nbs/method/22_matcher.ipynb #9b1d0007
+@patch
+def _prototypes(self: Matcher, bank: ReferenceBank, background=True) -> Prototypes:
+    key = "matcher", self.settings.match_centring, background
+    if key not in bank.memory:
+        bank.memory[key] = prototypes(bank, self.settings, background)
+    return bank.memory[key]
 
 # %% ../../nbs/method/22_matcher.ipynb #9c5cb3d4
 @patch
@@ -187,11 +132,9 @@ def scores(
     background=True,  # whether label 0 is the background
 ) -> torch.Tensor:  # float [P, C]
     "Scores of feature vectors, the background's with its margin; those of a vector that isn't finite mean nothing."
-    key = "matcher", self.settings.match_centring, background
-    if key not in bank.memory:
-        bank.memory[key] = prototypes(bank, self.settings, background)
-    cosine = bank.memory[key].cosine(torch.where(torch.isfinite(features), features, 1.0).float().cpu())
-    return add_margin(nearest_scores(cosine, bank.memory[key], self.settings, background), self.settings, background)
+    known = self._prototypes(bank, background)
+    cosine = known.cosine(torch.where(torch.isfinite(features), features, 1.0).float().cpu())
+    return add_margin(nearest_scores(cosine, known, self.settings, background), self.settings, background)
 
 # %% ../../nbs/method/22_matcher.ipynb #e4627613
 @patch
@@ -223,7 +166,7 @@ def uncovered(
         return np.zeros(size, np.int64), np.full(size, self.curve.uncovered if self.curve else 1, np.float32)
     scores = self.scores(grid.flatten(1).T, bank, False).numpy()
     labels, (height, width) = scores.argmax(1), grid.shape[1:]
-    patches = (a.reshape(height, width) for a in (labels, self.confidence(scores, labels, False)))
+    patches = (a.reshape(height, width) for a in (labels, self.confidence(scores, labels, bank, False)))
     return tuple(resize_nearest(patch, size) for patch in patches)
 
 # %% ../../nbs/method/22_matcher.ipynb #d917502c
@@ -232,12 +175,30 @@ def confidence(
     self: Matcher,
     scores,  # float [n, C]
     labels,  # int [n], -1: none
+    bank: ReferenceBank,
     background=True,  # whether label 0 is the background
+    curve=None,  # Curve; None: that of the pixels
 ) -> np.ndarray:  # float32 [n], 0..1; 1 without a curve
     "How probable it is that each label is right."
     if not self.curve:
         return np.ones(len(labels), np.float32)
-    return self.curve(margins(scores, np.maximum(labels, 0)), (np.asarray(labels) == 0) & background)
+    named, ground = np.maximum(labels, 0), (np.asarray(labels) == 0) & background
+    near = nearness(scores, named, self.typical(bank, background))
+    return (curve or self.curve)(margins(scores, named), near, ground)
+
+# %% ../../nbs/method/22_matcher.ipynb #9b1d0009
+@patch
+def typical(
+    self: Matcher,
+    bank: ReferenceBank,
+    background=True,  # whether label 0 is the background
+) -> np.ndarray:  # float64 [C]
+    "What each label's own references score."
+    s = self.settings
+    key = "typical", s.match_centring, s.match_references, s.match_negatives, background
+    if key not in bank.memory:
+        bank.memory[key] = typical_scores(self._prototypes(bank, background), s, background)
+    return bank.memory[key]
 
 # %% ../../nbs/method/22_matcher.ipynb #312a5613
 @patch
@@ -254,11 +215,11 @@ def label_pixels(
     scores = torch.from_numpy(found.scores[usable])
     if self.settings.match_voting == "smallest":
         top = paint(masks, np.where(usable, np.arange(len(masks)), -1), found.best, size)
-        both = found.labels, self.confidence(found.scores, found.labels, background)
+        both = found.labels, self.confidence(found.scores, found.labels, bank, background)
         labels, sure = (np.append(values, -1)[top] for values in both)
     else:
         cast = votes(masks[usable], scores, present_labels(scores, self.settings, background), size)
-        labels, sure = cast.labels[cast.index], self.confidence(cast.scores, cast.labels, background)[cast.index]
+        labels, sure = cast.labels[cast.index], self.confidence(cast.scores, cast.labels, bank, background)[cast.index]
     others = self.uncovered(regions.grid, bank, size, background)
     return tuple(np.where(labels < 0, other, own) for other, own in zip(others, (labels, sure)))
 
@@ -305,7 +266,7 @@ def predict(
     found, names = self.match(regions, bank, vocabulary.background), vocabulary.labels
     named, sure = self.label_pixels(regions, found, bank, image.shape[:2], vocabulary.background)
     labels = with_unknown(named, sure, self.settings.unknown, len(names))
-    own = self.confidence(found.scores, found.labels, vocabulary.background)
+    own = self.confidence(found.scores, found.labels, bank, vocabulary.background, self.region_curve)
     rows, described = named_regions(found, regions.proposals, names, confidence=own if self.curve else None)
     record, evidence = {"proposals": len(regions), **found.record}, Nearest(found, rows, bank, names, regions, self)
     doubt = (self.settings.unknown, sure, named.astype(np.int32)) if self.curve else ()
@@ -324,7 +285,10 @@ MATCH = (
     "unknown",
 )
 _MATCHER = Stage(
-    "matcher", 1, tuple(f"rim.method.{name}" for name in ("bank", "confidence", "regions", "matcher")), MATCH
+    "matcher",
+    1,
+    tuple(f"rim.method.{name}" for name in ("bank", "confidence", "prototypes", "regions", "matcher")),
+    MATCH,
 )
 
 # %% ../../nbs/method/22_matcher.ipynb #39d4afbc

@@ -2,6 +2,7 @@
 PATH and `pip install playwright`; without them it is skipped, and says so."""
 
 import json, os, shutil, socket, subprocess, sys, time, urllib.request
+from contextlib import contextmanager
 import nbformat, pytest
 
 CHROMIUM = next(
@@ -36,64 +37,79 @@ rim.bank_for("sun, <b>boat</b>", progress=False);""",
 ]
 
 
+def start_lab(place, home, root, theme, cells, name="widgets.ipynb"):
+    "A JupyterLab with one notebook: its process and its address."
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}},
+    )
+    settings = place / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
+    (settings / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False})
+    )
+    (place / "work").mkdir()
+    nbformat.write(nb, place / "work" / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(place / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(place / "spaces"),
+        "JUPYTER_RUNTIME_DIR": str(place / "run"),
+        "IPYTHONDIR": str(place / "ipython"),
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={place / 'work'}",
+        "--allow-root",
+    ]
+    server = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return server, f"http://127.0.0.1:{port}"
+
+
+def wait_for(address):
+    "Until a JupyterLab answers."
+    for _ in range(120):
+        try:
+            return urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
+        except OSError:
+            time.sleep(0.5)
+
+
+@contextmanager
+def running_labs(started):
+    "Addresses of JupyterLabs, by name, until they are no longer needed."
+    try:
+        for _, address in started.values():
+            wait_for(address)
+        yield {name: address for name, (_, address) in started.items()}
+    finally:
+        for server, _ in started.values():
+            server.terminate()
+        for server, _ in started.values():
+            server.wait(20)
+
+
 @pytest.fixture
 def lab(tmp_path, root):
     "Addresses of a notebook in a JupyterLab of its own, one per theme."
-    home, addresses, servers = tmp_path / "home", {}, []
-    nb = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
-        metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}},
-    )
-    for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        place = tmp_path / theme.split()[1]
-        settings = place / "settings" / "@jupyterlab" / "apputils-extension"
-        settings.mkdir(parents=True)
-        (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
-        (settings / "notification.jupyterlab-settings").write_text(
-            json.dumps({"fetchNews": "false", "checkForUpdates": False})
-        )
-        (place / "work").mkdir()
-        nbformat.write(nb, place / "work" / "widgets.ipynb")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        env = os.environ | {
-            "HOME": str(home),
-            "JUPYTER_CONFIG_DIR": str(place / "config"),
-            "JUPYTERLAB_SETTINGS_DIR": str(place / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(place / "spaces"),
-            "JUPYTER_RUNTIME_DIR": str(place / "run"),
-            "IPYTHONDIR": str(place / "ipython"),
-            "PYTHONPATH": str(root),
-            "OMP_NUM_THREADS": "1",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "jupyterlab",
-            "--no-browser",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-            f"--IdentityProvider.token={TOKEN}",
-            f"--ServerApp.root_dir={place / 'work'}",
-            "--allow-root",
-        ]
-        servers.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        addresses[theme] = f"http://127.0.0.1:{port}"
-    try:
-        for address in addresses.values():
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(f"{address}/api?token={TOKEN}", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(0.5)
+    themes = ("JupyterLab Light", "JupyterLab Dark")
+    with running_labs(
+        {theme: start_lab(tmp_path / theme.split()[1], tmp_path / "home", root, theme, CELLS) for theme in themes}
+    ) as addresses:
         yield addresses
-    finally:
-        for server in servers:
-            server.terminate()
-        for server in servers:
-            server.wait(20)
 
 
 def brightness(page, selector, what):
@@ -102,10 +118,10 @@ def brightness(page, selector, what):
     )
 
 
-def run_cells(page, address):
-    "Open the notebook and run it; both widgets are there afterwards."
+def run_all(page, address, name="widgets.ipynb"):
+    "Open a notebook and run it."
     page.set_viewport_size({"width": 1400, "height": 1300})
-    page.goto(f"{address}/lab/tree/widgets.ipynb?token={TOKEN}&reset")
+    page.goto(f"{address}/lab/tree/{name}?token={TOKEN}&reset")
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
     page.click(".jp-Notebook .jp-CodeCell >> nth=0")
     for _ in range(12):  # a kernel that connects late forgets what it was asked
@@ -116,9 +132,14 @@ def run_cells(page, address):
                 '/\\[(\\*|\\d+)\\]/.test(document.querySelector(".jp-Notebook .jp-InputPrompt").textContent)',
                 timeout=5_000,
             )
-            break
+            return
         except TimeoutError:
             continue
+
+
+def run_cells(page, address):
+    "Both widgets are there afterwards."
+    run_all(page, address)
     page.wait_for_selector(".rim-right b", timeout=180_000)
     page.wait_for_selector(".rim-view .rim-stage", timeout=60_000)
     assert page.inner_text(".rim-right b") == "(3, 4)"
