@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-import benchmarks, readme
+import benchmarks, calibration, readme
 
 
 def main(root=ROOT):
