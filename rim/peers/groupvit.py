@@ -31,7 +31,7 @@ def assignment(
         first = later @ first
     return first
 
-
+# %% ../../nbs/peers/04_groupvit.ipynb #9e1bbd7b
 @torch.no_grad()
 def group_windows(
     model: GroupViTModel,
@@ -92,7 +92,7 @@ class GroupViT(Peer):
     def clip(self):
         return load_groupvit(self.settings)  # (GroupViTModel, CLIPProcessor)
 
-
+# %% ../../nbs/peers/04_groupvit.ipynb #f789bd12
 @patch
 def normalised(
     self: GroupViT,
@@ -104,7 +104,7 @@ def normalised(
     pixels = (plain - _column(own.image_mean, windows)) / _column(own.image_std, windows)
     return pixels.to(model.text_projection[0].weight)
 
-
+# %% ../../nbs/peers/04_groupvit.ipynb #e8b9d5a8
 @patch
 def asked(
     self: GroupViT,

@@ -17,7 +17,7 @@ def _follow():
     torch.set_num_threads(1)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(0)), daemon=True).start()
 
-
+# %% ../../nbs/toybox/06_ahead.ipynb #83a47165
 class Ahead:
     "What `draw` returns for ranges of seeds that follow each other, drawn ahead by processes."
 

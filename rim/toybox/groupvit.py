@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from transformers import CLIPModel, GroupViTConfig, GroupViTModel
+from fastcore.basics import patch
 from .clip import _PHRASES, _PROCESSOR, _SHARE, _SHARPNESS, MEAN, STD, _caption_loss, to_input
 from .diffusion import LENGTH, TEXT, make_tokenizer, write_tokenizer
 from .groupvit_start import start_as_clip
@@ -59,13 +60,12 @@ def _words_of(shot):
     "The words of a scene's or portrait's full caption."
     return {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
 
-
+# %% ../../nbs/toybox/17_groupvit.ipynb #89bc23b2
 def _draw(
     seeds,  # range of one seed per scene and four per sheet
     scenes,  # of them
 ):
-    """Scenes, then sheets: uint8 [n, 64, 64, 3], the scenes' captions, and which words each scene and then each quarter
-    of each sheet holds, bool [scenes + 4 sheets, q]."""
+    "Scenes, then sheets: images, captions of the scenes, and the words of each scene and of each quarter."
     world, (first, rest) = World(), (seeds[:scenes], seeds[scenes:])
     shots, words = [world.scene(s) for s in first], [*world.names, *world.backgrounds]
     drawn = [int(np.random.default_rng([s, 5]).integers(len(world.names))) for s in rest]
@@ -106,7 +106,7 @@ def _pixels(
     x = torch.as_tensor(images).to(device).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(MEAN, device=device).view(3, 1, 1)) / torch.tensor(STD, device=device).view(3, 1, 1)
 
-
+# %% ../../nbs/toybox/17_groupvit.ipynb #d39fe537
 class GroupViTTask(Task):
     "Images and captions, groups and the captions' words."
 
@@ -137,72 +137,85 @@ class GroupViTTask(Task):
             if type(part).__name__ == "GroupViTAttention":
                 part.forward = MethodType(_fused, part)
 
-    def see(self, pixels):
-        "Embeddings of images [n, E] and their groups [n, g, E], L2-normalised, and the assignment [n, g, p]."
-        model = self.modules["model"]
-        seen = model.vision_model(pixel_values=pixels, output_attentions=True)
-        n, g, _ = seen.last_hidden_state.shape
-        both = torch.cat([seen.pooler_output, seen.last_hidden_state.flatten(0, 1)])
-        both = F.normalize(model.visual_projection(both).float(), dim=-1)
-        return both[:n], both[n:].view(n, g, -1), seen.attentions[0].float()
-
-    def tokens(self, captions, device):
-        "Sentences as the text tower reads them."
-        how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
-        return self.tokenizer(captions, **how).to(device)
-
-    def texts(self, captions):
-        "L2-normalised embeddings of sentences."
-        model = self.modules["model"]
-        seen = model.text_model(**self.tokens(captions, self.device)).pooler_output
-        return F.normalize(model.text_projection(seen).float(), dim=1)
-
-    def loss(self, seeds, generator):
-        images, captions, present = self.drawn(seeds(self.seeds))
-        present, n = torch.as_tensor(present, device=self.device), self.scenes
-        phrase = _PHRASES[torch.randint(len(_PHRASES), (), generator=generator)]
-        with mixed_precision(self.device):
-            whole, groups, shares = self.see(_pixels(images, self.device))
-            texts = self.texts([*captions, *(phrase.format(w) for w in self.words)])
-        texts, words = texts[:n], texts[n:]
-        scale = self.modules["model"].logit_scale.exp().clamp_max(100)
-        logs = dict(caption=_caption_loss(whole[:n], texts, captions, scale))
-        logs["words"] = F.cross_entropy(scale * whole[:n] @ words.T, F.normalize(present[:n].float(), p=1, dim=1))
-        found = shares.transpose(1, 2) @ (_SHARPNESS * groups @ words.T).softmax(-1)
-        parts = (found[:n], present[:n]), (_quarters(found[n:]), present[n:])
-        for name, losses in zip(("inside", "somewhere"), zip(*(_found_words_loss(*part) for part in parts))):
-            logs[name] = sum(losses)
-        return sum(logs.values()), {k: v.detach() for k, v in logs.items()}
-
     @cached_property
     def shown(self):
         "The scenes that `validate` looks at."
         return [self.world.scene(s) for s in self.world.seeds("validation", 100)]
 
-    def validate(self):
-        """Of the patches that lie on one thing, or on the place: how many their group's best word names right; and how
-        many groups an image uses."""
-        scenes, words, best, used = self.shown, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
-        for at in range(0, len(scenes), 25):
-            pixels = to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
-            _, groups, shares = self.see(pixels)
-            best.append((groups @ words.T).argmax(-1).gather(1, shares.argmax(1)).cpu())
-            used += [len(one.unique()) for one in shares.argmax(1)]
-        best = torch.cat(best)
-        best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
-        truth = torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
-        truth = truth.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).flatten(1, 2)
-        pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
-        return {
-            name: (best == truth)[pure & part].float().mean()
-            for name, part in (("things", truth > 0), ("ground", truth == 0))
-        } | {"groups": np.mean(used)}
+# %% ../../nbs/toybox/17_groupvit.ipynb #e714f94d
+@patch
+def see(self: GroupViTTask, pixels):
+    "Embeddings of images [n, E] and their groups [n, g, E], L2-normalised, and the assignment [n, g, p]."
+    model = self.modules["model"]
+    seen = model.vision_model(pixel_values=pixels, output_attentions=True)
+    n, g, _ = seen.last_hidden_state.shape
+    both = torch.cat([seen.pooler_output, seen.last_hidden_state.flatten(0, 1)])
+    both = F.normalize(model.visual_projection(both).float(), dim=-1)
+    return both[:n], both[n:].view(n, g, -1), seen.attentions[0].float()
 
-    def save(self, folder):
-        save_pretrained_half(self.modules["model"], folder / "groupvit")
-        write_tokenizer(folder / "groupvit")
-        (folder / "groupvit/preprocessor_config.json").write_text(json.dumps(_PROCESSOR | _SIDE, indent=1))
+# %% ../../nbs/toybox/17_groupvit.ipynb #3c7c0ba8
+@patch
+def tokens(self: GroupViTTask, captions, device):
+    "Sentences as the text tower reads them."
+    how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    return self.tokenizer(captions, **how).to(device)
 
-    def load(self, folder):
-        state = GroupViTModel.from_pretrained(folder / "groupvit", dtype=torch.float32).state_dict()
-        self.modules["model"].load_state_dict(state)
+
+@patch
+def texts(self: GroupViTTask, captions):
+    "L2-normalised embeddings of sentences."
+    model = self.modules["model"]
+    seen = model.text_model(**self.tokens(captions, self.device)).pooler_output
+    return F.normalize(model.text_projection(seen).float(), dim=1)
+
+# %% ../../nbs/toybox/17_groupvit.ipynb #987aa4e7
+@patch
+def loss(self: GroupViTTask, seeds, generator):
+    images, captions, present = self.drawn(seeds(self.seeds))
+    present, n = torch.as_tensor(present, device=self.device), self.scenes
+    phrase = _PHRASES[torch.randint(len(_PHRASES), (), generator=generator)]
+    with mixed_precision(self.device):
+        whole, groups, shares = self.see(_pixels(images, self.device))
+        texts = self.texts([*captions, *(phrase.format(w) for w in self.words)])
+    texts, words = texts[:n], texts[n:]
+    scale = self.modules["model"].logit_scale.exp().clamp_max(100)
+    logs = dict(caption=_caption_loss(whole[:n], texts, captions, scale))
+    logs["words"] = F.cross_entropy(scale * whole[:n] @ words.T, F.normalize(present[:n].float(), p=1, dim=1))
+    found = shares.transpose(1, 2) @ (_SHARPNESS * groups @ words.T).softmax(-1)
+    parts = (found[:n], present[:n]), (_quarters(found[n:]), present[n:])
+    for name, losses in zip(("inside", "somewhere"), zip(*(_found_words_loss(*part) for part in parts))):
+        logs[name] = sum(losses)
+    return sum(logs.values()), {k: v.detach() for k, v in logs.items()}
+
+# %% ../../nbs/toybox/17_groupvit.ipynb #c158a2b3
+@patch
+def validate(self: GroupViTTask):
+    "Share of pure patches that their group's best word names right, and the number of groups that an image uses."
+    scenes, words, best, used = self.shown, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
+    for at in range(0, len(scenes), 25):
+        pixels = to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
+        _, groups, shares = self.see(pixels)
+        best.append((groups @ words.T).argmax(-1).gather(1, shares.argmax(1)).cpu())
+        used += [len(one.unique()) for one in shares.argmax(1)]
+    best = torch.cat(best)
+    best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
+    truth = torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
+    truth = truth.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).flatten(1, 2)
+    pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
+    return {
+        name: (best == truth)[pure & part].float().mean()
+        for name, part in (("things", truth > 0), ("ground", truth == 0))
+    } | {"groups": np.mean(used)}
+
+# %% ../../nbs/toybox/17_groupvit.ipynb #1f65071f
+@patch
+def save(self: GroupViTTask, folder):
+    save_pretrained_half(self.modules["model"], folder / "groupvit")
+    write_tokenizer(folder / "groupvit")
+    (folder / "groupvit/preprocessor_config.json").write_text(json.dumps(_PROCESSOR | _SIDE, indent=1))
+
+
+@patch
+def load(self: GroupViTTask, folder):
+    state = GroupViTModel.from_pretrained(folder / "groupvit", dtype=torch.float32).state_dict()
+    self.modules["model"].load_state_dict(state)

@@ -52,7 +52,7 @@ def _fit_units(
     new.fc2.weight.copy_(fitted)
     new.fc2.bias.copy_(old.fc2.bias + old.fc2.weight @ mean - fitted @ mean[kept])
 
-
+# %% ../../nbs/toybox/18_groupvit_start.ipynb #2d8de613
 @torch.no_grad()
 def _fit_layers(
     layers,  # GroupViT's
