@@ -1,7 +1,8 @@
 """Corrections: in their own image, in the bank, on the disk; the queue's order, and what the commands say."""
 
-import json, re, shutil
+import json, re, shutil, tempfile
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings as budget, strategies as st
 from PIL import Image
@@ -135,6 +136,23 @@ def test_changes_are_those_of_a_loop(seed):
     for before, now, share in change.moves:
         assert before != now and share == pytest.approx(pairs.count((before, now)) / 20)
     assert change.share == pytest.approx(sum(p != q for p, q in pairs) / 20)
+
+
+@given(st.integers(1, 4), st.integers(0, 99))
+def test_the_queue_asks_first_what_an_answer_is_worth_most_for(images, seed):
+    rng, place = np.random.default_rng(seed), Path(tempfile.mkdtemp())
+    review, rows = Review.__new__(Review), []
+    review.folder, review.skipped, review.session = place, [], {"images": [f"{i}.png" for i in range(images)]}
+    for i in range(images):
+        regions = [
+            {"class": "abc"[c], "ranking": {"a": 1}, "confidence": float(p), "visible": int(v), "at": [j, 0]}
+            for j, (c, p, v) in enumerate(zip(rng.integers(0, 3, 5), rng.uniform(size=5), rng.integers(1, 21, 5)))
+        ]
+        (place / f"{i}.json").write_text(json.dumps({"size": [10, 10], "regions": regions}))
+        rows += [(r["class"], (1 - r["confidence"]) * r["visible"], r["visible"], i, r["at"][0]) for r in regions]
+    area = {name: sum(r[2] for r in rows if r[0] == name) for name in "abc"}
+    expected = sorted(rows, key=lambda r: -r[1] / (area[r[0]] + images))  # one pixel in a hundred, of each image
+    assert [(f"{r[3]}.png", (r[4], 0)) for r in expected] == [(d.image, d.at) for d in review.queue()]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), max_size=8))

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../../nbs/apps/11_review.ipynb #240a5db9
 import hashlib, json, re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -16,6 +17,7 @@ from .arguments import read_json
 from .loop import Review
 from ..base.images import data_uri
 from ..base.store import atomic_write
+from ..method.corrections import worth
 from ..method.segmentation import from_rle, surroundings
 
 # %% ../../nbs/apps/11_review.ipynb #16fac332
@@ -67,13 +69,16 @@ def doubts_of(
 @patch
 def queue(
     self: Review,
-) -> list:  # of Doubt, largest first
-    "All regions of all images in the order of doubt."
-    found = []
+) -> list:  # of Doubt
+    "All regions of all images, first those whose answer is worth most."
+    found, areas = [], Counter()
     for file in self.session["images"]:
         name = file.rpartition(".")[0] or file
-        found += doubts_of(file, read_json(self.folder / f"{name}.json", "the regions of an image"), self.skipped)
-    return sorted(found, key=lambda d: (-d.doubt, d.image, d.index))
+        facts = read_json(self.folder / f"{name}.json", "the regions of an image")
+        found += doubts_of(file, facts, self.skipped)
+        for r in facts["regions"]:
+            areas[r["class"]] += r.get("visible", 0) / (facts["size"][0] * facts["size"][1])
+    return sorted(found, key=lambda d: (-worth(d.doubt, areas[d.name], len(self)), d.image, d.index))
 
 
 @patch
@@ -105,7 +110,7 @@ article { display: flex; gap: 1em; align-items: center; padding: .6em; border-bo
 article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
 article img { max-width: 220px; max-height: 160px; }
 button, input { font: inherit; } kbd { border: 1px solid #999; padding: 0 .3em; }
-</style><header>Regions of the images in FOLDER, the most doubtful first. Say what they are, save the answers, and
+</style><header>Regions of the images in FOLDER, first those whose answer is worth most. Say what they are, save the answers, and
 name all images again with <code>rim correct FOLDER --answers answers.json</code>.<br>
 <button id="save">Save answers</button> <span id="count"></span>
 <span><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>1</kbd>–<kbd>5</kbd> choose;

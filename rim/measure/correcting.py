@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from .calibration import _counted
 from ..method.bank import ReferenceBank
-from ..method.corrections import Correction, corrected_bank, correction_vectors
+from ..method.corrections import Correction, corrected_bank, correction_vectors, worth
 from ..method.matcher import Matcher, cells, present_labels, vote
 from ..method.regions import Regions
 from ..method.vocabulary import Vocabulary
@@ -79,14 +79,15 @@ def visible_doubts(
     item: Labelled,
     named: Named,
     bank: ReferenceBank,
-) -> tuple:  # int64 [n] regions that are seen; float64 [n], their doubt in shares of the image
+) -> tuple:  # int64 [n] regions that are seen; float64 [n], their doubt, and float64 [n], what is seen, in images
     "What the queue orders by."
     pixels = np.bincount(item.index.ravel(), minlength=len(named.labels))
     some = named.seen >= 0
     visible = np.bincount(named.seen[some], pixels[some], minlength=len(item.regions))
     regions = np.flatnonzero(visible)
     sure = matcher.confidence(named.found.scores, named.found.labels, bank, curve=matcher.region_curve)
-    return regions, (1 - sure[regions]) * visible[regions] / item.index.size
+    seen = visible[regions] / item.index.size
+    return regions, (1 - sure[regions]) * seen, seen
 
 
 def true_label(
@@ -160,13 +161,17 @@ def simulate(
 
 def _choose(matcher, bank, pool, asked, choice, rng):
     "(image, region) to be shown next; None where all were."
-    options, weights = [], []
+    options, doubts, names, areas = [], [], [], np.zeros(pool[0].counts.shape[1])
     for i, item in enumerate(pool):
-        regions, doubts = visible_doubts(matcher, item, name_cells(matcher, item, bank), bank)
-        for region, doubt in zip(regions.tolist(), doubts):
+        named = name_cells(matcher, item, bank)
+        for region, doubt, seen in zip(*visible_doubts(matcher, item, named, bank)):
+            areas[name := named.found.labels[region]] += seen
             if (i, region) not in asked and true_label(item, region) >= 0:
-                options.append((i, region))
-                weights.append(doubt)
+                options.append((i, int(region)))
+                doubts.append(doubt)
+                names.append(name)
     if not options:
         return None
-    return options[int(np.argmax(weights)) if choice == "queue" else int(rng.integers(len(options)))]
+    if choice == "random":
+        return options[int(rng.integers(len(options)))]
+    return options[int(np.argmax(worth(np.array(doubts), areas[names], len(pool))))]

@@ -194,3 +194,12 @@ def _with_reference(bank, name, vector, whole, shown, number, times):
         extra={k: put(v, number if k == "correction" else np.nan, at) for k, v in extra.items()},
         memory={},
     )
+
+# %% ../../nbs/method/26_corrections.ipynb #7c0e0002
+def worth(
+    doubt,  # float [...], wrong pixels to be expected, in images
+    area,  # float [...], pixels that have the same name, in images
+    images: int,  # number of all
+):  # float [...]
+    "What an answer is worth: wrong pixels, as a share of all that has the name."
+    return doubt / (area + 0.01 * images)
