@@ -110,8 +110,8 @@ article { display: flex; gap: 1em; align-items: center; padding: .6em; border-bo
 article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
 article img { max-width: 220px; max-height: 160px; }
 button, input { font: inherit; } kbd { border: 1px solid #999; padding: 0 .3em; }
-</style><header>Regions of the images in FOLDER, first those whose answer is worth most. Say what they are, save the answers, and
-name all images again with <code>rim correct FOLDER --answers answers.json</code>.<br>
+</style><header>Regions of the images in FOLDER, first those whose answer is worth most. Say what they are, save the
+answers, and name all images again with <code>rim correct FOLDER --answers answers.json</code>.<br>
 <button id="save">Save answers</button> <span id="count"></span>
 <span><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>1</kbd>–<kbd>5</kbd> choose;
 <kbd>n</kbd> type a name; <kbd>x</kbd> clear</span></header>
