@@ -53,7 +53,7 @@ def rows(missed, context={}, **values):
 
 WHICH = {
     "seed": row(1, PAINTED | {"diffsegmenter"}, pretrained=True),
-    "pretrained": row(True, PAINTED | PROPOSED | CLIPPED | VIEWED | {"trident"}),
+    "pretrained": row(True, PAINTED | PROPOSED | CLIPPED | NAMED | {"trident"}),
     "dtype": row("float16", PAINTED | PROPOSED | CLIPPED | NAMED | {"trident"}, device="cuda"),
     "prompt": row("one {}", PAINTED | CLIPPED | NAMED | {"trident"}, trident_templates="prompt"),
     "sam_side": row(32, CUT | PROPOSED | {"trident"}, sam="tiny:mobile-sam"),
