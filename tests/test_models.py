@@ -29,9 +29,10 @@ def folder(tmp_path, tiny):
     (tmp_path / "sam/config.json").write_text(json.dumps(architectures.TINY_SAM))
     save_file({k: v.half() for k, v in models.load_sam(tiny).state_dict().items()}, tmp_path / "sam/model.safetensors")
     models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
-    clip, processor = models.load_clip(tiny)
-    clip.half().save_pretrained(tmp_path / "clip")
-    processor.save_pretrained(tmp_path / "clip")
+    for name, load in (("clip", models.load_clip), ("groupvit", models.load_groupvit)):
+        model, processor = load(tiny)
+        model.half().save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
     models.load_mae(tiny).half().save_pretrained(tmp_path / "mae")
     models.load_maskformer(tiny).half().save_pretrained(tmp_path / "maskformer")
     models.load_vit(tiny).half().save_pretrained(tmp_path / "trident_dino")

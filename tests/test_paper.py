@@ -19,6 +19,7 @@ TINY = dict(
     sam="tiny:sam",
     dino="tiny:dino",
     clip="tiny:clip",
+    groupvit="tiny:groupvit",
     diffusion="tiny:diffusion",
     mae="tiny:mae",
     maskformer="tiny:maskformer",

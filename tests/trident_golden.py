@@ -574,7 +574,7 @@ def check_merge(case):
         scores[c] = T.class_score(case.full[torch.from_numpy(case.injected.labels[kept] == c)], case.prob[c])
     case.check("merged_score", scores, 1e-4, outliers=1e-4)
     equal("merged_label_raw", scores.argmax(0), a["merged_label_raw"], 0.9999)
-    failed = T.nearest(np.isin(case.found.map, 1 + np.flatnonzero(~kept)), case.size)
+    failed = T.resize_nearest(np.isin(case.found.map, 1 + np.flatnonzero(~kept)), case.size)
     equal("failed_area", failed, a["failed_area"])
     labels, final = T.merge_masks(scores, a["coarse_label"].astype(np.int64), case.prob, failed)
     equal("label_before_failed", labels, a["label_before_failed"], 0.9999)
