@@ -114,46 +114,43 @@ def machine(device="cpu"):
     )
 
 
+COLUMNS = (
+    "stage",
+    "input",
+    "ours, ms",
+    "instead",
+    "its, ms",
+    "times faster",
+    "agreement",
+    "target",
+    "of the floor",
+    "peak GB, ours / its",
+)
+
+
+def cells(row, gpu=None):
+    "A comparison in words, as `COLUMNS` has them; a share of the floor, which is an H200's, only on one."
+    time_of = lambda x: "not measured" if x is None else f"{x:.3g}"
+    share = "" if row.floor is None else "not measured"
+    if row.floor is not None and row.ours and "H200" in (gpu or ""):
+        share = f"{row.floor / row.ours:.0%}"
+    return (
+        row.benchmark,
+        row.size,
+        time_of(row.ours),
+        row.other,
+        time_of(row.theirs) if row.other else "",
+        f"{row.faster:.3g}" if row.faster else "",
+        row.agreement,
+        row.target,
+        share,
+        "" if row.memory is None else " / ".join(f"{x:.2g}" for x in row.memory),
+    )
+
+
 def table(rows, gpu=None):
-    "The rows as aligned text, times in milliseconds; shares of the floor, which is an H200's, only on one."
-
-    def time_of(x):
-        return "not measured" if x is None else f"{x:.3g}"
-
-    def line(r):
-        share = (
-            "" if r.floor is None else f"{r.floor / r.ours:.0%}" if r.ours and "H200" in (gpu or "") else "not measured"
-        )
-        memory = "" if r.memory is None else " / ".join(f"{x:.2g}" for x in r.memory)
-        return (
-            r.benchmark,
-            r.size,
-            time_of(r.ours),
-            r.other,
-            time_of(r.theirs) if r.other else "",
-            f"{r.faster:.3g}" if r.faster else "",
-            r.agreement,
-            r.target,
-            share,
-            memory,
-        )
-
-    lines = [
-        (
-            "benchmark",
-            "input",
-            "ours, ms",
-            "instead",
-            "its, ms",
-            "times faster",
-            "agreement",
-            "target",
-            "of the floor",
-            "peak GB, ours / its",
-        ),
-        *map(line, rows),
-    ]
-    columns = [column for column in zip(*lines) if any(column[1:])]
+    "The rows as aligned text, times in milliseconds."
+    columns = [column for column in zip(COLUMNS, *(cells(row, gpu) for row in rows)) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         "  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() for line in zip(*columns)
@@ -162,25 +159,8 @@ def table(rows, gpu=None):
 
 def markdown(rows, about):
     "The rows with a target, as a Markdown table with a line on the machine."
-
-    def cell(x):
-        return "not measured" if x is None else f"{x:.3g}"
-
-    head = "stage", "input", "ours, ms", "instead", "its, ms", "times faster", "agreement", "target"
-    lines = [
-        (
-            r.benchmark,
-            r.size,
-            cell(r.ours),
-            r.other,
-            cell(r.theirs) if r.other else "",
-            f"{r.faster:.3g}" if r.faster else "",
-            r.agreement,
-            r.target,
-        )
-        for r in rows
-        if r.target
-    ]
+    shown = COLUMNS.index("target") + 1
+    lines = [cells(row)[:shown] for row in rows if row.target]
     versions = ", ".join(
         f"{name} {number}"
         for name, number in about["versions"].items()
@@ -188,4 +168,4 @@ def markdown(rows, about):
     )
     on = " and ".join(filter(None, [about["processor"], about["gpu"]]))
     foot = f"{on}, one thread of {about['cores']} cores, load {about['load'][0]}; {versions}; {about['date']}."
-    return f"{markdown_table(head, lines)}\n\n{foot}\n"
+    return f"{markdown_table(COLUMNS[:shown], lines)}\n\n{foot}\n"

@@ -8,6 +8,9 @@ from textwrap import fill
 from rim.base.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # bench is no part of the package
+from bench.harness import COLUMNS, Row, cells
+
 HEAD = """# Benchmarks
 
 What one step takes, beside what one would use instead: by turns, on the same inputs, with the same weights, medians
@@ -17,28 +20,12 @@ docs/benchmarks.py`). On a CPU times are those of the process, on a GPU those of
 its work. *Not measured*: the row needs another machine. Models of real size have random weights unless a row says
 otherwise: times and agreement do not depend on them, masks and labels do.
 """
-COLUMNS = (
-    "stage",
-    "input",
-    "ours, ms",
-    "instead",
-    "its, ms",
-    "times faster",
-    "agreement",
-    "target",
-    "of the floor",
-    "peak GB, ours / its",
-)
 
 
 def read(root=ROOT):
     "What is kept of each machine: name of its file -> content, GPUs first."
     found = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((root / "bench/results").glob("*.json"))}
     return dict(sorted(found.items(), key=lambda item: (not item[1]["machine"].get("gpu"), item[0])))
-
-
-def number(x):
-    return "not measured" if x is None else f"{x:.3g}"
 
 
 def table(columns, rows):
@@ -49,20 +36,7 @@ def table(columns, rows):
 
 def measured(row, gpu):
     "The cells of one comparison."
-    ours, floor = row.get("ours"), row.get("floor")
-    share = f"{floor / ours:.0%}" if floor and ours and "H200" in (gpu or "") else ""  # floors are an H200's
-    return (
-        row["benchmark"],
-        row["size"],
-        number(ours),
-        row.get("other", ""),
-        number(row.get("theirs")) if row.get("other") else "",
-        number(row["faster"]) if row.get("faster") else "",
-        row.get("agreement", ""),
-        row.get("target", ""),
-        share,
-        " / ".join(f"{x:.2g}" for x in row.get("memory", ())),
-    )
+    return cells(Row(**{name: value for name, value in row.items() if name != "faster"}), gpu)
 
 
 def step(record):
