@@ -1,5 +1,6 @@
 """Trained public weights on a photograph that scikit-learn carries: the image encoder against its own graph, ten times
-ten points against the stock generator, smaller sides of the encoder, and the whole of `segment`."""
+ten points against the stock generator, smaller sides of the encoder, and the whole of `segment`; on a GPU the whole
+alone, beside the CPU, with the pixels that get the same label."""
 
 import tempfile
 from functools import cache
@@ -94,8 +95,9 @@ def side_rows():
 
 
 @cache
-def segmenter():
+def segmenter(device="cpu", dtype="float32"):
     "Two classes, a photograph each."
+    here = settings().replace(device=device, dtype=dtype)
     from sklearn.datasets import load_sample_image
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,21 +108,37 @@ def segmenter():
             Image.fromarray(np.pad(np.ones((200, 300), np.uint8), [(100, 127), (170, 170)])).save(
                 place / "one.mask.png"
             )
-        tools = Tools(settings())
-        bank = ReferenceBank.from_photographs(folder, settings(), progress=False, tools=tools)
-    return RIM(settings(), tools.region_proposer, bank=bank)
+        tools = Tools(here)
+        bank = ReferenceBank.from_photographs(folder, here, progress=False, tools=tools)
+    return RIM(here, tools.region_proposer, bank=bank)
 
 
-def whole():
-    return segmenter().segment(photograph(), "building, flower")
+def whole(*where):
+    return segmenter(*where).segment(photograph(), "building, flower")
 
 
-def run():
+def device_rows(device):
+    for dtype in ("float32", "float16", "bfloat16"):
+        same = (whole(device, dtype).labels == whole().labels).mean()
+        yield Row(
+            "segment a photograph",
+            f"640 x 480, 10 x 10 points, {dtype}, on a GPU",
+            alternate([lambda: whole(device, dtype)], rounds=5, device=device)[0],
+            "the CPU, one thread",
+            alternate([whole], rounds=3, least=1)[0],
+            f"{same:.4%} of the pixels equal",
+        )
+
+
+def run(device="cpu"):
     lacking = [
         name for name in (settings().sam, settings().efficientnet) if not (models_folder(settings()) / name).is_dir()
     ]
     if lacking:
         yield Row("photograph", f"{' and '.join(lacking)} missing: rim weights fetch --profile photo", None)
+        return
+    if device != "cpu":
+        yield from device_rows(device)
         return
     sam = load_sam(settings())
     yield encoder_row(sam)

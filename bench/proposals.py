@@ -9,7 +9,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from rim.measure.agreement import plain_pool
 from rim.models.architectures import build_sam
 from rim.method.proposals import STOCK, MaskGenerator, stock_proposals
-from rim.models.fast_sam import PointDecoder
+from rim.models.fast_sam import PointDecoder, fused_encoder, in_dtype
 from rim.method.tools import Tools
 from rim.method.regions import describe
 from rim.base.settings import Settings
@@ -223,10 +223,32 @@ def decoder_rows(image):
         )
 
 
+@torch.inference_mode()
+def encoder_row(device, dtype):
+    "SAM's encoder with fused attention against the library's, both in a precision, and their distance from float32."
+    torch.manual_seed(0)
+    exact, pixels = build_sam().to(device).image_encoder, torch.randn(1, 3, 1024, 1024).to(device)
+    ours, theirs = (in_dtype(encoder, dtype) for encoder in (fused_encoder(exact), exact))
+    truth = exact(pixels)
+    apart = [((e(pixels.to(dtype)).float() - truth).abs().max() / truth.abs().max()).item() for e in (ours, theirs)]
+    given = pixels.to(dtype)
+    fast, slow = alternate([lambda: ours(given), lambda: theirs(given)], device=device)
+    return Row(
+        "image encoder",
+        f"SAM ViT-B, random weights, {str(dtype).removeprefix('torch.')}, {device}; per image",
+        fast,
+        "segment_anything",
+        slow,
+        "{:.2g} of the largest value from float32, the library's {:.2g}".format(*apart),
+    )
+
+
 def run(device="cpu"):
     image = picture()
     if device == "cpu":
         yield from decoder_rows(image)
+    else:
+        yield from (encoder_row(device, dtype) for dtype in (torch.bfloat16, torch.float32))
     size, other = (
         "SAM ViT-B, 32x32 points, DINOv2 ViT-B/14, 480x640, bfloat16, random weights, on a GPU; per image",
         "segment_anything in float32, full-size pooling",

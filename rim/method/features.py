@@ -98,6 +98,11 @@ def batch(
     "The features of several images of one size."
     if len(sizes := {image.shape for image in images}) > 1:
         raise ValueError(f"Images of a batch must have one size; got {sorted(sizes)}.")
+    return self._see(images)
+
+
+@patch
+def _see(self: PatchEncoder, images: list[np.ndarray]) -> torch.Tensor:
     return self.grid(torch.stack([self._input(image) for image in images]))
 
 # %% ../../nbs/method/05_features.ipynb #ec37ed37
@@ -264,7 +269,9 @@ class DiffusionFeatures(PatchEncoder):
 
 # %% ../../nbs/method/05_features.ipynb #4dfec02a
 @patch
-def _see(self: DiffusionFeatures, images):
+@torch.no_grad()
+def _decoded(self: DiffusionFeatures, images: list[np.ndarray]) -> torch.Tensor:
+    "What the block gives out for the noised latents of the images."
     unet, vae, pipeline = self.model, self.pipeline.vae, self.pipeline
     pixels = torch.stack([self._input(image) for image in images]).to(unet.device, unet.dtype)
     clean = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
@@ -284,15 +291,8 @@ def _see(self: DiffusionFeatures, images):
 
 # %% ../../nbs/method/05_features.ipynb #4dfec02b
 @patch
-@torch.no_grad()
-def batch(
-    self: DiffusionFeatures,
-    images: list[np.ndarray],  # each [H, W, 3] uint8 RGB, of one size
-) -> torch.Tensor:  # [B, D, h, w] float32
-    "What the block gives out for the noised latents of the images."
-    if len(sizes := {image.shape for image in images}) > 1:
-        raise ValueError(f"Images of a batch must have one size; got {sorted(sizes)}.")
-    return over_cores(self._see, [images])[0]  # one piece, one thread
+def _see(self: DiffusionFeatures, images: list[np.ndarray]) -> torch.Tensor:
+    return over_cores(self._decoded, [images])[0]  # one piece, one thread
 
 # %% ../../nbs/method/05_features.ipynb #abbdf04d
 class EfficientNetFeatures(PatchEncoder):

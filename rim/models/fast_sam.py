@@ -341,7 +341,7 @@ def _count(
 def _to_host(
     masks: torch.Tensor,  # [K, H, W] bool
 ) -> np.ndarray:
-    "The masks as an array; from a GPU through memory that it writes itself, which is twenty times faster."
+    "The masks as an array; from a GPU into memory that it can write itself, without a copy between."
     if masks.device.type == "cpu":
         return masks.numpy()
     host = torch.empty(masks.shape, dtype=masks.dtype, pin_memory=True)
