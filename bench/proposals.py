@@ -9,7 +9,8 @@ from segment_anything import SamAutomaticMaskGenerator
 from rim.measure.agreement import plain_pool
 from rim.models.architectures import build_sam
 from rim.method.proposals import STOCK, MaskGenerator, stock_proposals
-from rim.models.fast_sam import PointDecoder, fused_encoder, in_dtype
+from rim.models.fast_sam import PointDecoder, in_dtype
+from rim.models.sam_on_gpu import fused_encoder
 from rim.method.tools import Tools
 from rim.method.regions import describe
 from rim.base.settings import Settings

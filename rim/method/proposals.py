@@ -21,7 +21,8 @@ from torchvision.ops import batched_nms
 from transformers import MaskFormerForInstanceSegmentation
 from ..base.cores import over_cores
 from ..base.images import IMAGENET_MEAN, IMAGENET_STD
-from ..models.fast_sam import Axis, PointDecoder, _count, _to_host, full_masks, fused_encoder, in_dtype, measure
+from ..models.fast_sam import Axis, PointDecoder, _count, _to_host, full_masks, in_dtype, measure
+from ..models.sam_on_gpu import fused_encoder
 from ..models.loading import weights_key
 from ..models.roles import dtype_of, halving
 
