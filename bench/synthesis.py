@@ -85,6 +85,17 @@ def run(device="cpu"):
             FLOOR,
             singly=4,
         )
+        yield compare(
+            "synthesis, Stable Diffusion 1.4, random weights, compiled",
+            Settings.from_profile("paper", dtype="bfloat16", synthesis_batch=16, compile=True, **paper),
+            names,
+            4,
+            3,
+            device,
+            "at least 3.5 images/s on an H200",
+            FLOOR,
+            singly=4,
+        )
     else:
         yield compare(
             "synthesis, Stable Diffusion 1.4, random weights",

@@ -112,7 +112,8 @@ def test_rankings_and_matches():
     close(found[0].scores, found[1].scores, 1e-5)
 
 
-def test_capture():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_capture(compiled):
     "Noise is drawn on the CPU, so that images are the same to rounding; two steps keep it small."
     items = [("a photo of a boat", "boat", 0), ("a photo of a fish", "fish", 1)]
     cpu, gpu = (

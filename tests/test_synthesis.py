@@ -11,6 +11,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from rim.method import synthesis
+from rim.method.tools import Tools
 from rim.models.loading import load_diffusion
 from rim.base.settings import Settings
 from rim.method.vocabulary import Vocabulary
@@ -183,6 +184,45 @@ def test_another_prompt_is_noticed(unet):
         assert torch.equal(
             unet(x.clone(), t, encoder_hidden_states=context.clone()).sample, second
         ) and capture.count == len(capture.layers)
+
+
+@torch.no_grad()
+def test_a_compiled_pass_is_one_graph_and_hears_the_same(unet, monkeypatch):
+    "PyTorch traces it here; the kernels that a compiler would make of the graph are its own affair."
+    graphs = []
+
+    def keep(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    traced = torch.compile(synthesis._pass, backend=keep, dynamic=False, fullgraph=True)
+    monkeypatch.setattr(synthesis, "_compiler", lambda: traced)
+    for tokens in ([[3]], [[5, 6]]):
+        x, _, context = inputs(2)
+        steps = torch.tensor([300, 200])  # as schedulers give them: numbers would each be a program
+        with AttentionCapture(unet, tokens) as plain:
+            expected = [unet(x, t, encoder_hidden_states=context).sample for t in steps]
+        with AttentionCapture(unet, tokens, compiled=True) as capture:
+            found = [capture.compiled_pass(x, t, context) for t in steps]
+        assert all(map(torch.equal, found, expected)) and torch.equal(capture.maps(), plain.maps())
+    assert len(graphs) == 1  # other words and other steps are no other program
+
+
+def test_only_whole_batches_are_compiled_and_the_key_says_so(settings, monkeypatch):
+    seen, plain = [], AttentionCapture.__init__
+
+    def note(self, *args, compiled=False, **more):
+        seen.append((len(args[1]), compiled))
+        plain(self, *args, **more)
+
+    monkeypatch.setattr(AttentionCapture, "__init__", note)
+    items = [("a photo of a boat", "boat", k) for k in range(5)]
+    own = settings.replace(compile=True, synthesis_batch=3, redraws=0)
+    list(synthesis.synthesise(load_diffusion(own), items, own))
+    assert seen == [(3, True), (2, False)]
+    keys = [Tools(settings.replace(compile=value)).painting_key for value in (False, True)]
+    assert "compile" not in keys[0] and keys[1] == keys[0] | {"compile": True}
 
 
 @torch.no_grad()

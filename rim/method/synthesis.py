@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from math import ceil, sqrt
 from weakref import WeakKeyDictionary
@@ -71,13 +72,23 @@ class CapturingProcessor:
         def heads(x):
             return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
 
-        state = encoder_hidden_states, None if encoder_hidden_states.is_inference() else encoder_hidden_states._version
-        if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
+        def prompt():
             key, value = heads(layer.to_k(encoder_hidden_states)), heads(layer.to_v(encoder_hidden_states))
-            self.context, self.prompt = state, _with_marks(key, value, self.marks(encoder_hidden_states))
-        out, marked = _marked_attention(heads(layer.to_q(hidden_states)), *self.prompt)
+            return _with_marks(key, value, self.marks(encoder_hidden_states))
+
+        if torch.compiler.is_compiling():  # a compiler keeps nothing from pass to pass
+            words = prompt()
+        else:
+            words = self._kept(encoder_hidden_states, prompt)
+        out, marked = _marked_attention(heads(layer.to_q(hidden_states)), *words)
         self.hear(layer, marked)
         return layer.to_out[1](layer.to_out[0](out.transpose(1, 2).flatten(2)))
+
+    def _kept(self, context, prompt):
+        state = context, None if context.is_inference() else context._version
+        if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
+            self.context, self.prompt = state, prompt()
+        return self.prompt
 
 # %% ../../nbs/method/02_synthesis.ipynb #e7e63d1f
 def fusible(
@@ -133,8 +144,10 @@ class AttentionCapture:
         token_indices: list[list[int]],  # per image, positions of its class tokens
         resolutions: tuple[int, ...] = (),  # sides of the layers that count, in latent pixels; empty: all
         fused=True,  # False: a second softmax beside every layer
+        compiled=False,  # passes go through `compiled_pass`
     ):
         self.unet, self.tokens, self.resolutions, self.fused = unet, token_indices, resolutions, fused
+        self.compiled = compiled
         self.layers = {name: m for name, m in unet.named_modules() if name.endswith("attn2")}
         if not self.layers:
             raise ValueError("Attention is captured from attn2 layers; this UNet has none.")
@@ -142,10 +155,11 @@ class AttentionCapture:
         self.handles, self.processors = [], {}
 
     def __enter__(self):
-        self.handles = [
-            self.unet.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.unet.register_forward_hook(self._end),
-        ]
+        if not self.compiled:
+            self.handles = [
+                self.unet.register_forward_pre_hook(self._begin, with_kwargs=True),
+                self.unet.register_forward_hook(self._end),
+            ]
         for layer in self.layers.values():
             if self.fused and fusible(layer):
                 self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._hear, self._marks)
@@ -228,6 +242,30 @@ def maps(self: AttentionCapture) -> torch.Tensor:  # [B, H, W] float32, [0, 1], 
     total = sum(F.interpolate(s[:, None], self.size, mode="bilinear") for s in self.sums.values())[:, 0] / self.count
     return total / total.amax((1, 2), keepdim=True).clamp_min(1e-12)
 
+# %% ../../nbs/method/02_synthesis.ipynb #c0a9b002
+def _pass(unet, sample, step, context):
+    return unet(sample, step, encoder_hidden_states=context).sample
+
+
+@cache
+def _compiler():
+    return torch.compile(_pass, dynamic=False)  # late: PyTorch's compiler takes a second to import
+
+
+@patch
+def compiled_pass(
+    self: AttentionCapture,
+    sample: torch.Tensor,  # [B or 2 B, C, h, w] latents
+    step: torch.Tensor,  # of the noise
+    context: torch.Tensor,  # [B or 2 B, L, E] encoded prompts
+) -> torch.Tensor:  # [B or 2 B, C, h, w]
+    "A pass through the UNet as PyTorch compiles it, heard like any other."
+    self._begin(self.unet, (sample,), dict(encoder_hidden_states=context))
+    self._marks(context)
+    noise = _compiler()(self.unet, sample, step, context)
+    self._end(self.unet, (), None)
+    return noise
+
 # %% ../../nbs/method/02_synthesis.ipynb #e1cb85ad
 def image_seed(
     seed: int,  # of the experiment
@@ -300,10 +338,14 @@ def _denoise(
     if guided:
         context = torch.cat([encoded_prompt(pipeline, "").expand_as(context), context])
     sides = tuple(int(side) for side in settings.attention_resolutions.split(",") if side.strip())
-    with AttentionCapture(pipeline.unet, tokens, sides) as capture:
+    compiled = settings.compile and len(x) == settings.synthesis_batch  # another size would be compiled for one batch
+    with AttentionCapture(pipeline.unet, tokens, sides, compiled=compiled) as capture:
         for t in scheduler.timesteps:
             z = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
-            noise = pipeline.unet(z, t, encoder_hidden_states=context).sample
+            if capture.compiled:
+                noise = capture.compiled_pass(z, t, context)
+            else:
+                noise = pipeline.unet(z, t, encoder_hidden_states=context).sample
             if guided:
                 empty, prompted = noise.chunk(2)
                 noise = empty + settings.guidance * (prompted - empty)

@@ -129,7 +129,8 @@ class Tools:
     @cached_property
     def painting_key(self):  # dict: what determines the images of a prompt
         s = self.settings
-        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s))
+        compiled = {"compile": True} if s.compile else {}
+        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s), **compiled)
 
     @cached_property
     def cutting_key(self):  # dict: what determines the mask of an image
