@@ -83,6 +83,7 @@ WHICH = {
         image_size=128,
         denoising_steps=3,
         guidance=2,
+        compile=True,
         degenerate_std=1,
         redraws=1,
         attention_resolutions="8",
