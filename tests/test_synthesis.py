@@ -13,9 +13,10 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from rim.method import synthesis
 from rim.method.tools import Tools
 from rim.models.loading import load_diffusion
+from rim.models.marked_attention import fusible
 from rim.base.settings import Settings
 from rim.method.vocabulary import Vocabulary
-from rim.method.synthesis import AttentionCapture, class_tokens, encoded_prompt, fusible, image_seed, synthesise
+from rim.method.synthesis import AttentionCapture, class_tokens, encoded_prompt, image_seed, synthesise
 
 
 @pytest.fixture(scope="module")

@@ -100,9 +100,7 @@ class RegionSettings:
     feature: str  # encoder of references and regions: dino, clip, mae, sd or efficientnet
     feature_layer: str  # last, a number from 1 on, or of the efficientnet head or logits, open
     feature_kind: str  # keys, values or tokens of a transformer's layer, open
-    fusion: (
-        str  # further encoders whose cells are joined to the feature's, encoder[:layer[:kind]], several with +, open
-    )
+    fusion: str  # further encoders joined to the feature's, encoder[:layer[:kind]], several with +, open
     sd_timestep: int  # noise that the diffusion UNet sees the image in, 0 to 999, open
     sd_block: int  # block of its decoder that is read, 0 the coarsest, open
     sd_scale: float  # its input, in multiples of the two sides that follow, open

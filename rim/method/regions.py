@@ -80,7 +80,7 @@ def describe(
     return Regions(proposals, pooled.masked_fill(~valid[:, None], torch.nan).cpu(), grid.cpu())
 
 # %% ../../nbs/method/13_regions.ipynb #ab045649
-_CODE = "rim.models.fast_sam", "rim.method.proposals", "rim.method.regions"
+_CODE = "rim.models.fast_sam", "rim.models.sam_on_gpu", "rim.method.proposals", "rim.method.regions"
 _PROPOSALS = Stage("proposals", 1, _CODE)
 _ANALYSIS = Stage("analysis", 1, (*_CODE, "rim.method.pooling", "rim.method.features"), ("feature", "region_side"))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from inspect import signature
-from math import ceil, sqrt
+from math import ceil
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 from fastcore.basics import patch
+from ..models.marked_attention import CapturingProcessor, fusible
 from ..models.roles import halving
 
 # %% ../../nbs/method/02_synthesis.ipynb #ab7d70bf
@@ -32,78 +33,6 @@ def _token_attention(
     "softmax(Q K^T / sqrt d), mean over heads; eq. 1-2."
     query, key = layer.head_to_batch_dim(layer.to_q(hidden)), layer.head_to_batch_dim(layer.to_k(context))
     return layer.get_attention_scores(query, key).float().unflatten(0, (len(hidden), layer.heads)).mean(1)
-
-# %% ../../nbs/method/02_synthesis.ipynb #8b1b1fc7
-_WIDER = 8  # columns that a head gets; the first of them is used
-
-
-def _with_marks(
-    key: torch.Tensor,  # [B, heads, L, d]
-    value: torch.Tensor,  # [B, heads, L, d]
-    marks: torch.Tensor,  # [B, L], 1 at the tokens that count, else 0
-) -> tuple[torch.Tensor, torch.Tensor]:  # both [B, heads, L, d + WIDER]
-    "Keys and values of a prompt, made wider by a column that marks its tokens."
-    column = marks.to(value.dtype)[:, None, :, None].expand(*value.shape[:-1], 1)
-    return F.pad(key, (0, _WIDER)), F.pad(torch.cat([value, column], -1), (0, _WIDER - 1))
-
-# %% ../../nbs/method/02_synthesis.ipynb #de163bc7
-def _marked_attention(
-    query: torch.Tensor,  # [B, heads, N, d]
-    key: torch.Tensor,  # [B, heads, L, d + WIDER]
-    value: torch.Tensor,  # [B, heads, L, d + WIDER]
-) -> tuple[torch.Tensor, torch.Tensor]:  # [B, heads, N, d]; [B, N] float32
-    "What attention returns, and how much of it the marked tokens get, summed over them and the heads."
-    width = query.shape[-1]
-    out = F.scaled_dot_product_attention(F.pad(query, (0, _WIDER)), key, value, scale=1 / sqrt(width))
-    return out[..., :width], out[..., width].float().sum(1)
-
-# %% ../../nbs/method/02_synthesis.ipynb #d5b38a4f
-class CapturingProcessor:
-    "Works as `AttnProcessor2_0` does, and tells how much attention the marked tokens get."
-
-    def __init__(
-        self,
-        hear,  # called with the layer and its map, [B, N]
-        marks,  # called with the prompts' states, [B, L, E]; returns [B, L]
-    ):
-        self.hear, self.marks, self.context, self.prompt = hear, marks, None, None
-
-    def __call__(self, layer, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        def heads(x):
-            return x.unflatten(2, (layer.heads, -1)).transpose(1, 2)
-
-        def prompt():
-            key, value = heads(layer.to_k(encoder_hidden_states)), heads(layer.to_v(encoder_hidden_states))
-            return _with_marks(key, value, self.marks(encoder_hidden_states))
-
-        if torch.compiler.is_compiling():  # a compiler keeps nothing from pass to pass
-            words = prompt()
-        else:
-            words = self._kept(encoder_hidden_states, prompt)
-        out, marked = _marked_attention(heads(layer.to_q(hidden_states)), *words)
-        self.hear(layer, marked)
-        return layer.to_out[1](layer.to_out[0](out.transpose(1, 2).flatten(2)))
-
-    def _kept(self, context, prompt):
-        state = context, None if context.is_inference() else context._version
-        if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
-            self.context, self.prompt = state, prompt()
-        return self.prompt
-
-# %% ../../nbs/method/02_synthesis.ipynb #e7e63d1f
-def fusible(
-    layer,  # `Attention`
-) -> bool:
-    "Whether `CapturingProcessor` computes what the layer does."
-    from diffusers.models.attention_processor import AttnProcessor2_0  # late: seeds need no diffusion model
-
-    more = layer.spatial_norm, layer.group_norm, layer.norm_cross, layer.norm_q, layer.norm_k, layer.residual_connection
-    plain = (
-        not any(part is not None and part is not False for part in more)
-        and layer.rescale_output_factor == 1
-        and layer.scale_qk
-    )
-    return type(layer.processor) is AttnProcessor2_0 and plain
 
 # %% ../../nbs/method/02_synthesis.ipynb #aefda72c
 def prompt_length(

@@ -63,8 +63,14 @@ _PROPOSERS = {  # proposer -> (tools -> what proposes regions of a test image)
 }
 
 # %% ../../nbs/method/06_tools.ipynb #94b8ee96
-_PICTURE = Stage("picture", 1, ("rim.method.synthesis",), PAINTING)
-_CUTTING = "rim.models.fast_sam", "rim.method.proposals", "rim.method.tools", "rim.method.references"
+_PICTURE = Stage("picture", 1, ("rim.method.synthesis", "rim.models.marked_attention"), PAINTING)
+_CUTTING = (
+    "rim.models.fast_sam",
+    "rim.models.sam_on_gpu",
+    "rim.method.proposals",
+    "rim.method.tools",
+    "rim.method.references",
+)
 MASK = Stage("mask", 1, _CUTTING, MASKING)
 _REFERENCE = Stage(
     "reference", 1, (*_CUTTING, "rim.method.pooling", "rim.method.features"), (*MASKING, "feature", "reference_side")
