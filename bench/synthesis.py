@@ -90,11 +90,11 @@ def run(device="cpu"):
             Settings.from_profile("paper", dtype="bfloat16", synthesis_batch=16, compile=True, **paper),
             names,
             4,
-            3,
+            2,
             device,
             "at least 3.5 images/s on an H200",
             FLOOR,
-            singly=4,
+            singly=2,
         )
     else:
         yield compare(

@@ -116,8 +116,9 @@ def test_rankings_and_matches():
 def test_capture(compiled):
     "Noise is drawn on the CPU, so that images are the same to rounding; two steps keep it small."
     items = [("a photo of a boat", "boat", 0), ("a photo of a fish", "fish", 1)]
+    cpu, gpu = both(denoising_steps=2, redraws=0, synthesis_batch=2)
     cpu, gpu = (
-        list(synthesise(Tools(settings).pipeline, items, settings)) for settings in both(denoising_steps=2, redraws=0)
+        list(synthesise(Tools(settings).pipeline, items, settings)) for settings in (cpu, gpu.replace(compile=compiled))
     )
     for ours, theirs in zip(gpu, cpu):
         assert (ours.name, ours.seed) == (theirs.name, theirs.seed)
