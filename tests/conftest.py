@@ -7,6 +7,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before numpy and torch are imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing downloads unasked, least of all a test
 
+import itertools, signal
 from pathlib import Path
 import hypothesis, numpy as np, pytest
 
@@ -14,6 +15,9 @@ hypothesis.settings.register_profile(
     "rim", deadline=None, derandomize="CI" in os.environ
 )  # a busy machine is no failure, and CI looks where it looked before
 hypothesis.settings.load_profile("rim")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "rim" / "toybox" / "weights"
@@ -39,10 +43,14 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def own_store(tmp_path_factory, monkeypatch):
     "No test reads or writes the user's store, settings, models or data."
-    monkeypatch.setenv("RIM_STORE", str(tmp_path_factory.mktemp("store")))
+    # without mktemp, which looks at all folders of the tests before to find the next number
+    monkeypatch.setenv("RIM_STORE", str(tmp_path_factory.getbasetemp() / f"stores/{next(numbers)}"))
     for variable in ("RIM_MODELS", "RIM_DATA"):
         monkeypatch.delenv(variable, raising=False)
 

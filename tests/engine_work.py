@@ -1,4 +1,4 @@
-"""Work for the tests of engines: spawned workers import it, so it is a module of its own, and light."""
+"""Work for the tests of engines and of training: spawned workers import it, so it is a module of its own, and light."""
 
 import os, signal, time
 from pathlib import Path
@@ -76,3 +76,10 @@ class Methods:
             return (image.mean(2) > 180).astype("uint8")
 
         return {"bright": Method(predict, key={"method": "bright"})}
+
+
+def draw(seeds):
+    "Examples of these seeds: an image of each."
+    from rim.toybox.world import World
+
+    return [World(32).scene(s).image for s in seeds]

@@ -5,7 +5,8 @@ import os
 import numpy as np, pytest
 from PIL import Image
 from pycocotools.coco import COCO as Reader
-from rim.apps.batch import COCO, enlarge, find_pictures, segment_pictures, shown, write_coco
+from rim.apps.batch import COCO, enlarge, find_pictures, segment_pictures, write_coco
+from rim.base.files import clean
 from rim.method.segmentation import Method, Region, Segmentation, mask_box
 from rim.base.settings import Settings
 from rim.method.vocabulary import Vocabulary
@@ -155,7 +156,7 @@ def test_names_of_any_bytes(tmp_path, tiny_image):
     for name in (b"\xff\xfe.png", b"a\nb\x1b[31m.png", b"back\\slash.png"):
         Image.fromarray(tiny_image).save(os.path.join(os.fsencode(tmp_path), name).decode("utf-8", "surrogateescape"))
     outcomes = list(segment_pictures(Left(), "boat", find_pictures([tmp_path], tmp_path / "out"), tmp_path / "out"))
-    assert len(outcomes) == 3 and all(shown(o.picture.path).isprintable() for o in outcomes)
+    assert len(outcomes) == 3 and all(clean(o.picture.path).isprintable() for o in outcomes)
     write_coco(
         tmp_path / "out" / COCO, [o.picture for o in outcomes if not o.fault], tmp_path / "out", Vocabulary.of("boat")
     )

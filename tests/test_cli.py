@@ -51,7 +51,7 @@ def fake_rim(monkeypatch):
             return Segmentation(pixels, labels, vocabulary, (region,))
 
     monkeypatch.setattr(matcher, "SEGMENTERS", dict.fromkeys(("match", "rim"), Fake))
-    monkeypatch.setattr(cli_segment, "announced_bank", lambda *args: None)
+    monkeypatch.setattr(cli_segment, "announce_bank", lambda *args: None)
     return Fake
 
 
@@ -267,9 +267,9 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
         denoising_steps=2,
     )
     rim, words = RIM(tiny, store=Store(tmp_path / "store")), Vocabulary.of("boat, tree")
-    cli_segment.announced_bank(rim, words)
+    cli_segment.announce_bank(rim, words)
     assert "generating 4 of 4 reference images for 2 classes" in capsys.readouterr().out
-    bank = cli_segment.announced_bank(rim, words)
+    bank = cli_segment.announce_bank(rim, words)
     assert capsys.readouterr().out == f"bank {bank.digest[:12]}: 2 classes, 4 references (4 from diffusion)\n"
     bank.save(tmp_path / "bank.safetensors")
     code, _, err = run(capsys, "segment", photo, "--bank", tmp_path / "bank.safetensors", "--out", tmp_path / "out")

@@ -35,7 +35,7 @@ def result(tiny_image):
 )
 def test_questions_have_limits(text, named):
     with pytest.raises(ValueError, match=named):
-        demo.asked(text)
+        demo.read_words(text)
 
 
 def test_large_pictures_are_shrunk_and_broken_ones_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Engines: the same outcomes whoever works, dies, or is interrupted; and a Ray that nobody else can reach."""
 
-import os, pickle, signal, subprocess, sys, time
+import ast, json, os, pickle, signal, subprocess, sys, time
 from importlib.util import find_spec
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
@@ -289,6 +289,25 @@ def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_pa
             (tmp_path / kind / f).read_bytes() == (tmp_path / {"a": "b", "serial": "many"}[kind] / f).read_bytes()
             for f in files
         )
+
+
+@pytest.mark.weights
+@pytest.mark.promise(1)
+def test_the_tutorial_kills_a_worker_and_the_numbers_are_the_same(ray, root, monkeypatch):
+    "Its cells, with the cluster that is there; `nbdev-test` would skip what needs the toybox's weights."
+    cells = json.loads((root / "nbs/tutorials/05_many_machines.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    space, shown = {"__name__": "__main__"}, []
+    for source in code:
+        *lines, last = ast.parse(source).body
+        exec(compile(ast.Module(lines, []), "tutorial", "exec"), space)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "tutorial", "eval"), space))
+        else:
+            exec(compile(ast.Module([last], []), "tutorial", "exec"), space)
+    (_, killed, workers), (files, difference) = [value for value in shown if isinstance(value, tuple)]
+    assert (killed, workers) == (1, 4) and files > 0 and difference == 0
 
 
 @pytest.mark.promise(15)

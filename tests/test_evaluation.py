@@ -1,7 +1,8 @@
 """Evaluation: each method once per image, stored, resumable, checked first; the report says what the sums say."""
 
-import shutil, signal, subprocess, sys, time
+import os, shutil, signal, time
 import numpy as np, pytest
+from forked import forked
 from rim.measure.evaluation import PATIENCE, Part, Unmeasured, evaluate, shard
 from rim.measure.report import Report
 from rim.measure.results import as_method, item_key, pack_confusion, unpack_confusion
@@ -209,42 +210,34 @@ def test_a_store_that_cannot_be_written_stops_the_run(settings, tmp_path, monkey
     assert counter.predicted == 1
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from rim.measure.folders import ToyboxBenchmark
-from rim.measure.evaluation import evaluate
-from rim.method.segmentation import Method
-from rim.base.settings import Settings
-from rim.base.store import Store
-def slowly(image, _):
-    with open(sys.argv[2], "a") as log: log.write("called\\n")
-    time.sleep(0.05)
-    return (image.mean(2) > 180).astype("uint8")
-methods = {"slow": Method(slowly, key={"m": "slow"})}
-settings, store = Settings.from_profile("toybox"), Store(sys.argv[1])
-evaluate(methods, ToyboxBenchmark(60, size=64), settings, store, progress=False)
-"""
-
-
 @pytest.mark.promise(1)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_most_one_image_is_lost(settings, tmp_path, how):
     from rim.measure.folders import ToyboxBenchmark
 
     log, store = tmp_path / "log", Store(tmp_path / "store")
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(store.root), str(log)])
-    deadline = time.monotonic() + 120
+
+    def slowly(image, _):
+        with open(log, "a") as lines:
+            lines.write("called\n")
+        time.sleep(0.05)
+        return (image.mean(2) > 180).astype("uint8")
+
+    def work():
+        methods = {"slow": Method(slowly, key={"m": "slow"})}
+        evaluate(methods, ToyboxBenchmark(60, size=64), settings, store, progress=False)
+
+    process, deadline = forked(work, tmp_path / "said"), time.monotonic() + 120
     while (
         not (log.exists() and len(log.read_text().splitlines()) >= 12)
         and time.monotonic() < deadline
-        and process.poll() is None
+        and process.is_alive()
     ):
         time.sleep(0.005)
-    process.send_signal(how)
-    process.wait()
+    os.kill(process.pid, how)
+    process.join()
     called, kept = len(log.read_text().splitlines()), len(store.list("confusion"))
-    assert process.returncode == -how and 12 <= called < 60 and called - kept <= 1
+    assert process.exitcode == -how and 12 <= called < 60 and called - kept <= 1
     again = []
 
     def method(note):

@@ -220,7 +220,7 @@ def test_trident(card, clip):
         "refinement.refine: a number",
         "refinement.refine: places",
         "refinement.refine: an array",
-        "trident.predict: a number",
+        "trident._sharpen: a number",
         "trident.predict: an array",
         "trident._label_regions: an array",
     }

@@ -48,9 +48,7 @@ def folder(tmp_path, tiny):
 
 @pytest.fixture
 def saved(folder):
-    return Settings.from_profile(
-        "toybox", device="cpu", models_dir=str(folder), **{role: role for role in roles.ROLES}
-    )
+    return Settings.from_profile("toybox", device="cpu", models_dir=str(folder), **{role: role for role in roles.ROLES})
 
 
 def parameters(model):

@@ -290,16 +290,17 @@ def test_an_affinity_is_its_explicit_form():
 
 def test_the_background_of_groupvit_is_a_text_only_by_its_own_words(made):
     peer, words = made["GroupViT"], Vocabulary.of("boat, tree")
-    assert peer.asked(words)[1].tolist() == [1, 2]
-    assert peer.asked(words, ("sky", "sea"))[1].tolist() == [0, 0, 1, 2]
-    assert peer.asked(Vocabulary.of("boat, tree", background=False))[1].tolist() == [0, 1]
+    assert peer.text_queries(words)[1].tolist() == [1, 2]
+    assert peer.text_queries(words, ("sky", "sea"))[1].tolist() == [0, 0, 1, 2]
+    assert peer.text_queries(Vocabulary.of("boat, tree", background=False))[1].tolist() == [0, 1]
 
 
 def test_where_no_group_fits_it_is_background(tiny):
     scene = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     always, never = (GroupViT(tiny.replace(peer_crop=64, peer_threshold=t)) for t in (1, 0))
     assert (never.segment(scene, "boat, tree", background=()).labels > 0).all()
-    (windows, *_), (model, _), text = always.windows(scene), always.clip, always.asked(Vocabulary.of("boat, tree"))[0]
+    (windows, *_), (model, _) = always.windows(scene), always.clip
+    text = always.text_queries(Vocabulary.of("boat, tree"))[0]
     groups, whole, shares = group.group_windows(model, always.normalised(windows))
     affinity = group.group_affinity(groups[0], whole[0], text, model.logit_scale.exp(), 5)
     own = affinity.amax(1)[shares[0].argmax(0)]

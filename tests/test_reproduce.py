@@ -231,7 +231,7 @@ def test_found_from_a_folder_below(project):
 
 
 def test_interrupted_says_what_is_done_and_exits_130(project):
-    write(project, "broken", "import time\ntime.sleep(60)")
+    write(project, "broken", f"import time\nopen({str(project / 'begun')!r}, 'w')\ntime.sleep(60)")
     code = (
         "import sys; from rim.reproduce.command import reproduce; from rim.reproduce.registry import Target\n"
         "registry = {n: Target(n, n, f'paper/{n}.ipynb', 1) for n in ('tiny', 'broken')}\n"
@@ -243,7 +243,7 @@ def test_interrupted_says_what_is_done_and_exits_130(project):
     for line in process.stdout:
         if line.startswith("broken: running"):
             break
-    time.sleep(4)
+    wait_for((project / "begun").exists)
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=40)
     assert process.returncode == 130 and "Interrupted: 1 of 2 targets are done" in rest and "+2.0" in rest

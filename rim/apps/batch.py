@@ -18,7 +18,7 @@ from .. import __version__
 from ..base.images import FORMATS, read_image, resize_nearest
 from ..method.segmentation import from_rle, label_image, png_bytes, to_rle
 from ..base.stages import Stage
-from ..base.files import address, atomic_write
+from ..base.files import address, atomic_write, clean
 from ..base.store import file_digest
 from ..method.vocabulary import Vocabulary
 
@@ -111,14 +111,14 @@ def find_pictures(
         elif glob.has_magic(given):
             base, files = _pictures_like(given, passed)
         else:
-            raise FileNotFoundError(f"no image file at {shown(path)}")
+            raise FileNotFoundError(f"no image file at {clean(path)}")
         if base.resolve() in out.parents:
             files = [f for f in files if f == path or not f.resolve().is_relative_to(out)]
             passed = [f for f in passed if not f.resolve().is_relative_to(out)]
         if not files:
             more = "" if recursive or not path.is_dir() else " (folders inside it count with --recursive)"
             more += f"; passed over: {some_files(passed)}" if passed else ""
-            raise FileNotFoundError(f"no images in {shown(given)}{more}")
+            raise FileNotFoundError(f"no images in {clean(given)}{more}")
         for file in files:
             found.setdefault((file.resolve(), relative := file.relative_to(base).as_posix()), Picture(file, relative))
     _check_results(found.values(), out)
@@ -129,20 +129,13 @@ def find_pictures(
 # %% ../../nbs/apps/01_batch.ipynb #cb2abbc1
 COCO, SESSION, CORRECTIONS = "coco.json", "session.rim", "corrections.json"  # not named after an image
 
-# %% ../../nbs/apps/01_batch.ipynb #8c63287a
-def shown(
-    text,  # path or str, with whatever bytes and letters are in it
-) -> str:
-    "A file name that is safe to print."
-    return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))
-
 # %% ../../nbs/apps/01_batch.ipynb #32ef2ccb
 def some_files(
     paths,  # of Path
     most=5,  # how many are named
 ) -> str:
     "Files for a message: how many, and the first ones."
-    named = ", ".join(shown(p) for p in sorted(paths)[:most])
+    named = ", ".join(clean(p) for p in sorted(paths)[:most])
     return f"{len(paths)} of no allowed ending ({named}{', …' if len(paths) > most else ''})"
 
 # %% ../../nbs/apps/01_batch.ipynb #a1c5324c
@@ -155,16 +148,16 @@ def _check_results(
     inputs = {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
         if ".." in PurePosixPath(picture.file).parts:
-            raise ValueError(f"results stay inside their folder: {shown(picture.path)} would leave it")
+            raise ValueError(f"results stay inside their folder: {clean(picture.path)} would leave it")
         for result in picture.results:
             if (other := taken.setdefault(result.casefold(), picture)) is not picture:
                 raise ValueError(
-                    f"results are named after their images: {shown(other.path)} and {shown(picture.path)} "
-                    f"would both have {shown(result)}"
+                    f"results are named after their images: {clean(other.path)} and {clean(picture.path)} "
+                    f"would both have {clean(result)}"
                 )
             if hit := inputs.get(os.path.normcase(out / result)):
                 raise ValueError(
-                    f"--out must be another folder: the results there would overwrite the image {shown(hit)}"
+                    f"--out must be another folder: the results there would overwrite the image {clean(hit)}"
                 )
 
 # %% ../../nbs/apps/01_batch.ipynb #34de4e27
@@ -240,7 +233,7 @@ def _write_results(
     target = Path(folder) / picture.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(Path(folder).resolve()):
-        raise ValueError(f"results stay inside their folder: {shown(target.parent)} leads out of it")
+        raise ValueError(f"results stay inside their folder: {clean(target.parent)} leads out of it")
     paths = result.save(target.parent, target.name)
     facts = json.loads(paths["regions"].read_text(encoding="utf-8"))
     if tuple(size) != result.labels.shape:
@@ -359,7 +352,7 @@ def write_coco(
             images.append(
                 {
                     "id": len(images) + 1,
-                    "file_name": shown(picture.file),
+                    "file_name": clean(picture.file),
                     "height": facts["size"][0],
                     "width": facts["size"][1],
                     **_UNKNOWN,

@@ -72,7 +72,7 @@ def _build_beforehand(names, settings, benchmark, store, engine):
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #5bc288f0
 def _print_report(report, folder, images):
     "The table, where the files are, and what was excluded."
-    from rim.measure.evaluation import told
+    from rim.measure.evaluation import describe_excluded
 
     print(report.markdown())
     print(
@@ -81,7 +81,7 @@ def _print_report(report, folder, images):
         else "When all shards are done, the same command without --shard writes the report of the whole."
     )
     if report.aside:
-        print(f"rim: {told(report.aside, images)}", file=sys.stderr)
+        print(f"rim: {describe_excluded(report.aside, images)}", file=sys.stderr)
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
 def evaluate(args):

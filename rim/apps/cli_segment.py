@@ -57,7 +57,7 @@ def _segmenter_of(args):
     )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #443603ea
-def announced_bank(
+def announce_bank(
     rim,  # RIM
     vocabulary,
     say=print,
@@ -113,8 +113,8 @@ def segment(args):
     if odd := [name for name in vocabulary.names if typeset(name, 13)[0] != name]:
         print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
     if args.method != "trident":
-        announced_bank(segmenter, vocabulary)
-    outcomes = list(reported(segmenter, vocabulary, pictures, folder, args))
+        announce_bank(segmenter, vocabulary)
+    outcomes = list(report_outcomes(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
     if hasattr(segmenter, "curve"):
         from rim.apps.arguments import write_session
@@ -125,7 +125,7 @@ def segment(args):
         print(f"{written}: the regions of {len(done)} image{plural}")
     if faults:
         head = f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:"
-        print(head, *(told(o, folder) for o in faults), sep="\n", file=sys.stderr)
+        print(head, *(describe_outcome(o, folder) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e1
@@ -154,20 +154,20 @@ def _check_corrections(args):
         )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #86bc32c6
-def told(outcome, folder):
+def describe_outcome(outcome, folder):
     "One line on an image."
-    from rim.apps.batch import shown
+    from rim.base.files import clean
 
     if outcome.fault:
-        return f"{shown(outcome.picture.path)}: {shown(outcome.fault)}"
+        return f"{clean(outcome.picture.path)}: {clean(outcome.fault)}"
     if outcome.skipped:
-        return f"{shown(outcome.picture.path)}: done before"
-    return f"{shown(outcome.picture.path)} -> {shown(folder / outcome.picture.results[0])}: " + ", ".join(
+        return f"{clean(outcome.picture.path)}: done before"
+    return f"{clean(outcome.picture.path)} -> {clean(folder / outcome.picture.results[0])}: " + ", ".join(
         f"{label} {share:.0%}" for _, label, share in outcome.legend
     )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #411b63bc
-def reported(segmenter, vocabulary, pictures, folder, args):
+def report_outcomes(segmenter, vocabulary, pictures, folder, args):
     "The outcomes, told one by one as they come."
     from tqdm import tqdm
     from rim.apps.batch import segment_pictures
@@ -175,7 +175,7 @@ def reported(segmenter, vocabulary, pictures, folder, args):
     with tqdm(total=len(pictures), unit="image", disable=None) as bar:
         for outcome in segment_pictures(segmenter, vocabulary, pictures, folder, args.force, args.longest):
             if not outcome.fault:
-                tqdm.write(told(outcome, folder))
+                tqdm.write(describe_outcome(outcome, folder))
             bar.update()
             yield outcome
 
@@ -247,7 +247,7 @@ def _build_references(args):
     if args.photographs:
         banks.append(_photographed_bank(args.photographs, rim, vocabulary))
     try:
-        banks[:0] = [announced_bank(rim, vocabulary, engine=engine)] if vocabulary else []
+        banks[:0] = [announce_bank(rim, vocabulary, engine=engine)] if vocabulary else []
     except Undone as error:
         print(f"rim: {error}", *(o.trace for o in error.outcomes), sep="\n", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ HOST = "127.0.0.1"  # nobody else can reach it
 SIDE, _MEGABYTES, WORDS, _LETTERS = 1024, 16, 24, 500  # pixels, of an upload, class names, of the text that names them
 
 # %% ../../nbs/apps/03_demo.ipynb #50c4b0fc
-def asked(
+def read_words(
     text: str,  # names separated by commas
 ) -> Vocabulary:
     "The words of the page, if they are few."
@@ -43,7 +43,7 @@ def answer(
     "Segment the image of the page."
     if not path:
         raise ValueError("an image is needed: drop one on the page")
-    vocabulary = asked(text or "")
+    vocabulary = read_words(text or "")
     return segmenter.segment(shrink(read_image(path), SIDE), vocabulary)
 
 # %% ../../nbs/apps/03_demo.ipynb #8abfb0bf

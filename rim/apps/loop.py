@@ -21,7 +21,7 @@ from rim.apps.batch import (
     _write_results,
     enlarge,
     made_from,
-    shown,
+    clean,
     shrink,
 )
 from ..base.images import read_image, read_labels
@@ -55,7 +55,7 @@ class Review:
         self.folder, self.images, self.given = Path(folder), images and Path(images), segmenter
         if not (self.folder / SESSION).is_file():
             raise FileNotFoundError(
-                f"{shown(folder)} has no {SESSION}: corrections need results of rim segment with the method match"
+                f"{clean(folder)} has no {SESSION}: corrections need results of rim segment with the method match"
             )
         self.session = read_json(self.folder / SESSION, "a session")
         path = self.folder / CORRECTIONS
@@ -102,13 +102,13 @@ def picture(
     names = [f for f in self.session["images"] if str(name) in (f, Picture(Path(f), f).name)]
     names = names or [f for f in self.session["images"] if Path(f).name == Path(name).name]
     if len(names) != 1:
-        known = ", ".join(map(shown, list(self.session["images"])[:5]))
-        raise ValueError(f"an image must be one of the {len(self)} of the results ({known}, …): got {shown(name)}")
+        known = ", ".join(map(clean, list(self.session["images"])[:5]))
+        raise ValueError(f"an image must be one of the {len(self)} of the results ({known}, …): got {clean(name)}")
     file, place = names[0], self.session["images"][names[0]]
     if self.images:
         return Picture(self.images / PurePosixPath(file), file)
     if not place:
-        raise FileNotFoundError(f"the results don't say where {shown(file)} lies: name its folder (--images)")
+        raise FileNotFoundError(f"the results don't say where {clean(file)} lies: name its folder (--images)")
     return Picture(self.folder / place, file)
 
 # %% ../../nbs/apps/10_loop.ipynb #446eeb9f
@@ -183,7 +183,7 @@ class Change:
 
     def __str__(self):
         moves = ", ".join(f"{a} -> {b} {share:.1%}" for a, b, share in self.moves[:3])
-        return f"{shown(self.file)}: {self.share:.1%} of the pixels" + (f": {moves}" if moves else "")
+        return f"{clean(self.file)}: {self.share:.1%} of the pixels" + (f": {moves}" if moves else "")
 
 # %% ../../nbs/apps/10_loop.ipynb #a1058e35
 def change_between(

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import traitlets
 from PIL import Image
+from fastcore.basics import patch
 from ..measure import figures
 from ..base.images import data_uri, framed
 from ..method.proposals import attention_mask, attention_points, foreground_mask
@@ -48,7 +49,7 @@ def stacked(
     return canvas
 
 
-def drawn(fig) -> Image.Image:
+def figure_image(fig) -> Image.Image:
     "A matplotlib figure as an image, as large as its contents."
     fig.savefig(buffer := BytesIO(), format="png", dpi=90, bbox_inches="tight")
     plt.close(fig)  # else a notebook shows it a second time
@@ -165,7 +166,7 @@ class ExplainWidget(Pictured):
     def picture(self):
         parts, e = [self.segmentation.overlay()], self.explanation
         return stacked(
-            [*parts, drawn(_explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
+            [*parts, figure_image(_explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
         )
 
     def __repr__(self):
@@ -298,28 +299,37 @@ class ForegroundWidget(Controlled):
             ],
         )
 
-    def compute(self, settings):
-        image, attention = self.picture_of["image"], self.picture_of["attention"]
-        size = image.shape[:2]
-        mask, how = foreground_mask(self.proposer, image, attention, settings, self.seed)
-        panels = _foreground_panels(
-            image,
-            attention,
-            attention_points(attention, size, settings, self.seed),
-            attention_mask(attention, size, settings),
-            mask,
-        )
-        shown = "".join(
-            f'<div><img src="{data_uri(p, kind="PNG")}" alt="{title}"><br>{title}</div>' for title, p in panels.items()
-        )
-        text = (
-            f"The mask covers {mask.mean():.0%} of the image and is "
-            f"{'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
-        )
-        return (mask, panels), framed(f'<div style="width:100%">{text}</div>', shown)
+# %% ../../nbs/apps/02_widgets.ipynb #9175557e
+@patch
+def compute(
+    self: ForegroundWidget,
+    settings,
+) -> tuple:  # ((mask, panels), HTML)
+    "The mask of these settings."
+    image, attention = self.picture_of["image"], self.picture_of["attention"]
+    size = image.shape[:2]
+    mask, how = foreground_mask(self.proposer, image, attention, settings, self.seed)
+    panels = _foreground_panels(
+        image,
+        attention,
+        attention_points(attention, size, settings, self.seed),
+        attention_mask(attention, size, settings),
+        mask,
+    )
+    shown = "".join(
+        f'<div><img src="{data_uri(p, kind="PNG")}" alt="{title}"><br>{title}</div>' for title, p in panels.items()
+    )
+    text = (
+        f"The mask covers {mask.mean():.0%} of the image and is "
+        f"{'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
+    )
+    return (mask, panels), framed(f'<div style="width:100%">{text}</div>', shown)
 
-    def picture(self):
-        return Image.fromarray(np.concatenate(list(self.result[1].values()), 1))
+# %% ../../nbs/apps/02_widgets.ipynb #a4226be1
+@patch
+def picture(self: ForegroundWidget):
+    "The panels side by side."
+    return Image.fromarray(np.concatenate(list(self.result[1].values()), 1))
 
 # %% ../../nbs/apps/02_widgets.ipynb #00ce01dd
 class MatchingWidget(Controlled):

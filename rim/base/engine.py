@@ -67,7 +67,7 @@ class Undone(RuntimeError):
 _FRUITLESS = 5  # items that cost workers their lives before any is done
 
 # %% ../../nbs/base/09_engine.ipynb #99ea2793
-def judged(index, item, kind, told, fatal, deaths):
+def outcome_of(index, item, kind, told, fatal, deaths):
     "The outcome of an answer; raises what concerns every item."
     if kind == "done":
         return Outcome(index, item, told)
@@ -111,7 +111,7 @@ def _supervise(
             else:
                 idle.append(worker)
             good += kind == "done"
-            heard(judged(i, items[i], kind, told, fatal, deaths.get(i, ())))
+            heard(outcome_of(i, items[i], kind, told, fatal, deaths.get(i, ())))
 
 # %% ../../nbs/base/09_engine.ipynb #4a503b41
 def _crew_of(work, engine):

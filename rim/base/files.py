@@ -99,3 +99,10 @@ def address(
 ):
     "SHA-256 of the key's canonical JSON, 64 hexadecimal digits."
     return hashlib.sha256(canonical(key).encode()).hexdigest()
+
+# %% ../../nbs/base/03_files.ipynb #9f1e0b02
+def clean(
+    text,  # path or str, with whatever bytes and letters are in it
+) -> str:
+    "A file name that is safe to print."
+    return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))

@@ -10,7 +10,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from .items import shown
+from .items import clean
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c71006
 def zip_folder(
@@ -47,15 +47,15 @@ def check_entries(
 ):
     "ValueError where the directory of an archive announces too much, or what isn't read here."
     if len(entries) > MOST_ENTRIES:
-        raise ValueError(f"an archive has at most {MOST_ENTRIES} entries: {shown(path)} has {len(entries)}")
+        raise ValueError(f"an archive has at most {MOST_ENTRIES} entries: {clean(path)} has {len(entries)}")
     if (size := sum(e.file_size for e in entries)) > most:
-        raise ValueError(f"an archive holds at most {size_text(most)}: {shown(path)} would unpack to {size_text(size)}")
+        raise ValueError(f"an archive holds at most {size_text(most)}: {clean(path)} would unpack to {size_text(size)}")
     for entry in entries:
         if entry.compress_type not in _METHODS or entry.flag_bits & 1:
             what = "encrypted" if entry.flag_bits & 1 else f"packed by method {entry.compress_type}"
             raise ValueError(
-                f"entries of an archive are stored or deflated, and open: {shown(path)} has "
-                f"{shown(entry.filename)}, {what}"
+                f"entries of an archive are stored or deflated, and open: {clean(path)} has "
+                f"{clean(entry.filename)}, {what}"
             )
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c7100d
@@ -69,9 +69,9 @@ def open_archive(
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no folder or archive at {shown(path)}") from None
+        raise FileNotFoundError(f"no folder or archive at {clean(path)}") from None
     except (*_DAMAGED, OSError) as error:
-        raise ValueError(f"an export is a folder or a zip archive: {shown(path)} isn't ({error})") from None
+        raise ValueError(f"an export is a folder or a zip archive: {clean(path)} isn't ({error})") from None
 
 # %% ../../nbs/exchange/02_archives.ipynb #0abc759a
 def blocks(
@@ -87,7 +87,7 @@ def blocks(
                     raise ValueError("it holds more than the archive announces")
                 yield block
     except (*_DAMAGED, OSError) as error:
-        where = f"{shown(entry.filename)} of {shown(archive.filename)}"
+        where = f"{clean(entry.filename)} of {clean(archive.filename)}"
         raise ValueError(f"entries of an archive can be unpacked: {where} can't ({error})") from None
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c71011
@@ -104,7 +104,7 @@ def unzipped(
         for entry in entries:
             target, root = (into / entry.filename).resolve(), into.resolve()
             if not target.is_relative_to(root) or target == root and not entry.is_dir():
-                raise ValueError(f"entries of an archive stay inside: {shown(path)} has {shown(entry.filename)}")
+                raise ValueError(f"entries of an archive stay inside: {clean(path)} has {clean(entry.filename)}")
         for entry in entries:
             target = into / entry.filename
             (target if entry.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .items import Annotations, check_values, copy_image, listed, reserved, shown
+from .items import Annotations, check_values, copy_image, listed, reserved, clean
 from ..method.segmentation import label_image, png_bytes
 from ..method.vocabulary import Vocabulary, unscored_label
 
@@ -23,7 +23,7 @@ def flat_names(
     for file in files:
         name = unicodedata.normalize("NFC", str(Path(file).with_suffix("")).replace("/", "__"))
         if (other := taken.setdefault(name.casefold(), file)) != file:
-            raise ValueError(f"images need names of their own: {shown(other)} and {shown(file)} would be {shown(name)}")
+            raise ValueError(f"images need names of their own: {clean(other)} and {clean(file)} would be {clean(name)}")
         found.append(name)
     return found
 
@@ -54,7 +54,7 @@ def write_benchmark(
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for item, name in zip(annotations, names):
-        values = check_values(item.labels, words, shown(item.file)).copy()
+        values = check_values(item.labels, words, clean(item.file)).copy()
         values[np.isin(values, list(reserved(words)))] = ignore
         copy_image(annotations.images / item.file, folder / "images" / name)
         (folder / "labels" / f"{name}.png").write_bytes(png_bytes(label_image(values, palette)))

@@ -24,7 +24,7 @@ from rim.exchange.items import (
     placed,
     reserved,
     segments,
-    shown,
+    clean,
     vocabulary_for,
 )
 from ..method.segmentation import from_rle, mask_box, png_bytes, to_rle
@@ -152,7 +152,7 @@ def _find_json(
         return path
     found = sorted(path.rglob(f"{kind}*.json")) if path.is_dir() else []
     if len(found) != 1:
-        raise FileNotFoundError(f"COCO's {kind} are one file {kind}*.json: {shown(path)} has {len(found)}")
+        raise FileNotFoundError(f"COCO's {kind} are one file {kind}*.json: {clean(path)} has {len(found)}")
     return found[0]
 
 # %% ../../nbs/exchange/03_coco.ipynb #aca083c0
@@ -171,7 +171,7 @@ def _load(
         return facts
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"a file of COCO has images, categories and annotations with {', '.join(keys)}: {shown(path)} hasn't "
+            f"a file of COCO has images, categories and annotations with {', '.join(keys)}: {clean(path)} hasn't "
             f"({type(error).__name__}: {error})"
         ) from None
 
@@ -182,7 +182,7 @@ def _labels_of(
     path,  # named in the error
 ) -> dict:  # category's number -> label
     "The label of each category."
-    return {c["id"]: label_of(c["name"], vocabulary, shown(path)) for c in facts["categories"]}
+    return {c["id"]: label_of(c["name"], vocabulary, clean(path)) for c in facts["categories"]}
 
 # %% ../../nbs/exchange/03_coco.ipynb #7cca40e2
 def _mask(
@@ -215,12 +215,12 @@ def read_instances(
     label, masks = _labels_of(facts, words, path), {image["id"]: [] for image in facts["images"]}
     for a in facts["annotations"]:
         if a["image_id"] not in masks or a["category_id"] not in label:
-            raise ValueError(f"an annotation has an image and a category of its file: {shown(path)} has {a.get('id')}")
+            raise ValueError(f"an annotation has an image and a category of its file: {clean(path)} has {a.get('id')}")
         masks[a["image_id"]].append(a)
 
     def load(i):
         image = facts["images"][i]
-        size, where = (image["height"], image["width"]), f"{shown(image['file_name'])} in {shown(path)}"
+        size, where = (image["height"], image["width"]), f"{clean(image['file_name'])} in {clean(path)}"
         made = lambda a: Instance(_mask(a["segmentation"], size, where), label[a["category_id"]], a.get("score"))
         found = tuple(map(made, masks[image["id"]]))
         return Item(files[i], draw(size, found, words), found)
@@ -259,9 +259,9 @@ def _read_segments(folder, image, annotation, label, vocabulary):  # (labels, in
     known = {s["id"]: label.get(s["category_id"]) for s in annotation["segments_info"]}
     used, inverse = np.unique(numbers, return_inverse=True)
     if lost := [n for n in used.tolist() if n and known.get(n) is None]:
-        raise ValueError(f"each segment has a category: {shown(annotation['file_name'])} has none for {lost[:5]}")
+        raise ValueError(f"each segment has a category: {clean(annotation['file_name'])} has none for {lost[:5]}")
     if numbers.shape != size:
-        raise ValueError(f"segments have their image's size {size}: {shown(annotation['file_name'])} {numbers.shape}")
+        raise ValueError(f"segments have their image's size {size}: {clean(annotation['file_name'])} {numbers.shape}")
     table = np.array([known[n] if n else void for n in used.tolist()], np.uint16)
     parts = [(numbers == s["id"], known[s["id"]], s.get("score")) for s in annotation["segments_info"]]
     kept = [p for p in parts if p[1] not in reserved(vocabulary) and (p[1] or not vocabulary.background)]

@@ -9,7 +9,7 @@ __all__ = []
 def run_export(args):
     "rim export: results of rim segment for another tool."
     from rim.exchange.handing import export_labels
-    from rim.exchange.items import read_results, shown
+    from rim.exchange.items import read_results, clean
 
     options = {}
     if args.to == "label-studio":
@@ -20,7 +20,7 @@ def run_export(args):
         options = {"images": args.with_images}
     results = read_results(args.results, args.images)
     lost = export_labels(results, args.out, args.to, **options)
-    print(f"{shown(args.out)}: {len(results)} images for {args.to}, {len(results.vocabulary.labels)} labels")
+    print(f"{clean(args.out)}: {len(results)} images for {args.to}, {len(results.vocabulary.labels)} labels")
     if lost is not None:
         print(f"outlines with a tolerance of {args.tolerance:g} pixels change {lost:.3%} of the pixels")
     return 0
@@ -29,13 +29,13 @@ def run_export(args):
 def run_import(args, vocabulary):
     "rim import: what another tool exported, as a benchmark or as references."
     from rim.exchange.handing import TARGETS, import_labels
-    from rim.exchange.items import new_folder, shown
+    from rim.exchange.items import new_folder, clean
 
     found = import_labels(args.export, args.images, args.source, vocabulary)
     with new_folder(args.out) as folder:
         TARGETS[args.target](found, folder)
     names = ", ".join(found.vocabulary.labels[:20]) + ", …" * (len(found.vocabulary.labels) > 20)
-    print(f"{shown(args.out)}: {len(found)} images with {names}")
+    print(f"{clean(args.out)}: {len(found)} images with {names}")
     print(
         "measured by `rim evaluate`" if args.target == "benchmark" else "read by `rim references build --photographs`"
     )
@@ -44,7 +44,7 @@ def run_import(args, vocabulary):
 # %% ../../nbs/exchange/11_commands.ipynb #17e9bd76
 def run_dataset(args):
     "rim export-dataset: results of rim segment for a training script."
-    from rim.exchange.items import new_folder, read_results, shown
+    from rim.exchange.items import new_folder, read_results, clean
     from rim.exchange.training import export_dataset
 
     results = read_results(args.results, args.images)
@@ -52,7 +52,7 @@ def run_dataset(args):
         train, validation, lost = export_dataset(
             results, folder, args.layout, args.validation, args.seed, args.tolerance
         )
-    print(f"{shown(args.out)}: {train} images of train, {validation} of validation, for {args.layout}")
+    print(f"{clean(args.out)}: {train} images of train, {validation} of validation, for {args.layout}")
     if args.layout == "ultralytics":
         print(f"polygons change {lost:.3%} of the pixels that have a class")
     return 0

@@ -26,7 +26,7 @@ from rim.exchange.items import (
     placed,
     reserved,
     segments,
-    shown,
+    clean,
     unknown_label,
     vocabulary_for,
 )
@@ -129,15 +129,15 @@ def _read_xml(
             raise ValueError("it declares a document type")
         root = ElementTree.fromstring(data)
     except FileNotFoundError:
-        raise FileNotFoundError(f"an export of CVAT has annotations.xml: there is none at {shown(path)}") from None
+        raise FileNotFoundError(f"an export of CVAT has annotations.xml: there is none at {clean(path)}") from None
     except (KeyError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(
-            f"an export of CVAT has annotations.xml: {shown(path)} has none that can be read ({error})"
+            f"an export of CVAT has annotations.xml: {clean(path)} has none that can be read ({error})"
         ) from None
     if other := sorted(
         {e.tag for i in root.iter("image") for e in i} - {*_SHAPES, "tag"} | {t.tag for t in root.iter("track")}
     ):
-        raise ValueError(f"shapes of CVAT are masks, polygons and boxes here: {shown(path)} has {', '.join(other)}")
+        raise ValueError(f"shapes of CVAT are masks, polygons and boxes here: {clean(path)} has {', '.join(other)}")
     return root
 
 # %% ../../nbs/exchange/06_cvat.ipynb #16a63f4d
@@ -182,7 +182,7 @@ def read_cvat(
     files = tuple(find_images(images, [image.get("name", "") for image in found]))
 
     def load(i):
-        size, where = (int(found[i].get("height")), int(found[i].get("width"))), f"{shown(files[i])} in {shown(path)}"
+        size, where = (int(found[i].get("height")), int(found[i].get("width"))), f"{clean(files[i])} in {clean(path)}"
         shapes = sorted((e for e in found[i] if e.tag in _SHAPES), key=lambda e: int(e.get("z_order") or 0))
         parts = [_read_shape(e, size, words, where) for e in shapes]
         return Item(files[i], draw(size, parts, words), tuple(p for p in parts if p.label not in reserved(words)))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
+from ..base.files import clean
 from ..base.images import FORMATS, image_size, open_image, read_image, read_labels
 from ..method.segmentation import from_rle, png_bytes
 from ..method.vocabulary import BACKGROUND, Vocabulary, unknown_label, unscored_label
@@ -146,20 +147,13 @@ def draw(
         labels[instance.mask] = instance.label
     return labels
 
-# %% ../../nbs/exchange/01_items.ipynb #1187d49e
-def shown(
-    text,  # path or str, with whatever bytes and letters are in it
-) -> str:
-    "A file name that is safe to print."
-    return "".join(c if c.isprintable() else "?" for c in os.fsencode(str(text)).decode("utf-8", "replace"))
-
 # %% ../../nbs/exchange/01_items.ipynb #dac84cec
 def listed(
     things,  # list of paths or str
     most=5,  # how many are spelled out
 ) -> str:
     "A list for a message."
-    return ", ".join(shown(t) for t in things[:most]) + (
+    return ", ".join(clean(t) for t in things[:most]) + (
         f" and {len(things) - most} more" if len(things) > most else ""
     )
 
@@ -170,7 +164,7 @@ def image_index(
     "The images below a folder by their names."
     folder, found = Path(folder), {}
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of images at {shown(folder)}")
+        raise FileNotFoundError(f"no folder of images at {clean(folder)}")
     kinds = Image.registered_extensions()
     for place, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -194,9 +188,9 @@ def find_images(
         double += [file] * (len(hits) > 1)
         found.append(hits[0])
     if lost:
-        raise FileNotFoundError(f"each label map has an image: {shown(folder)} has none for {listed(lost)}")
+        raise FileNotFoundError(f"each label map has an image: {clean(folder)} has none for {listed(lost)}")
     if double:
-        raise ValueError(f"one image has each name: {shown(folder)} has several for {listed(double)}")
+        raise ValueError(f"one image has each name: {clean(folder)} has several for {listed(double)}")
     return found
 
 # %% ../../nbs/exchange/01_items.ipynb #0ff84088
@@ -239,13 +233,13 @@ def new_folder(
     path = Path(path)
     if path.is_file() or path.is_dir() and any(path.iterdir()):
         raise ValueError(
-            f"--out must be a new or an empty folder: {shown(path)} is {'a file' * path.is_file() or 'not'}"
+            f"--out must be a new or an empty folder: {clean(path)} is {'a file' * path.is_file() or 'not'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp"))
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {shown(path)}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot write {clean(path)}: {error.strerror}") from error
     try:
         yield made
         made.chmod(0o755)
@@ -278,7 +272,7 @@ def _read_facts(
         return {key: facts[key] for key in ("names", "size", "regions")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"a result of rim is a JSON with names, size and regions: {shown(path)} isn't "
+            f"a result of rim is a JSON with names, size and regions: {clean(path)} isn't "
             f"({type(error).__name__}: {error})"
         ) from None
 
@@ -295,14 +289,14 @@ def _read_result(
     for other, what in ((labels.shape, path.with_suffix(".png")), (image_size(images / file), images / file)):
         if tuple(other) != size:
             raise ValueError(
-                f"a result has the size of its image: {shown(path)} is {size}, {shown(what)} is {tuple(other)}"
+                f"a result has the size of its image: {clean(path)} is {size}, {clean(what)} is {tuple(other)}"
             )
     try:
         regions = [Instance(from_rle(r["segmentation"]), r["label"], r["score"]) for r in facts["regions"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"a region has label, score and run lengths: {shown(path)} hasn't ({error})") from None
+        raise ValueError(f"a region has label, score and run lengths: {clean(path)} hasn't ({error})") from None
     return Item(
-        file, check_values(labels, vocabulary, shown(path.with_suffix(".png"))).astype(np.uint16), tuple(regions)
+        file, check_values(labels, vocabulary, clean(path.with_suffix(".png"))).astype(np.uint16), tuple(regions)
     )
 
 # %% ../../nbs/exchange/01_items.ipynb #33d3fb91
@@ -313,14 +307,14 @@ def read_results(
     "The results of `rim segment`."
     folder, images = Path(folder), Path(images)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of results at {shown(folder)}")
+        raise FileNotFoundError(f"no folder of results at {clean(folder)}")
     found = _result_files(folder)
     if not found:
-        raise FileNotFoundError(f"results are label maps with a JSON beside them: {shown(folder)} has none")
+        raise FileNotFoundError(f"results are label maps with a JSON beside them: {clean(folder)} has none")
     names = [tuple(_read_facts(path)["names"]) for _, path in found]
     if odd := next((i for i, n in enumerate(names) if n != names[0]), None):
         raise ValueError(
-            f"all results have the same names: {shown(found[0][1])} has {', '.join(names[0])}, {shown(found[odd][1])} "
+            f"all results have the same names: {clean(found[0][1])} has {', '.join(names[0])}, {clean(found[odd][1])} "
             f"has {', '.join(names[odd])}"
         )
     background = names[0][0] == BACKGROUND

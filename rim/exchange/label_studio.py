@@ -24,7 +24,7 @@ from rim.exchange.items import (
     label_of,
     reserved,
     segments,
-    shown,
+    clean,
     unknown_label,
     vocabulary_for,
 )
@@ -158,14 +158,14 @@ def _read_tasks(
         found = [(_file_of(task), _answer(task)) for task in tasks]
         other = sorted({r["type"] for _, results in found for r in results} - {"brushlabels"})
     except FileNotFoundError:
-        raise FileNotFoundError(f"an export of Label Studio is a JSON file: there is none at {shown(path)}") from None
+        raise FileNotFoundError(f"an export of Label Studio is a JSON file: there is none at {clean(path)}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"an export of Label Studio is a list of tasks with data and annotations: {shown(path)} isn't "
+            f"an export of Label Studio is a list of tasks with data and annotations: {clean(path)} isn't "
             f"({type(error).__name__}: {error})"
         ) from None
     if other:
-        raise ValueError(f"results of Label Studio are brush masks here: {shown(path)} has {', '.join(other)}")
+        raise ValueError(f"results of Label Studio are brush masks here: {clean(path)} has {', '.join(other)}")
     return found
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #1f363fff
@@ -200,7 +200,7 @@ def read_label_studio(
     files = tuple(find_images(images, [file for file, _ in tasks]))
 
     def load(i):
-        size, where = image_size(Path(images) / files[i]), f"{shown(files[i])} in {shown(path)}"
+        size, where = image_size(Path(images) / files[i]), f"{clean(files[i])} in {clean(path)}"
         found = [_read_result(r, words, where) for r in tasks[i][1]]
         if wrong := [f.mask.shape for f in found if f.mask.shape != size]:
             raise ValueError(f"masks have the size of their image {size}: {where} has {wrong[0]}")

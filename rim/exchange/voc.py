@@ -20,7 +20,7 @@ from rim.exchange.items import (
     placed,
     reserved,
     segments,
-    shown,
+    clean,
     unknown_label,
     vocabulary_for,
 )
@@ -109,7 +109,7 @@ def _read_label_map(
 ) -> dict:  # name -> red + 256 green + 256^2 blue
     "Names and colours."
     if not Path(path).is_file():
-        raise FileNotFoundError(f"an export as masks names its colours in labelmap.txt: there is none at {shown(path)}")
+        raise FileNotFoundError(f"an export as masks names its colours in labelmap.txt: there is none at {clean(path)}")
     found = {}
     for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
         if not line.strip() or line.startswith("#"):
@@ -119,7 +119,7 @@ def _read_label_map(
             red, green, blue = (int(value) for value in colour.split(","))
         except ValueError:
             raise ValueError(
-                f"a line of labelmap.txt is name:r,g,b:parts:actions: {shown(path)} has {line!r}"
+                f"a line of labelmap.txt is name:r,g,b:parts:actions: {clean(path)} has {line!r}"
             ) from None
         found[name] = red + 256 * green + 65536 * blue
     return found
@@ -131,7 +131,7 @@ def _read_colours(
     "The colours of an image as numbers."
     with open_image(path) as image:
         if image.format != "PNG":
-            raise ValueError(f"masks are PNG files: {shown(path)} is {image.format}")
+            raise ValueError(f"masks are PNG files: {clean(path)} is {image.format}")
         return np.asarray(image.convert("RGB"), np.int64) @ (1, 256, 65536)
 
 # %% ../../nbs/exchange/04_voc.ipynb #da769b40
@@ -145,12 +145,12 @@ def _read_masks(
     used, inverse = np.unique(colours := _read_colours(path), return_inverse=True)
     if lost := [n for n in used.tolist() if n not in labels]:
         triple = tuple(lost[0] >> k & 255 for k in (0, 8, 16))
-        raise ValueError(f"colours of masks stand in labelmap.txt: {shown(path)} has {triple}")
+        raise ValueError(f"colours of masks stand in labelmap.txt: {clean(path)} has {triple}")
     found = np.array([labels[n] for n in used.tolist()], np.uint16)[inverse].reshape(colours.shape)
     if not objects.is_file():
         return found, [(found == label, label) for label in np.unique(found).tolist()]
     if (numbers := _read_colours(objects)).shape != found.shape:
-        raise ValueError(f"class and object masks have one size: {shown(path)} and {shown(objects)} have not")
+        raise ValueError(f"class and object masks have one size: {clean(path)} and {clean(objects)} have not")
     parts = [numbers == n for n in np.unique(numbers).tolist() if n]
     return found, [(part & (found == v), v) for part in parts for v in np.unique(found[part]).tolist()]
 
@@ -170,7 +170,7 @@ def read_voc(
     masks = folder / "SegmentationClass"
     names = sorted(p.relative_to(masks).with_suffix("").as_posix() for p in masks.rglob("*.png"))
     if not names:
-        raise FileNotFoundError(f"an export as masks has PNG files in SegmentationClass/: {shown(folder)} has none")
+        raise FileNotFoundError(f"an export as masks has PNG files in SegmentationClass/: {clean(folder)} has none")
     files = tuple(find_images(images, names))
 
     def load(i):

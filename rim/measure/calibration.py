@@ -105,7 +105,25 @@ def _counted(index, truth, classes):
     pair = index[scored].astype(np.int64) * classes + truth[scored]
     return np.bincount(pair, minlength=(index.max() + 1) * classes).reshape(-1, classes)
 
+# %% ../../nbs/measure/18_calibration.ipynb #59470aea
+def _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number):
+    "Answers: a region is right if most of its pixels have its name."
+    called, classes = found.labels, found.scores.shape[1]
+    inside = np.array([np.bincount(truth[m][truth[m] < classes], minlength=classes) for m in masks], np.int64)
+    inside = inside.reshape(-1, classes)
+    there = (inside.sum(1) > 0) & (called >= 0)
+    scores, labels, n = found.scores[there], called[there], max(int(there.sum()), 1)
+    return Answers(
+        margins(scores, labels),
+        nearness(scores, labels, typical),
+        (labels == 0) & background,
+        (inside[there].argmax(1) == labels).astype(float),
+        np.full(len(labels), 1 / n),
+        np.array([gone[m].mean() for m in masks[there]]) / n,
+        np.full(len(labels), number),
+    )
 
+# %% ../../nbs/measure/18_calibration.ipynb #0275f5b1
 def answers_of(
     matcher: Matcher,
     regions,  # Regions of an image
@@ -138,24 +156,6 @@ def answers_of(
         np.full(some.sum(), number),
     )
     return pixels, _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number)
-
-
-def _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number):
-    "Answers: a region is right if most of its pixels have its name."
-    called, classes = found.labels, found.scores.shape[1]
-    inside = np.array([np.bincount(truth[m][truth[m] < classes], minlength=classes) for m in masks], np.int64)
-    inside = inside.reshape(-1, classes)
-    there = (inside.sum(1) > 0) & (called >= 0)
-    scores, labels, n = found.scores[there], called[there], max(int(there.sum()), 1)
-    return Answers(
-        margins(scores, labels),
-        nearness(scores, labels, typical),
-        (labels == 0) & background,
-        (inside[there].argmax(1) == labels).astype(float),
-        np.full(len(labels), 1 / n),
-        np.array([gone[m].mean() for m in masks[there]]) / n,
-        np.full(len(labels), number),
-    )
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608dd1
 def collect(

@@ -13,6 +13,44 @@ from .folders import Benchmark, FolderBenchmark, ToyboxBenchmark, _is_toybox
 from .published import PhotosBenchmark, PublishedBenchmark
 from .sources import SOURCES
 
+# %% ../../nbs/measure/05_datasets.ipynb #fad46614
+def _toybox_benchmark(
+    name: str,  # toybox, toybox:SIZE, toybox:SIZE:CLASS,CLASS
+    settings: Settings,
+) -> ToyboxBenchmark:
+    "Rendered scenes, of a size and of classes that the name may give."
+    if settings.names != "plain":
+        raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
+    size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")
+    if size and not (size.isdigit() and 32 <= int(size) <= 256):
+        raise ValueError(
+            "a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 "
+            f"to 256: got {name!r}"
+        )
+    return ToyboxBenchmark(
+        settings.benchmark_images or 240,
+        size=int(size or 128),
+        names=[n.strip() for n in names.split(",")] if names else (),
+    )
+
+# %% ../../nbs/measure/05_datasets.ipynb #78fc30ad
+def _published_benchmark(
+    name: str,  # of a published benchmark; photos, photos:SCORING, photos:SCORING:PART
+    settings: Settings,
+) -> Benchmark:
+    "Photographs below `data_dir`."
+    kind, _, more = name.partition(":")
+    if not settings.data_dir:
+        raise FileNotFoundError(
+            f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the "
+            "variable RIM_DATA), which is empty"
+        )
+    if kind == "photos":
+        scoring, _, part = more.partition(":")
+        options = (scoring or "coco-object", part or "val", settings.names)
+        return PhotosBenchmark(settings.data_dir, settings.benchmark_images, *options)
+    return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
+
 # %% ../../nbs/measure/05_datasets.ipynb #0ea63f31
 def get_benchmark(
     name: str,  # toybox, toybox:SIZE:CLASS,CLASS, a published benchmark, or a folder with images/, labels/, names.txt
@@ -20,31 +58,9 @@ def get_benchmark(
 ) -> Benchmark:
     "The benchmark of this name."
     if _is_toybox(name):
-        if settings.names != "plain":
-            raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
-        size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")
-        if size and not (size.isdigit() and 32 <= int(size) <= 256):
-            raise ValueError(
-                "a toybox benchmark is written toybox, toybox:SIZE or toybox:SIZE:NAMES with a size from 32 "
-                f"to 256: got {name!r}"
-            )
-        return ToyboxBenchmark(
-            settings.benchmark_images or 240,
-            size=int(size or 128),
-            names=[n.strip() for n in names.split(",")] if names else (),
-        )
-    kind, _, more = name.partition(":")
-    if kind == "photos" or name in SOURCES:
-        if not settings.data_dir:
-            raise FileNotFoundError(
-                f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the "
-                "variable RIM_DATA), which is empty"
-            )
-        if kind == "photos":
-            scoring, _, part = more.partition(":")
-            options = (scoring or "coco-object", part or "val", settings.names)
-            return PhotosBenchmark(settings.data_dir, settings.benchmark_images, *options)
-        return PublishedBenchmark(name, settings.data_dir, settings.benchmark_images, settings.names)
+        return _toybox_benchmark(name, settings)
+    if name.partition(":")[0] == "photos" or name in SOURCES:
+        return _published_benchmark(name, settings)
     if (Path(os.path.expanduser(name)) / "images").is_dir():
         return FolderBenchmark(Path(os.path.expanduser(name)), settings.benchmark_images, settings.names)
     raise FileNotFoundError(

@@ -80,7 +80,7 @@ def set_aside(
     return SetAside(i, str(error), f"{type(cause).__name__}: {cause}", "".join(traceback.format_exception(cause)))
 
 # %% ../../nbs/measure/09_evaluation.ipynb #2eba245e
-def told(
+def describe_excluded(
     aside,  # of SetAside
     n,  # images in all
 ) -> str:
@@ -231,7 +231,7 @@ def evaluate(
         raise KeyboardInterrupt(f"{stop}{'; the same call goes on from there' if store else ''}") from None
     aside = sorted([*aside, *elsewhere.values()], key=lambda a: a.index)
     if aside and not (keep_going and done):
-        raise Unmeasured(told(aside, len(benchmark)))
+        raise Unmeasured(describe_excluded(aside, len(benchmark)))
     return _report_of(made, benchmark, settings, done, aside)
 
 # %% ../../nbs/measure/09_evaluation.ipynb #d049a165

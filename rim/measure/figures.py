@@ -35,6 +35,24 @@ def _write_values(
             fontweight="bold",
         )
 
+# %% ../../nbs/measure/12_figures.ipynb #37cc3c82
+def _mark_values(
+    ax,
+    at,  # places of the bars
+    names,  # of the bars
+    paper,  # the paper's values, None where it has none; None: none at all
+    paper_label,
+    single,  # name -> values of single seeds
+):
+    if paper is not None:
+        marks = np.array([(p, y) for p, y in zip(paper, at) if p is not None]).reshape(-1, 2)
+        ax.plot(*marks.T, "D", mfc="white", mec=_INK, ms=6, label=paper_label)
+    for i, (name, seeds) in enumerate(single.items()):
+        at_seeds, label = [list(names).index(name) + 0.38] * len(seeds), "_" * (i > 0) + "single seeds"
+        ax.plot(seeds, at_seeds, "|", color=COLOURS[5], ms=6, label=label)
+    if paper is not None or single:
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+
 # %% ../../nbs/measure/12_figures.ipynb #323a28cc
 @_styled
 def bars(
@@ -64,14 +82,7 @@ def bars(
             elinewidth=1,
             capsize=3,
         )
-    if paper is not None:
-        marks = np.array([(p, y) for p, y in zip(paper, at) if p is not None]).reshape(-1, 2)
-        ax.plot(*marks.T, "D", mfc="white", mec=_INK, ms=6, label=paper_label)
-    for i, (name, seeds) in enumerate(single.items()):
-        at_seeds, label = [list(names).index(name) + 0.38] * len(seeds), "_" * (i > 0) + "single seeds"
-        ax.plot(seeds, at_seeds, "|", color=COLOURS[5], ms=6, label=label)
-    if paper is not None or single:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
+    _mark_values(ax, at, names, paper, paper_label, single)
     _write_values(ax, at, values, values if high is None else high)
     ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title)
     ax.invert_yaxis()
@@ -95,6 +106,27 @@ def _draw_curve(
     ax.fill_between(at, low, high, color=COLOURS[i % 8], alpha=0.16, lw=0)
     ax.plot(at, middle, color=COLOURS[i % 8], marker=_MARKERS[i % 8], ms=5, lw=1.6, label=label)
 
+# %% ../../nbs/measure/12_figures.ipynb #177205fd
+def _draw_panel(
+    ax,
+    panel,  # dict: x, series, and what else `curves` knows
+):
+    "The lines of a panel, with what they are compared with."
+    at = np.arange(len(panel["x"]))
+    for i, (name, rows) in enumerate(panel["series"].items()):
+        _draw_curve(ax, at, rows, i, name)
+    for i, (name, value) in enumerate(panel.get("levels", {}).items()):
+        ax.axhline(value, color=_INK, ls=("--", "-.")[i % 2], lw=1, label=name)
+    if panel.get("chosen") in panel["x"]:
+        ax.axvline(
+            list(panel["x"]).index(panel["chosen"]), color=_FAINT, ls=":", lw=1.2, label="setting in use", zorder=0
+        )
+    ax.set_xticks(at, [f"{x:g}" if isinstance(x, (int, float)) else x for x in panel["x"]])
+    ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", ""))
+    ax.grid(axis="y")
+    ax.set_axisbelow(True)
+    ax.margins(x=0.06)
+
 # %% ../../nbs/measure/12_figures.ipynb #29d60090
 @_styled
 def curves(
@@ -108,20 +140,7 @@ def curves(
         1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained"
     )
     for ax, panel in zip(axes[0], panels):
-        at = np.arange(len(panel["x"]))
-        for i, (name, rows) in enumerate(panel["series"].items()):
-            _draw_curve(ax, at, rows, i, name)
-        for i, (name, value) in enumerate(panel.get("levels", {}).items()):
-            ax.axhline(value, color=_INK, ls=("--", "-.")[i % 2], lw=1, label=name)
-        if panel.get("chosen") in panel["x"]:
-            ax.axvline(
-                list(panel["x"]).index(panel["chosen"]), color=_FAINT, ls=":", lw=1.2, label="setting in use", zorder=0
-            )
-        ax.set_xticks(at, [f"{x:g}" if isinstance(x, (int, float)) else x for x in panel["x"]])
-        ax.set(title=panel.get("title", ""), xlabel=panel.get("xlabel", ""))
-        ax.grid(axis="y")
-        ax.set_axisbelow(True)
-        ax.margins(x=0.06)
+        _draw_panel(ax, panel)
     axes[0, 0].set_ylabel(unit)
     low, high = axes[0, 0].get_ylim()
     spare = max(least - (high - low), 0) / 2

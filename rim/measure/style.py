@@ -6,7 +6,7 @@
 __all__ = ['save', 'save_table']
 
 # %% ../../nbs/measure/10_style.ipynb #02297be2
-import csv, io
+import csv, io, warnings
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
@@ -17,6 +17,9 @@ from matplotlib.figure import Figure
 from ..base.settings import MatchingSettings, Settings, TridentSettings, departures
 from ..base.files import atomic_write
 from ..base.tables import markdown_table
+
+# %% ../../nbs/measure/10_style.ipynb #5f1e0a02
+warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in a session without ipywidgets
 
 # %% ../../nbs/measure/10_style.ipynb #415c0409
 _INK, _FAINT, _GRID = "#22272e", "#6b7280", "#e5e7eb"

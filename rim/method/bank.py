@@ -219,15 +219,14 @@ def index(
             return names.index(word) if word in names else others[word]
     return -1
 
-# %% ../../nbs/method/11_bank.ipynb #f7f43718
+# %% ../../nbs/method/11_bank.ipynb #4ead08b5
 @patch
-def subset(
+def _places(
     self: ReferenceBank,
-    names,  # some of the bank's names or synonyms, in any order; or a Vocabulary of them
-) -> ReferenceBank:
-    "The bank of some of the classes: the one that building them alone would give."
-    synonyms = names.synonyms if isinstance(names, Vocabulary) else {}
-    names = names.names if isinstance(names, Vocabulary) else tuple(names)
+    names,  # of str
+    synonyms,  # name -> further words for it
+) -> list:  # of int, one per name
+    "The classes that go by some names, each once."
     old = [self.index(n, *synonyms.get(n, ())) for n in names]
     if unknown := [n for n, i in zip(names, old) if i < 0]:
         raise ValueError(f"a bank can be cut to the classes it has ({', '.join(self.names)}): got {', '.join(unknown)}")
@@ -237,6 +236,18 @@ def subset(
             f"words must name different classes of a bank: {', '.join(n for n, i in zip(names, old) if i == twice)} "
             f"are its class {self.names[twice]!r}"
         )
+    return old
+
+# %% ../../nbs/method/11_bank.ipynb #f7f43718
+@patch
+def subset(
+    self: ReferenceBank,
+    names,  # some of the bank's names or synonyms, in any order; or a Vocabulary of them
+) -> ReferenceBank:
+    "The bank of some of the classes: the one that building them alone would give."
+    synonyms = names.synonyms if isinstance(names, Vocabulary) else {}
+    names = names.names if isinstance(names, Vocabulary) else tuple(names)
+    old = self._places(names, synonyms)
     rows, thumbs = (
         np.concatenate([np.flatnonzero(owner == i) for i in old]) for owner in (self.owner, self.thumbnails["owner"])
     )

@@ -20,7 +20,6 @@ from ..base.files import atomic_write
 from ..base.images import data_uri, framed, swatch
 from .explanation import Explanation
 from .overlay import add_legend, draw_overlay, overlay_colours, write_names
-from .regions import Match, box_of, painting_order
 from .vocabulary import UNKNOWN_COLOUR, UNKNOWN_NAME, Vocabulary, unknown_label
 
 # %% ../../nbs/method/16_segmentation.ipynb #6c202d0c
@@ -54,13 +53,15 @@ def mask_box(
 
 # %% ../../nbs/method/16_segmentation.ipynb #92190fd5
 def named_regions(
-    found: Match,
+    found,  # Match
     proposals,  # Proposals that were matched
     names,  # of the labels
     how="area",  # the order of painting
     confidence=None,  # float [P], 0..1
 ) -> tuple:  # (rows of the match, regions), in the order of painting
     "The named proposals as regions of a result."
+    from rim.method.regions import box_of, painting_order  # here: results are read without the models' libraries
+
     order = painting_order(proposals.areas, found.best, how)
     rows = [int(i) for i in order if found.labels[i] >= 0]
     regions = [
@@ -110,26 +111,6 @@ class Segmentation:
     confidence: np.ndarray = field(default=None, repr=False, compare=False)  # float32 [H, W]; None: the method has none
     named: np.ndarray = field(default=None, repr=False, compare=False)  # [H, W], labels before unknown; None: the same
 
-    @property
-    def unknown(self) -> np.ndarray:  # bool [H, W]
-        "The pixels whose name is too doubtful."
-        return self.labels == unknown_label(len(self.vocabulary.labels))
-
-    def name_of(
-        self,
-        label: int,  # of the label map
-    ) -> str:
-        "The name of a label; that of the reserved value, too."
-        labels = self.vocabulary.labels
-        return UNKNOWN_NAME if label == unknown_label(len(labels)) else labels[label]
-
-    @property
-    def legend(self) -> list:  # of (label, name, share of the image), largest first
-        "What the label map contains."
-        ids, counts = np.unique(self.labels, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return [(int(ids[i]), self.name_of(ids[i]), round(float(counts[i] / self.labels.size), 6)) for i in order]
-
     @cached_property
     def region_map(self):  # int32 [H, W], -1 where no region gave the label
         "Which of the regions is seen at each pixel: the last that was painted there."
@@ -142,6 +123,30 @@ class Segmentation:
         return (
             f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
         )
+
+# %% ../../nbs/method/16_segmentation.ipynb #1ee770f6
+@patch(as_prop=True)
+def unknown(self: Segmentation) -> np.ndarray:  # bool [H, W]
+    "The pixels whose name is too doubtful."
+    return self.labels == unknown_label(len(self.vocabulary.labels))
+
+# %% ../../nbs/method/16_segmentation.ipynb #6c364f50
+@patch
+def name_of(
+    self: Segmentation,
+    label: int,  # of the label map
+) -> str:
+    "The name of a label; that of the reserved value, too."
+    labels = self.vocabulary.labels
+    return UNKNOWN_NAME if label == unknown_label(len(labels)) else labels[label]
+
+# %% ../../nbs/method/16_segmentation.ipynb #10c1c0d6
+@patch(as_prop=True)
+def legend(self: Segmentation) -> list:  # of (label, name, share of the image), largest first
+    "What the label map contains."
+    ids, counts = np.unique(self.labels, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [(int(ids[i]), self.name_of(ids[i]), round(float(counts[i] / self.labels.size), 6)) for i in order]
 
 # %% ../../nbs/method/16_segmentation.ipynb #7e91d5ce
 @patch

@@ -76,8 +76,28 @@ _REFERENCE = Stage(
     "reference", 1, (*_CUTTING, "rim.method.pooling", "rim.method.features"), (*MASKING, "feature", "reference_side")
 )
 
+# %% ../../nbs/method/06_tools.ipynb #9ecef9f5
+class _Keys:
+    "What determines the work of `Tools`."
+
+    @cached_property
+    def painting_key(self):  # dict: what determines the images of a prompt
+        s = self.settings
+        compiled = {"compile": True} if s.compile else {}
+        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s), **compiled)
+
+    @cached_property
+    def cutting_key(self):  # dict: what determines the mask of an image
+        return MASK.key(self.settings, dtype=str(dtype_of(self.settings)), sam=_masks_by(self))
+
+    @cached_property
+    def masking_key(self):  # dict: what determines masks and features of an image
+        s = self.settings
+        encoder = part_key(self, "encoder", s)
+        return _REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
+
 # %% ../../nbs/method/06_tools.ipynb #03c030e4
-class Tools:
+class Tools(_Keys):
     "The models of stage 1, each loaded when first used, and what identifies their work."
 
     def __init__(
@@ -110,12 +130,6 @@ class Tools:
     def network(self):
         return self.pipeline if self.settings.feature == "sd" else ENCODERS[self.settings.feature][0](self.settings)
 
-    def _encoder(self, side):
-        own = ENCODERS[self.settings.feature][1](self.network, side, self.settings)
-        encoder = FusedFeatures([own, *(t._encoder(side) for t in self.others)]) if self.settings.fusion else own
-        encoder.key = encoder_key(self.settings)
-        return encoder
-
     @cached_property
     def others(self):
         tools = [Tools(part) for part in fusion_parts(self.settings)]
@@ -132,21 +146,17 @@ class Tools:
     def region_encoder(self):
         return self._encoder(self.settings.region_side)
 
-    @cached_property
-    def painting_key(self):  # dict: what determines the images of a prompt
-        s = self.settings
-        compiled = {"compile": True} if s.compile else {}
-        return _PICTURE.key(s, dtype=str(dtype_of(s)), diffusion=weights_key("diffusion", s), **compiled)
-
-    @cached_property
-    def cutting_key(self):  # dict: what determines the mask of an image
-        return MASK.key(self.settings, dtype=str(dtype_of(self.settings)), sam=_masks_by(self))
-
-    @cached_property
-    def masking_key(self):  # dict: what determines masks and features of an image
-        s = self.settings
-        encoder = part_key(self, "encoder", s)
-        return _REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
+# %% ../../nbs/method/06_tools.ipynb #6cd0629a
+@patch
+def _encoder(
+    self: Tools,
+    side: int,  # pixels
+):
+    "The Encoder of the settings at a size."
+    own = ENCODERS[self.settings.feature][1](self.network, side, self.settings)
+    encoder = FusedFeatures([own, *(t._encoder(side) for t in self.others)]) if self.settings.fusion else own
+    encoder.key = encoder_key(self.settings)
+    return encoder
 
 # %% ../../nbs/method/06_tools.ipynb #d62438d7
 def part_key(

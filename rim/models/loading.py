@@ -136,40 +136,41 @@ def _from_folder(kind, path: Path, **how):
             raise ValueError(f"it lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""))
     return model
 
+# %% ../../nbs/models/04_loading.ipynb #85524c14
+def _pretrained_diffusion(settings):
+    "The pipeline of a folder, each part of it complete."
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
+    text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
+    with _reading(path), _quiet(logging):
+        if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline":
+            raise ValueError(f"its model_index.json says {said!r}")
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            intact(path),
+            text_encoder=text,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            dtype=dtype,
+            **_OFFLINE,
+        )
+        lacking = [
+            name for part in (pipeline.unet, pipeline.vae) for name, weight in part.named_parameters() if weight.is_meta
+        ]
+        if lacking:
+            raise ValueError(f"it lacks {lacking[0]}")
+    return pipeline
+
 # %% ../../nbs/models/04_loading.ipynb #7425be31
 @_quiet()
 def load_diffusion(
     settings,
 ):  # a StableDiffusionPipeline
     "Rombach et al. 2022: text encoder, UNet with cross-attention, autoencoder, scheduler."
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
-
     if settings.pretrained:
-        path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
-        text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
-        with _reading(path), _quiet(logging):
-            if (
-                said := json.loads((path / "model_index.json").read_text())["_class_name"]
-            ) != "StableDiffusionPipeline":
-                raise ValueError(f"its model_index.json says {said!r}")
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                intact(path),
-                text_encoder=text,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                dtype=dtype,
-                **_OFFLINE,
-            )
-            lacking = [
-                name
-                for part in (pipeline.unet, pipeline.vae)
-                for name, weight in part.named_parameters()
-                if weight.is_meta
-            ]
-            if lacking:
-                raise ValueError(f"it lacks {lacking[0]}")
+        pipeline = _pretrained_diffusion(settings)
     else:
         pipeline = random_model(settings.diffusion, settings.seed)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):

@@ -106,7 +106,7 @@ def normalised(
 
 # %% ../../nbs/peers/04_groupvit.ipynb #e8b9d5a8
 @patch
-def asked(
+def text_queries(
     self: GroupViT,
     vocabulary: Vocabulary,
     background=(),  # of str
@@ -127,7 +127,7 @@ def predict(
     background=(),  # of str: what the background consists of; none: where no class fits
 ) -> Segmentation:
     "Label every pixel of an image."
-    (text, owner), (windows, boxes, size) = self.asked(vocabulary, background), self.windows(image)
+    (text, owner), (windows, boxes, size) = self.text_queries(vocabulary, background), self.windows(image)
     model, s, scores = self.clip[0], self.settings, []
     scale = model.logit_scale.exp().clamp(max=100).float()
     for window in windows:

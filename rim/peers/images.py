@@ -22,7 +22,7 @@ from ..method.vocabulary import Vocabulary
 from ..models.loading import load_clip, weights_key
 from ..models.needs import needed_roles
 from ..models.roles import dtype_of
-from ..trident.refinement import name_vectors, read_templates
+from ..trident.refinement import name_vectors, sentences
 from ..trident.trident import _label_regions
 
 # %% ../../nbs/peers/11_images.ipynb #951b107b
@@ -88,23 +88,23 @@ class ImagePeer:
 
     analyse = grid
 
-    def remembered(self, bank, vocabulary, make):
-        "What `make` gives for a vocabulary and its bank; kept for the next image."
-        key = bank.digest, tuple(vocabulary.names), vocabulary.background
-        if key not in self.memory:
-            self.memory[key] = make(vocabulary, bank)
-        return self.memory[key]
-
     def facts(self, vocabulary, bank) -> dict:
         "What else determines the prediction."
         return {}
 
-# %% ../../nbs/peers/11_images.ipynb #cd05a617
-def sentences(
-    settings: Settings,  # trident_templates, prompt
-) -> tuple:  # of str with {}
-    "The sentences about a name."
-    return read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
+# %% ../../nbs/peers/11_images.ipynb #f99d9265
+@patch
+def remembered(
+    self: ImagePeer,
+    bank,
+    vocabulary,
+    make,  # (vocabulary, bank) -> what is needed
+):
+    "What `make` gives for a vocabulary and its bank; kept for the next image."
+    key = bank.digest, tuple(vocabulary.names), vocabulary.background
+    if key not in self.memory:
+        self.memory[key] = make(vocabulary, bank)
+    return self.memory[key]
 
 # %% ../../nbs/peers/11_images.ipynb #0af21ed2
 @patch

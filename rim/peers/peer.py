@@ -25,7 +25,7 @@ from rim.trident.refinement import (
     name_vectors,
     project,
     query_names,
-    read_templates,
+    sentences,
 )
 from ..trident.splice import splice
 from ..trident.trident import _label_regions, usual_background
@@ -83,7 +83,7 @@ def templates(
     self: Peer,
 ) -> tuple:  # of str with {}
     "The sentences about a name."
-    return read_templates() if self.settings.trident_templates == "imagenet" else (self.settings.prompt,)
+    return sentences(self.settings)
 
 
 @patch

@@ -27,6 +27,13 @@ def read_templates(
     lines = (HERE / "data" / "templates" / f"{which}.txt").read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if line and not line.startswith("#"))
 
+# %% ../../nbs/trident/04_refinement.ipynb #30b3b63a
+def sentences(
+    settings,  # trident_templates, prompt
+) -> tuple:  # of str with {}
+    "The sentences about a name."
+    return read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
+
 # %% ../../nbs/trident/04_refinement.ipynb #b8c49d5c
 @torch.no_grad()
 def name_vector(

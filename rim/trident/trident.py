@@ -27,8 +27,8 @@ from rim.trident.refinement import (
     name_vectors,
     project,
     query_names,
-    read_templates,
     refine,
+    sentences,
 )
 from .splice import cosine_maps, guided_values, guiding_attention, splice
 from rim.trident.windows import (
@@ -80,14 +80,20 @@ class Trident:
 
     @property
     def templates(self):
-        return read_templates() if self.settings.trident_templates == "imagenet" else (self.settings.prompt,)
+        return sentences(self.settings)
 
-    def queries(self, vocabulary, background=()):
-        "Vectors of all names [Q, E], and the class of each [Q]; kept for the next image."
-        names, owner = query_names(vocabulary, background)
-        if (key := tuple(names)) not in self.vectors:
-            self.vectors[key] = name_vectors(*self.clip, names, self.templates)
-        return self.vectors[key], owner
+# %% ../../nbs/trident/05_trident.ipynb #0b3b4939
+@patch
+def queries(
+    self: Trident,
+    vocabulary: Vocabulary,
+    background=(),  # of str: what the background consists of; none: the word itself
+) -> tuple:  # (float32 [Q, E], rows of length 1; int64 [Q], class of each)
+    "Vectors of all names [Q, E], and the class of each [Q]; kept for the next image."
+    names, owner = query_names(vocabulary, background)
+    if (key := tuple(names)) not in self.vectors:
+        self.vectors[key] = name_vectors(*self.clip, names, self.templates)
+    return self.vectors[key], owner
 
 # %% ../../nbs/trident/05_trident.ipynb #7ba25c8b
 def _check_window(
@@ -185,6 +191,24 @@ def _label_regions(
             regions.append(Region(mask, mask_box(mask), int(c), names[c], float(means[i])))
     return tuple(sorted(regions, key=lambda r: -r.area))
 
+# %% ../../nbs/trident/05_trident.ipynb #7183985d
+@patch
+def _sharpen(
+    self: Trident,
+    image,  # uint8 [H, W, 3]
+    labels,  # int [H, W]
+    prob,  # float [C, H, W]
+    parts,  # of `sam_parts`; None: not computed yet
+) -> tuple:  # (int [H, W], dict of counts)
+    "Labels with SAM's outlines, and what became of the components."
+    s = self.settings
+    tokens = parts[0] if parts and len(parts) == 1 else sam_tokens(self.sam, sam_image(image, self.patch))
+    limits = s.trident_coarse_thresh, s.trident_min_area, s.trident_iou_thresh, s.trident_mask_weight
+    done = refine(self.sam, tokens, labels, prob, *limits, s.trident_faithful)
+    changed = round(float((done.labels != labels).float().mean()), 6)
+    kept, failed = int(done.kept.sum()), int((~done.kept).sum())
+    return done.labels, {"components": len(done.kept), "kept": kept, "failed": failed, "changed": changed}
+
 # %% ../../nbs/trident/05_trident.ipynb #abd5ea97
 @patch
 @torch.no_grad()
@@ -203,26 +227,8 @@ def predict(
     labels = coarse_labels(prob, s.trident_prob_thd if vocabulary.background else 0)
     record = {"names": len(owner), "grid": list(low.shape[1:]), "components": 0, "kept": 0, "failed": 0, "changed": 0.0}
     if s.trident_refine:
-        tokens = parts[0] if parts and len(parts) == 1 else sam_tokens(self.sam, sam_image(image, self.patch))
-        done = refine(
-            self.sam,
-            tokens,
-            labels,
-            prob,
-            s.trident_coarse_thresh,
-            s.trident_min_area,
-            s.trident_iou_thresh,
-            s.trident_mask_weight,
-            s.trident_faithful,
-        )
-        changed = round(float((done.labels != labels).float().mean()), 6)
-        record |= {
-            "components": len(done.kept),
-            "kept": int(done.kept.sum()),
-            "failed": int((~done.kept).sum()),
-            "changed": changed,
-        }
-        labels = done.labels
+        labels, counts = self._sharpen(image, labels, prob, parts)
+        record |= counts
     labels = labels.cpu().numpy().astype(np.int32)
     regions = _label_regions(labels, prob.cpu(), names, vocabulary.background, 4 * s.trident_min_area)
     return Segmentation(image, labels, vocabulary, regions, record)
