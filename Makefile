@@ -24,7 +24,7 @@ reproduce: $(STAMP)  ## make the tables and figures of the toybox, in figures/to
 
 test: $(STAMP)  ## run the notebooks' fast cells, then the tests
 	$(ONE_THREAD) $(BIN)/nbdev-test nbs --skip-folder-re '^([_.].*|paper)$$' --n-workers $(JOBS) --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-photo: $(STAMP)  ## run the tests of trained weights, where rim weights fetch --keep has brought them
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 0 --photo -m photo -rs $(ARGS)

@@ -683,6 +683,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'rim/measure/examination.py')},
             'rim.measure.figures': { 'rim.measure.figures._draw_curve': ('measure/figures.html#_draw_curve', 'rim/measure/figures.py'),
                                      'rim.measure.figures._draw_panel': ('measure/figures.html#_draw_panel', 'rim/measure/figures.py'),
+                                     'rim.measure.figures._draw_question': ( 'measure/figures.html#_draw_question',
+                                                                             'rim/measure/figures.py'),
                                      'rim.measure.figures._draw_rankings': ( 'measure/figures.html#_draw_rankings',
                                                                              'rim/measure/figures.py'),
                                      'rim.measure.figures._draw_region': ('measure/figures.html#_draw_region', 'rim/measure/figures.py'),

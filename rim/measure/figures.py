@@ -107,7 +107,7 @@ def _draw_curve(
     ax.plot(at, middle, color=COLOURS[i % 8], marker=_MARKERS[i % 8], ms=5, lw=1.6, label=label)
 
 # %% ../../nbs/measure/12_figures.ipynb #177205fd
-def _draw_panel(
+def _draw_question(
     ax,
     panel,  # dict: x, series, and what else `curves` knows
 ):
@@ -140,7 +140,7 @@ def curves(
         1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained"
     )
     for ax, panel in zip(axes[0], panels):
-        _draw_panel(ax, panel)
+        _draw_question(ax, panel)
     axes[0, 0].set_ylabel(unit)
     low, high = axes[0, 0].get_ylim()
     spare = max(least - (high - low), 0) / 2
