@@ -1,8 +1,10 @@
 """What all tests share: one thread per process, seeds, tiny inputs, and the flags that skip what is slow or needs more
 than a laptop."""
 
-import os
+import os, signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores it, and so would what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before numpy and torch are imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing downloads unasked, least of all a test

@@ -53,6 +53,7 @@ def open_image(
             f"an image file must be one of {', '.join(FORMATS)}: {path} can't be read as any ({type(e).__name__})"
         ) from None
     if image.width * image.height > _MAX_PIXELS:
+        image.close()
         raise ValueError(f"an image has at most {_MAX_PIXELS} pixels: {path} announces {image.width} x {image.height}")
     return image
 
@@ -119,13 +120,13 @@ def read_image(
     "Any image as RGB pixels."
     if isinstance(image, (str, Path)):
         for plain in (False, True):
-            opened = open_image(image, plain)
-            try:
-                return _upright_rgb(opened)
-            except Exception as e:  # whatever a decoder says of damaged bytes
-                fault = str(e) or type(e).__name__
-            if opened.format != "PNG":
-                break
+            with open_image(image, plain) as opened:
+                try:
+                    return _upright_rgb(opened)
+                except Exception as e:  # whatever a decoder says of damaged bytes
+                    fault = str(e) or type(e).__name__
+                if opened.format != "PNG":
+                    break
         raise ValueError(f"an image must decode completely: {image} doesn't ({fault})")
     if isinstance(image, Image.Image):
         return _upright_rgb(image)
@@ -149,26 +150,37 @@ def _raw_mode(image: Image.Image) -> str:
     return found[0] if isinstance(found, tuple) else found
 
 # %% ../../nbs/base/05_images.ipynb #8e156163
-def read_labels(
-    path,  # PNG, BMP or TIFF, palette or grey, 8 or 16 bit
-) -> np.ndarray:  # integer [H, W]
-    "A label map: the pixel *values*, not the colours that a palette gives them."
-    image = open_image(path)
+def _check_keeps_values(
+    image: Image.Image,  # opened, not decoded yet
+    path,  # of its file
+):
+    "Refuse a file whose kind does not keep every value of a label map."
     compression = image.info.get("compression")
     if image.format not in _LABEL_FORMATS or compression in _LOSSY:
         kind = f"{image.format}{f', {compression}' if compression in _LOSSY else ''}"
         raise ValueError(f"a label map must keep every value, as PNG, BMP or TIFF: {path} is {kind}")
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
         raise ValueError(f"a label map must be a palette or grey image: {path} is {image.mode}")
-    if (raw := _raw_mode(image)) in _INVERTED:
+    if _raw_mode(image) in _INVERTED:
         raise ValueError(f"a label map's values must stand in the file as they are: {path} has 0 for white")
-    try:
-        if image.format == "PNG":
-            open_image(path).verify()  # every chunk's checksum, to the end
-        labels = np.array(image)
-        labels = labels // np.uint8(_SPREAD[raw]) if raw in _SPREAD else labels
-    except Exception as e:  # whatever a decoder says of damaged bytes
-        raise ValueError(f"a label map must decode completely: {path} doesn't ({str(e) or type(e).__name__})") from None
+
+
+def read_labels(
+    path,  # PNG, BMP or TIFF, palette or grey, 8 or 16 bit
+) -> np.ndarray:  # integer [H, W]
+    "A label map: the pixel *values*, not the colours that a palette gives them."
+    with open_image(path) as image:
+        _check_keeps_values(image, path)
+        raw = _raw_mode(image)
+        try:
+            if image.format == "PNG":
+                with open_image(path) as whole:
+                    whole.verify()  # every chunk's checksum, to the end
+            labels = np.array(image)
+            labels = labels // np.uint8(_SPREAD[raw]) if raw in _SPREAD else labels
+        except Exception as e:  # whatever a decoder says of damaged bytes
+            fault = str(e) or type(e).__name__
+            raise ValueError(f"a label map must decode completely: {path} doesn't ({fault})") from None
     if labels.itemsize == 1:
         return labels.astype(np.uint8)
     if labels.size and not 0 <= labels.min() <= labels.max() <= 65535:
