@@ -225,6 +225,50 @@ def test_from_doubt_to_names_given_again(results, capsys, world):
     assert said["references"][0]["without"] != "lantern"
 
 
+def test_what_a_person_said_decides_in_its_image(results, capsys):
+    review = Review(results)
+    for n, (doubt, name) in enumerate(zip(review.queue()[:2], ("lantern", "background"))):
+        picture, (x, y) = review.picture(doubt.image), doubt.at
+        before = review.kept(picture)
+        said = review.correct(doubt.image, [doubt.at], name)
+        decided = review.decision(picture, x, y)
+        assert (decided.name, decided.unknown, decided.confidence, len(decided.references)) == (name, False, 1, 1)
+        part = decided.references[0]
+        assert (part.origin, part.weight, part.row >= 0) == (said.provenance, 1, True)
+        if not n:  # the only one: without it the references are those of the first naming
+            assert part.without == before.vocabulary.labels[before.labels[y, x]]
+        assert main(["explain", str(results), doubt.image, "--at", f"{x},{y}"]) == 0
+        shown = capsys.readouterr().out
+        assert f"{doubt.image} at {x},{y}: {name} before" in shown and said.provenance in shown
+
+
+def test_a_store_that_lacks_the_regions_is_told_and_can_be_named(results, capsys, monkeypatch, tmp_path):
+    first, kept = Review(results).queue()[0], str(tmp_path / "store")
+    words = ["correct", str(results), first.image, "--at", f"{first.at[0]},{first.at[1]}", "--name", "boat"]
+    monkeypatch.setenv("RIM_STORE", str(tmp_path / "another"))
+    assert main([*words, "--set", f"store={kept}"]) == 0 and "lacks" not in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.count(f"the store {tmp_path / 'another'} lacks regions of {results}") == 1 and "RIM_STORE" in said
+    assert main(words) == 0 and "lacks" not in capsys.readouterr().err, "they are kept now"
+
+
+def test_labels_are_handed_on_from_where_the_images_lie(results, capsys, tmp_path):
+    assert main(["export", str(results), "--to", "coco", "--out", str(tmp_path / "coco")]) == 0
+    facts = json.loads((tmp_path / "coco/annotations/instances_default.json").read_text())
+    assert [i["file_name"] for i in facts["images"]] == ["s13.png", "s14.png"]
+    session = json.loads((results / "session.rim").read_text())
+    places = {"s13.png": "../a/s13.png", "s14.png": "../b/s14.png"}
+    refused = (places, "one folder above all images"), ({"s13.png": ""}, "doesn't say where its images lie")
+    for images, rule in refused:
+        (results / "session.rim").write_text(json.dumps({**session, "images": images}))
+        assert main(["export", str(results), "--to", "coco", "--out", str(tmp_path / "none")]) == 2
+        assert rule in capsys.readouterr().err and not (tmp_path / "none").exists()
+    (results / "session.rim").unlink()
+    assert main(["export-dataset", str(results), "--layout", "transformers", "--out", str(tmp_path / "none")]) == 2
+    assert "doesn't say where its images lie" in capsys.readouterr().err
+
+
 @pytest.mark.promise(62)
 def test_results_with_corrections_are_not_overwritten_by_the_way(results, capsys):
     review = Review(results)
@@ -255,6 +299,102 @@ def test_keys_answers_and_what_is_skipped_are_kept(results):
     assert Review(results).corrections[-1].name == "background"
 
 
+def test_a_new_name_that_the_package_knows_has_the_shipped_references_too(results, world):
+    review = Review(results)
+    new = next(name for name in world.names if name not in review.names)
+    per_class = review.segmenter.settings.images_per_class
+    doubts = review.queue()
+    review.correct(doubts[0].image, [doubts[0].at], "lantern")
+    review.correct(doubts[1].image, [doubts[1].at], new)
+    bank = review.bank()
+    assert bank.names == review.names == (*review.session["names"], "lantern", new)
+    assert np.bincount(bank.owner)[-2:].tolist() == [1, per_class + 1]
+    assert bank.record["corrections"] == [c.provenance for c in review.corrections]
+    assert origin_of(bank, int(np.flatnonzero(bank.owner == len(bank) - 1)[0])) == review.corrections[1].provenance
+
+
+def test_a_name_without_a_reference_shifts_no_label(results, monkeypatch):
+    import rim.apps.loop as loop
+
+    review, vectors = Review(results), loop.correction_vectors
+    doubts = review.queue()[:2]
+    monkeypatch.setattr(loop, "correction_vectors", lambda *a: (np.full_like(vectors(*a)[0], np.nan), vectors(*a)[1]))
+    review.correct(doubts[0].image, [doubts[0].at], "speck")
+    monkeypatch.setattr(loop, "correction_vectors", vectors)
+    review.correct(doubts[1].image, [doubts[1].at], "lantern")
+    assert review.bank().names == tuple(n for n in review.names if n != "speck")
+    review.again()
+    for doubt, name in zip(doubts, ("speck", "lantern")):
+        kept = review.kept(review.picture(doubt.image))
+        assert kept.vocabulary.labels[kept.labels[doubt.at[1], doubt.at[0]]] == name
+        assert {kept.vocabulary.labels[r.label] == r.name for r in kept.regions} == {True}
+
+
+def test_what_was_taken_back_leaves_no_trace(results, capsys):
+    files = sorted(f for f in results.iterdir() if f.suffix == ".png")
+    Review(results).again()
+    before, first = [f.read_bytes() for f in files], Review(results).queue()[0]
+    where = ["correct", str(results), first.image, "--at", f"{first.at[0]},{first.at[1]}"]
+    assert main([*where, "--name", "lantern"]) == 0 and [f.read_bytes() for f in files] != before
+    assert main([*where, "--forget"]) == 0 and "taken back" in capsys.readouterr().out
+    assert [f.read_bytes() for f in files] == before and not Review(results).corrections
+    assert main([*where, "--forget"]) == 2 and "must cover the pixel" in capsys.readouterr().err
+    assert main([*where, "--forget", "--name", "lantern"]) == 2 and "a correction needs" in capsys.readouterr().err
+
+
+def test_a_widget_draws_with_points_and_takes_back(results):
+    from rim.apps.correct_widget import CorrectWidget
+
+    review = Review(results)
+    first = review.queue()[0]
+    shown = CorrectWidget(review.kept(review.picture(first.image)), review.corrector(first.image), first.at)
+    assert shown.draws and not CorrectWidget(shown.segmentation, lambda at, name: shown.segmentation).draws
+    shown.said = ["lantern", *first.at, 1, [list(first.at)]]
+    (made,) = Review(results).corrections
+    assert (made.how, made.name, made.points) == ("points", "lantern", (first.at,)) and shown.answered == 1
+    assert "lantern" in shown.names
+    y, x = np.argwhere(made.mask)[0].tolist()
+    shown.said = ["", x, y, 2, []]
+    assert not Review(results).corrections and "lantern" not in shown.names and shown.answered == 2
+    shown.said = ["", x, y, 3, []]
+    assert "must cover the pixel" in shown.page and shown.answered == 3
+
+
+def test_more_images_join_what_was_corrected(results, world, capsys):
+    review = Review(results)
+    first = review.queue()[0]
+    review.correct(first.image, [first.at], "lantern")
+    review.again()
+    before = json.loads((results / "session.rim").read_text())
+    Image.fromarray(world.scene(15).image).save(results.parent / "s15.png")
+    images = [str(results.parent / f"s{n}.png") for n in (13, 14, 15)]
+    assert main(["segment", *images, "--bank", str(results / "bank.safetensors"), "--keep", "--out", str(results)]) == 0
+    assert capsys.readouterr().out.count("done before") == 2
+    after = Review(results)
+    assert after.session == {**before, "images": {**before["images"], "s15.png": "../s15.png"}}
+    assert after.bank().record["corrections"] == [c.provenance for c in after.corrections] and after.again() == []
+
+
+def test_a_slip_of_the_keys_is_told(results, capsys, monkeypatch):
+    review, told, lines = Review(results), [], iter(["9", "canoe", "Canoe"])
+    choices = len(review.queue()[0].choices)
+
+    def read(text):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    assert review.ask(read=read, say=told.append) == 2 and [c.name for c in review.corrections] == ["canoe"] * 2
+    assert [t.strip() for t in told if t.startswith("  ")] == [
+        f"a number chooses one of 1 to {choices}: got 9",
+        "canoe is a new name",
+    ]
+    at = review.queue()[4].at
+    words = ["correct", str(results), review.queue()[4].image, "--at", f"{at[0]},{at[1]}", "--name", "cnoe"]
+    assert main(words) == 0 and "; new: cnoe\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -264,6 +404,7 @@ def test_keys_answers_and_what_is_skipped_are_kept(results):
         (["correct", "OUT"], "no corrections yet"),
         (["explain", "OUT", "s13.png", "--at", "500,1"], "must lie in the image"),
         (["queue", "OUT", "--most", "0"], "--most must be 1 or more"),
+        (["explain", "OUT", "s13.png", "--at", "1,1", "--set", "match_margin=1"], "results keep the settings"),
         (["queue", "NOWHERE"], "has no session.rim"),
     ],
 )

@@ -168,7 +168,7 @@ def with_settings(command):
     return command
 
 # %% ../../nbs/apps/05_arguments.ipynb #5e960f5e
-BANK, _PLACES = "bank.safetensors", ("store", "models_dir", "data_dir", "device", "threads")
+BANK, PLACES = "bank.safetensors", ("store", "models_dir", "data_dir", "device", "threads")
 
 # %% ../../nbs/apps/05_arguments.ipynb #5d0f22f4
 def relative_path(
@@ -203,7 +203,7 @@ def write_session(
     images = {p.file: relative_path(p.path, folder) for p in pictures}
     facts = {
         "profile": segmenter.settings.profile,
-        "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in _PLACES},
+        "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in PLACES},
         "names": list(vocabulary.names),
         "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
         "background": vocabulary.background,
@@ -211,9 +211,11 @@ def write_session(
         "bank": bank if bank in ("", *shipped_names()) else relative_path(bank, folder) or "?",
         "images": images,
     }
-    path = Path(folder) / SESSION
+    path, own, whole = Path(folder) / SESSION, Path(folder) / BANK, segmenter.bank and segmenter.bank.names
     if path.is_file():
         before = read_json(path, "a session")
+        if bank and own.is_file() and Path(bank).is_file() and own.samefile(bank) and whole == vocabulary.names:
+            facts = {**before, "images": images}  # the corrections in this bank are those of the session
         same = all(before.get(k) == v for k, v in facts.items() if k != "images")
         facts["images"] = {**before["images"], **images} if same else images
     return atomic_write(path, json.dumps(facts, indent=1, ensure_ascii=False))

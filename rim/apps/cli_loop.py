@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/apps/12_cli_loop.ipynb #9538175d
 import argparse, json, sys
 from pathlib import Path
+from .arguments import PLACES, pair
 
 # %% ../../nbs/apps/12_cli_loop.ipynb #7b8893e4
 def point(
@@ -18,6 +19,15 @@ def point(
     if not (comma and x.strip().isdigit() and y.strip().isdigit()):
         raise argparse.ArgumentTypeError(f"a pixel is written X,Y, as in 120,80, not {text!r}")
     return int(x), int(y)
+
+# %% ../../nbs/apps/12_cli_loop.ipynb #7b8893e6
+def _review(args):
+    "The results that a command is about."
+    from rim.apps.review import Review
+
+    review = Review(args.results, args.images, **dict(args.set))
+    review.say = lambda text: print(f"rim: {text}.", file=sys.stderr)
+    return review
 
 # %% ../../nbs/apps/12_cli_loop.ipynb #80c8bcec
 def _named_again(review):
@@ -36,11 +46,9 @@ def _named_again(review):
 # %% ../../nbs/apps/12_cli_loop.ipynb #214bdcbd
 def _queue(args):
     "rim queue: regions in the order of doubt, as a page, or asked one by one."
-    from rim.apps.review import Review
-
     if args.most < 1:
         raise ValueError(f"--most must be 1 or more, not {args.most}.")
-    review = Review(args.results, args.images)
+    review = _review(args)
     if args.keys:
         return _named_again(review) if review.ask(most=args.most) else 0
     doubts = review.queue()[: args.most]
@@ -56,36 +64,44 @@ def _queue(args):
 # %% ../../nbs/apps/12_cli_loop.ipynb #5cd2b460
 def _correct(args):
     "rim correct: what a region is; all images are named again."
-    from rim.apps.review import Review
     from rim.apps.arguments import read_json
 
-    if bool(args.at) != bool(args.name) or args.at and not args.image:
-        raise ValueError("a correction needs an IMAGE, --at X,Y and --name.")
+    if bool(args.at) != bool(args.name or args.forget) or args.at and not args.image or args.name and args.forget:
+        raise ValueError("a correction needs an IMAGE, --at X,Y and --name, or --forget to take back the one there.")
     if args.answers and args.image:
         raise ValueError("--answers names its images itself: give either it or an IMAGE.")
-    review = Review(args.results, args.images)
+    review = _review(args)
     if args.answers:
-        said = read_json(args.answers, "a file of answers")
-        print(f"{len(review.answer(said if isinstance(said, list) else [said]))} answers")
+        said, known = read_json(args.answers, "a file of answers"), review.vocabulary.labels
+        made = review.answer(said if isinstance(said, list) else [said])
+        print(f"{len(made)} answers{_new_names(made, known)}")
+    elif args.forget:
+        print(f"{review.forget(args.image, args.at[0]).provenance}: taken back")
     elif args.at:
+        known = review.vocabulary.labels
         c = review.correct(args.image, args.at, args.name, args.draw or len(args.at) > 1)
-        print(f"{c.provenance}: {c.mask.sum()} pixels, {c.how}" + (f", was {c.was}" if c.was != c.name else ""))
+        was = f", was {c.was}" if c.was != c.name else ""
+        print(f"{c.provenance}: {c.mask.sum()} pixels, {c.how}{was}{_new_names([c], known)}")
     elif not review.corrections:
         raise ValueError(f"{args.results} holds no corrections yet: name an IMAGE, --at X,Y and --name.")
     return _named_again(review)
 
+
+def _new_names(made, known) -> str:
+    "What nobody had asked for; it may be a slip."
+    new = [n for n in dict.fromkeys(c.name for c in made) if n not in known]
+    return f"; new: {', '.join(new)}" if new else ""
+
 # %% ../../nbs/apps/12_cli_loop.ipynb #80f967cb
 def _explain(args):
     "rim explain: the reference images that decided the name of a pixel."
-    from rim.apps.review import Review
-
-    review = Review(args.results, args.images)
+    review = _review(args)
     picture, (x, y) = review.picture(args.image), args.at
     decided = review.decision(picture, x, y, args.most)
     if args.json:
         print(json.dumps({"image": picture.file, **decided.as_dict()}, indent=1, ensure_ascii=False))
         return 0
-    print(f"{picture.file} at {x},{y}: {decided.name}" + (f" before {decided.runner_up}" if decided.runner_up else ""))
+    print(f"{picture.file} at {x},{y}: {decided.text}")
     for part in decided.references:
         print(f"{part.weight:6.1%}  cosine {part.cosine:.3f}  {part.origin}; without it: {part.without}")
     return 0
@@ -110,6 +126,7 @@ def _add_loop(commands):
     correct.add_argument("--at", type=point, action="append", metavar="X,Y", help="a pixel of the region; several: SAM")
     correct.add_argument("--name", help="what it is: a name that was asked for, a new one, or background")
     correct.add_argument("--draw", action="store_true", help="let SAM draw the region from the pixels")
+    correct.add_argument("--forget", action="store_true", help="take back the last correction at the pixel")
     correct.add_argument("--answers", metavar="FILE", help="what the page of rim queue saved")
     correct.set_defaults(run=_correct)
     explain = commands.add_parser("explain", help="which reference images decided the name of a pixel")
@@ -120,5 +137,13 @@ def _add_loop(commands):
     for command in (queue, correct, explain):
         command.add_argument("results", metavar="RESULTS", help="the folder that rim segment wrote")
         command.add_argument("--images", metavar="DIR", help="where the images lie, if not where they lay")
+        command.add_argument(
+            "--set",
+            metavar="KEY=VALUE",
+            type=pair,
+            action="append",
+            default=[],
+            help=f"what results don't remember: {', '.join(PLACES)}; may be repeated",
+        )
     correct.add_argument("image", nargs="?", metavar="IMAGE", help="as the results name it, or its path")
     explain.add_argument("image", metavar="IMAGE", help="as the results name it, or its path")

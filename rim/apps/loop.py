@@ -6,13 +6,13 @@
 __all__ = ['Review']
 
 # %% ../../nbs/apps/10_loop.ipynb #e02bf1b9
-import json
+import json, warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
-from .arguments import BANK, read_json
+from .arguments import BANK, PLACES, read_json
 from rim.apps.batch import (
     CORRECTIONS,
     SESSION,
@@ -36,11 +36,30 @@ from rim.method.corrections import (
     point_at,
     thumbnail_of,
 )
-from ..method.deciding import Decision
+from ..method.deciding import Decision, Part, name_at, without
 from ..method.matcher import Matcher
 from ..method.segmentation import Region, Segmentation, from_rle
-from ..method.shipped import find_bank, shipped_names
+from ..method.shipped import find_bank, shipped_bank, shipped_names
 from ..method.vocabulary import BACKGROUND, UNKNOWN_NAME, Vocabulary, unknown_label
+
+# %% ../../nbs/apps/10_loop.ipynb #18bc5385
+class _TellingStore(Store):
+    "A store that tells, once, that it lacks what was computed before."
+
+    def __init__(self, root, review):
+        super().__init__(root)
+        self.review, self.told = review, False
+
+    def get(self, kind, key):
+        found = super().get(kind, key)
+        if kind == "proposals" and found is None and not self.told:
+            self.told = True
+            self.review.say(
+                f"the store {self.root} lacks regions of {shown(self.review.folder)}, so they are computed again, "
+                "which takes as long as rim segment did, and kept; rim segment --keep keeps them at once, and "
+                "RIM_STORE or --set store=DIR names another store"
+            )
+        return found
 
 # %% ../../nbs/apps/10_loop.ipynb #18bc5383
 class Review:
@@ -51,8 +70,14 @@ class Review:
         folder,  # of the results
         images=None,  # folder of the images; None: where the session says
         segmenter: Matcher = None,  # None: that of the session
+        **places,  # settings that a session doesn't remember: store, models_dir, data_dir, device, threads
     ):
         self.folder, self.images, self.given = Path(folder), images and Path(images), segmenter
+        if other := [key for key in places if key not in PLACES]:
+            raise ValueError(
+                f"results keep the settings that they were made with, except {', '.join(PLACES)}: got {other[0]}"
+            )
+        self.places, self.say = places, warnings.warn
         if not (self.folder / SESSION).is_file():
             raise FileNotFoundError(
                 f"{clean(folder)} has no {SESSION}: corrections need results of rim segment with the method match"
@@ -70,11 +95,16 @@ class Review:
     def segmenter(self) -> Matcher:
         if self.given:
             return self.given
-        settings = Settings.from_profile(self.session["profile"], **self.session["settings"])
+        settings = Settings.from_profile(self.session["profile"], **self.session["settings"], **self.places)
         name, bank = self.session["bank"], None
+        if name == "?":
+            raise FileNotFoundError(
+                f"{shown(self.folder)} doesn't say where the bank lies that it was named with: one that lies in a "
+                "folder with the results can be told"
+            )
         if name:
             bank = find_bank(name if name in shipped_names() else self.folder / name)
-        return Matcher(settings, bank=bank, store=Store(settings.store), keep=True)
+        return Matcher(settings, bank=bank, store=_TellingStore(settings.store, self), keep=True)
 
     @property
     def names(self) -> tuple:
@@ -121,14 +151,30 @@ def look(
     whole = read_image(picture.path)
     return shrink(whole, self.session["longest"]), whole.shape[:2]
 
+# %% ../../nbs/apps/10_loop.ipynb #d5d4e285
+@patch
+def base_bank(
+    self: Review,
+) -> ReferenceBank:
+    "The references of all names without corrections; a new name may have none."
+    asked, tools = tuple(self.session["names"]), self.segmenter.tools
+    words = lambda names: Vocabulary(names, self.session["synonyms"], self.session["background"])
+    bank = self.segmenter.bank_for(words(asked), progress=False)
+    for name in self.names[len(asked) :]:
+        wider = words((*bank.names, name))
+        try:
+            known = shipped_bank(Vocabulary((name,)) if self.segmenter.bank else wider, tools)
+            bank = self.segmenter.bank_for(wider, progress=False) if known else bank
+        except ValueError:  # the package has no references of it, or they are those of another name
+            continue
+    return bank
+
 # %% ../../nbs/apps/10_loop.ipynb #d5d4e287
 @patch
 def bank(
     self: Review,
 ) -> ReferenceBank:
     "The references of all names, corrections among them."
-    asked = Vocabulary(tuple(self.session["names"]), self.session["synonyms"], self.session["background"])
-    base = self.segmenter.bank_for(asked, progress=False)
     for c in self.corrections:
         if (key := (c.image, c.mask.tobytes())) not in self.vectors:
             image, _ = self.look(self.picture(c.image))
@@ -138,7 +184,30 @@ def bank(
                 thumbnail_of(small, image),
             )
     held = [self.vectors[c.image, c.mask.tobytes()] for c in self.corrections]
-    return corrected_bank(base, self.corrections, [v for v, _ in held], [t for _, t in held])
+    bank = corrected_bank(self.base_bank(), self.corrections, [v for v, _ in held], [t for _, t in held])
+    names = [name for name in self.names if name in bank.names]
+    return bank if tuple(names) == bank.names else bank.subset(names)
+
+# %% ../../nbs/apps/10_loop.ipynb #f03df155
+@patch
+def words(
+    self: Review,
+    bank: ReferenceBank,
+) -> Vocabulary:
+    "The names that the bank can give."
+    return Vocabulary(bank.names, self.session["synonyms"], self.session["background"])
+
+
+def _with_vocabulary(found: Segmentation, vocabulary: Vocabulary) -> Segmentation:
+    "The result with the numbers of a vocabulary that has more names."
+    few, many = found.vocabulary.labels, vocabulary.labels
+    if few == many:
+        return found
+    number = np.array([*(many.index(name) for name in few), unknown_label(len(many))])
+    renumber = lambda labels: number[np.where(labels == unknown_label(len(few)), len(few), labels)].astype(np.int32)
+    regions = tuple(replace(r, label=int(number[r.label])) for r in found.regions)
+    named = None if found.named is None else renumber(found.named)
+    return replace(found, labels=renumber(found.labels), named=named, vocabulary=vocabulary, regions=regions)
 
 # %% ../../nbs/apps/10_loop.ipynb #f03df157
 @patch
@@ -148,8 +217,9 @@ def result(
     bank: ReferenceBank = None,  # None: with all corrections
 ) -> Segmentation:
     "An image as it is named now, and what a person said of it."
-    image, _ = self.look(picture)
-    found = self.segmenter.predict(image, self.segmenter.analyse(image), self.vocabulary, bank or self.bank())
+    (image, _), bank = self.look(picture), bank or self.bank()
+    found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
+    found = _with_vocabulary(found, self.vocabulary)
     own = [c for c in self.corrections if c.image == picture.file]
     return found.corrected([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
 
@@ -213,7 +283,7 @@ def again(
     from tqdm import tqdm
 
     bank, vocabulary, changes = self.bank(), self.vocabulary, []
-    recipe = _recipe(_with_bank(self.segmenter, bank), vocabulary, self.session["longest"])
+    recipe = _recipe(_with_bank(self.segmenter, bank), self.words(bank), self.session["longest"])
     for file in tqdm(self.session["images"], unit="image", disable=None if progress else True):
         picture = self.picture(file)
         facts, before = self.facts(picture), read_labels(self.folder / picture.results[0])
@@ -264,13 +334,38 @@ def correct(
 
 # %% ../../nbs/apps/10_loop.ipynb #c4b35023
 @patch
+def note(
+    self: Review,
+):
+    "Write the corrections, and what was passed over."
+    facts = {"corrections": [c.as_dict() for c in self.corrections], "skipped": self.skipped}
+    atomic_write(self.folder / CORRECTIONS, json.dumps(facts, indent=1, ensure_ascii=False))
+
+
+@patch
 def save(
     self: Review,
 ):
     "Write the corrections, and the bank that holds them."
-    facts = {"corrections": [c.as_dict() for c in self.corrections], "skipped": self.skipped}
-    atomic_write(self.folder / CORRECTIONS, json.dumps(facts, indent=1, ensure_ascii=False))
+    self.note()
     self.bank().save(self.folder / BANK)
+
+# %% ../../nbs/apps/10_loop.ipynb #c4b35025
+@patch
+def forget(
+    self: Review,
+    image,  # as the results name it, or its path
+    point,  # (x, y), pixel of the image
+) -> Correction:  # the last one that covers the pixel
+    "Take a correction back; `again` names the images without it."
+    picture, (x, y) = self.picture(image), point
+    covers = lambda mask: 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x]
+    own = [c for c in self.corrections if c.image == picture.file and covers(c.mask)]
+    if not own:
+        raise ValueError(f"a correction must cover the pixel that is to be taken back: none does at {x},{y}")
+    self.corrections = [c for c in self.corrections if c is not own[-1]]
+    self.save()
+    return own[-1]
 
 # %% ../../nbs/apps/10_loop.ipynb #6b4ba608
 @patch
@@ -285,19 +380,45 @@ def decision(
     (image, size), bank = self.look(picture), self.bank()
     if not (0 <= x < size[1] and 0 <= y < size[0]):
         raise ValueError(f"a pixel must lie in the image of {size[1]} x {size[0]}: got {x},{y}")
-    found = self.segmenter.predict(image, self.segmenter.analyse(image), self.vocabulary, bank)
-    return found.deciding(x * image.shape[1] // size[1], y * image.shape[0] // size[0], most)
+    found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
+    decided = found.deciding(x * image.shape[1] // size[1], y * image.shape[0] // size[0], most)
+    said = [c for c in self.corrections if c.image == picture.file and enlarge(c.mask, size)[y, x]]
+    return _said(decided, said[-1], found) if said else decided
+
+
+def _said(decided: Decision, c: Correction, found: Segmentation) -> Decision:
+    "The decision at a pixel of which a person has said what it is."
+    e, background, negative = found.evidence, found.vocabulary.background, c.name == BACKGROUND
+    row, bank = _row_of(e.bank, c.provenance, negative), e.bank
+    bank = bank if row is None else without(bank, row, negative)
+    other = name_at(e.matcher, e.regions, bank, decided.x, decided.y, found.labels.shape, background)
+    own = Part(c.name, c.provenance, -1 if row is None else row, negative, 1.0, 1.0, other)
+    same = decided.name == c.name
+    second, against = (decided.runner_up, decided.against) if same else (decided.name, decided.references)
+    sure = dict(score=1.0, confidence=1.0, unknown=False)
+    return replace(decided, name=c.name, runner_up=second, references=(own,), against=against, images=(None,), **sure)
+
+
+def _row_of(bank: ReferenceBank, provenance: str, negative: bool):  # int, None where it holds no patch
+    "The reference that a correction became."
+    held = (bank.negatives if negative else bank.extra).get("correction", np.zeros((0, 1)))
+    of = [n for n, said in enumerate(bank.record.get("corrections", ()), 1) if said == provenance]
+    rows = np.flatnonzero(np.isin(held[:, 0], of))
+    return int(rows[0]) if len(rows) else None
 
 # %% ../../nbs/apps/10_loop.ipynb #13c727ab
 @patch
 def corrector(
     self: Review,
     image,  # as the results name it
-):  # function of (x, y) and a name -> Segmentation
+):  # function of (x, y), a name and points for SAM -> Segmentation; without a name, a correction is taken back
     "What a widget does with a pixel and a name: correct, name all images again, show this one."
 
-    def correct(at, name):
-        self.correct(image, [at], name)
+    def correct(at, name, points=()):
+        if name:
+            self.correct(image, points or [at], name, draw=bool(points))
+        else:
+            self.forget(image, at)
         self.again()
         return self.kept(self.picture(image))
 

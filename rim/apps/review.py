@@ -18,7 +18,7 @@ from .loop import Review
 from ..base.images import data_uri
 from ..base.store import atomic_write
 from ..method.corrections import worth
-from ..method.segmentation import from_rle, surroundings
+from ..method.segmentation import from_rle, mask_box, surroundings
 
 # %% ../../nbs/apps/11_review.ipynb #16fac332
 @dataclass(frozen=True)
@@ -100,18 +100,21 @@ def skip(
 ):
     "Pass over a region: it doesn't come again."
     self.skipped = [*self.skipped, [doubt.image, *doubt.at]]
-    self.save()
+    self.note()
 
 # %% ../../nbs/apps/11_review.ipynb #330dca0b
 _PAGE = """<!doctype html><meta charset="utf-8"><title>rim: review</title><style>
 body { font: 15px system-ui, sans-serif; margin: 1em auto; max-width: 62em; color: #222; background: #fff; }
 header { position: sticky; top: 0; z-index: 1; background: #fff; padding: .5em 0; border-bottom: 1px solid #ccc; }
-article { display: flex; gap: 1em; align-items: center; padding: .6em; border-bottom: 1px solid #eee; }
+article { display: grid; grid-template-columns: 240px 1fr; gap: 1em; align-items: center; padding: .6em;
+  border-bottom: 1px solid #eee; scroll-margin: 8em 2em; }
 article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
-article img { max-width: 220px; max-height: 160px; }
-button, input { font: inherit; } kbd { border: 1px solid #999; padding: 0 .3em; }
+article img { width: 240px; height: 160px; object-fit: contain; background: #f4f4f4; }
+article p { margin: 0 0 .5em; } small { color: #555; } output { font-weight: bold; }
+button, input { font: inherit; margin: 0 .2em .3em 0; } kbd { border: 1px solid #999; padding: 0 .3em; }
 </style><header>Regions of the images in FOLDER, first those whose answer is worth most. Say what they are, save the
-answers, and name all images again with <code>rim correct FOLDER --answers answers.json</code>.<br>
+answers, and name all images again with <code>rim correct FOLDER --answers answers.json</code> (the path of what the
+browser saved).<br>
 <button id="save">Save answers</button> <span id="count"></span>
 <span><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>1</kbd>–<kbd>5</kbd> choose;
 <kbd>n</kbd> type a name; <kbd>x</kbd> clear</span></header>
@@ -162,8 +165,8 @@ def _row(doubt: Doubt, cut) -> str:
     title = f"{doubt.image} at {doubt.at[0]},{doubt.at[1]}"
     return (
         f'<article id="{escape(title)}" data-image="{escape(doubt.image)}" data-at="{list(doubt.at)}">'
-        f'<img src="{data_uri(cut, 220)}" alt="{escape(title)}"><div><b>{escape(doubt.name)}</b> right with '
-        f"{doubt.confidence:.2f}, {doubt.visible:.1%} of {escape(title)}<br>{buttons} "
+        f'<img src="{data_uri(cut, 240)}" alt="{escape(title)}"><div><p><b>{escape(doubt.name)}</b>, right with a '
+        f"probability of {doubt.confidence:.2f} <small>{doubt.visible:.1%} of {escape(title)}</small></p>{buttons} "
         '<input list="names" placeholder="another name"> <output></output></div></article>'
     )
 
@@ -173,12 +176,14 @@ def thumbnail(
     self: Review,
     doubt: Doubt,
 ) -> np.ndarray:  # uint8 [h, w, 3]
-    "A region in its image, its surroundings dimmed."
+    "A region in its image, its surroundings dimmed; they are a third of the image at least."
     from rim.base.images import read_image
 
     picture = self.picture(doubt.image)
-    region = self.facts(picture)["regions"][doubt.index]
-    return surroundings(read_image(picture.path), from_rle(region["segmentation"]), 0.3)
+    mask = from_rle(self.facts(picture)["regions"][doubt.index]["segmentation"])
+    x0, y0, x1, y1 = mask_box(mask)
+    side = max(x1 - x0, y1 - y0)
+    return surroundings(read_image(picture.path), mask, max(0.3, (max(mask.shape) / 3 - side) / (2 * side)))
 
 # %% ../../nbs/apps/11_review.ipynb #69acec1e
 @patch
@@ -225,13 +230,27 @@ def ask(
     for doubt in doubts[: most or None]:
         options = "  ".join(f"{i} {name}" for i, name in enumerate(doubt.choices, 1))
         say(f"{doubt.image} at {doubt.at[0]},{doubt.at[1]}: {doubt.name} ({doubt.confidence:.2f}), {doubt.visible:.1%}")
-        line = read(f"  Enter: yes  {options}  or a name, s: skip, q: quit > ").strip()
+        line = _line(read, say, f"  Enter: yes  {options}  or a name, s: skip, q: quit > ", len(doubt.choices))
         if line == "q":
             break
         if line == "s":
             self.skip(doubt)
             continue
-        chosen = doubt.choices[int(line) - 1] if line.isdigit() and 0 < int(line) <= len(doubt.choices) else line
-        self.correct(doubt.image, [doubt.at], chosen or doubt.name)
+        known, chosen = self.vocabulary.labels, doubt.choices[int(line) - 1] if line.isdecimal() else line
+        made = self.correct(doubt.image, [doubt.at], chosen or doubt.name)
+        if made.name not in known:
+            say(f"  {made.name} is a new name")
         answered += 1
     return answered
+
+
+def _line(read, say, text: str, choices: int) -> str:
+    "What a person answers; the end of the input is q."
+    while True:
+        try:
+            line = read(text).strip()
+        except EOFError:
+            return "q"
+        if not line.isdecimal() or 0 < int(line) <= choices:
+            return line
+        say(f"  a number chooses one of 1 to {choices}: got {line}")

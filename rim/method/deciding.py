@@ -171,6 +171,15 @@ class Decision:
     references: tuple  # of Part, of the name, largest first
     against: tuple  # of Part, of the runner-up, largest first
     images: tuple = field(default=(), repr=False)  # uint8 [S, S, 3] of each of the references, None where not kept
+    confidence: float = 1.0  # 0..1; 1 where the profile has no curve
+    unknown: bool = False  # whether the label map leaves the pixel open, because the confidence is too low
+
+    @property
+    def text(self):
+        "The name, and how sure it is."
+        second = f" before {self.runner_up}" if self.runner_up else ""
+        sure = f", right with a probability of {self.confidence:.2f}" if self.confidence < 1 else ""
+        return f"{self.name}{second}{sure}" + ", which is too little: unknown" * self.unknown
 
     def as_dict(self) -> dict:
         "For JSON."
@@ -197,10 +206,11 @@ def deciding(
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"a pixel must lie in the image of {width} x {height}: got ({x}, {y})")
     e, named = self.evidence, self.labels if self.named is None else self.named
-    label = int(named[y, x])
+    label, sure = int(named[y, x]), 1.0 if self.confidence is None else float(self.confidence[y, x])
+    doubt = dict(confidence=sure, unknown=bool(self.labels[y, x] != label))
     features, covered = _asked(e.regions, x, y, (height, width), e.matcher.settings.match_voting == "smallest")
     if background and not covered:
-        return Decision(x, y, e.names[0], 0.0, "", (), ())
+        return Decision(x, y, e.names[0], 0.0, "", (), (), **doubt)
     mean = e.matcher.scores(features, e.bank, background).mean(0).numpy()
     others = [int(i) for i in np.argsort(-mean, kind="stable") if i != label]
     both = [parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]
@@ -209,7 +219,8 @@ def deciding(
     images = tuple(_image_of(e.bank, p, background and label == 0) for p in own)
     against = tuple(both[1][:most]) if others else ()
     score = float(sum(p.weight * p.cosine for p in both[0]))
-    return Decision(x, y, e.names[label], score, e.names[others[0]] if others else "", own, against, images)
+    second = e.names[others[0]] if others else ""
+    return Decision(x, y, e.names[label], score, second, own, against, images, **doubt)
 
 
 def _image_of(bank: ReferenceBank, part: Part, behind: bool):  # uint8 [S, S, 3], None where it isn't kept
@@ -233,6 +244,5 @@ def _repr_html_(
         for part, image in zip(self.references, shown)
     )
     head = "".join(f"<th {cell}>{h}</th>" for h in ("", "image", "weight", "cosine", "without it"))
-    second = f" before {escape(self.runner_up)}" if self.runner_up else ""
-    said = f"<b>({self.x}, {self.y})</b> {escape(self.name)}{second}"
+    said = f"<b>({self.x}, {self.y})</b> {escape(self.text)}"
     return framed(f"<div>{said}</div><table><tr>{head}</tr>{rows}</table>")
