@@ -33,10 +33,12 @@ def _review(args):
 def _named_again(review):
     "Name all images again, and say what changed."
     import time
+    from rim.apps.loop import _SEEN
 
     start = time.perf_counter()
     changes = review.again(progress=sys.stderr.isatty())
-    print(*changes, sep="\n", end="\n" * bool(changes))
+    listed = [change for change in changes if change.share >= _SEEN]
+    print(*listed, sep="\n", end="\n" * bool(listed))
     print(
         f"{len(review)} images named again in {time.perf_counter() - start:.1f} s, {len(changes)} of them changed; "
         f"{review.folder / 'bank.safetensors'} holds {len(review.corrections)} corrections"
