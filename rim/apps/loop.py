@@ -32,11 +32,13 @@ from rim.method.corrections import (
     Correction,
     corrected_bank,
     correction_vectors,
+    decided_by_hand,
     known_name,
     point_at,
+    renumbered,
     thumbnail_of,
 )
-from ..method.deciding import Decision, Part, name_at, without
+from ..method.deciding import Decision
 from ..method.matcher import Matcher
 from ..method.segmentation import Region, Segmentation, from_rle
 from ..method.shipped import find_bank, shipped_bank, shipped_names
@@ -197,18 +199,6 @@ def words(
     "The names that the bank can give."
     return Vocabulary(bank.names, self.session["synonyms"], self.session["background"])
 
-
-def _with_vocabulary(found: Segmentation, vocabulary: Vocabulary) -> Segmentation:
-    "The result with the numbers of a vocabulary that has more names."
-    few, many = found.vocabulary.labels, vocabulary.labels
-    if few == many:
-        return found
-    number = np.array([*(many.index(name) for name in few), unknown_label(len(many))])
-    renumber = lambda labels: number[np.where(labels == unknown_label(len(few)), len(few), labels)].astype(np.int32)
-    regions = tuple(replace(r, label=int(number[r.label])) for r in found.regions)
-    named = None if found.named is None else renumber(found.named)
-    return replace(found, labels=renumber(found.labels), named=named, vocabulary=vocabulary, regions=regions)
-
 # %% ../../nbs/apps/10_loop.ipynb #f03df157
 @patch
 def result(
@@ -219,7 +209,7 @@ def result(
     "An image as it is named now, and what a person said of it."
     (image, _), bank = self.look(picture), bank or self.bank()
     found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
-    found = _with_vocabulary(found, self.vocabulary)
+    found = renumbered(found, self.vocabulary)
     own = [c for c in self.corrections if c.image == picture.file]
     return found.corrected([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
 
@@ -383,28 +373,7 @@ def decision(
     found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
     decided = found.deciding(x * image.shape[1] // size[1], y * image.shape[0] // size[0], most)
     said = [c for c in self.corrections if c.image == picture.file and enlarge(c.mask, size)[y, x]]
-    return _said(decided, said[-1], found) if said else decided
-
-
-def _said(decided: Decision, c: Correction, found: Segmentation) -> Decision:
-    "The decision at a pixel of which a person has said what it is."
-    e, background, negative = found.evidence, found.vocabulary.background, c.name == BACKGROUND
-    row, bank = _row_of(e.bank, c.provenance, negative), e.bank
-    bank = bank if row is None else without(bank, row, negative)
-    other = name_at(e.matcher, e.regions, bank, decided.x, decided.y, found.labels.shape, background)
-    own = Part(c.name, c.provenance, -1 if row is None else row, negative, 1.0, 1.0, other)
-    same = decided.name == c.name
-    second, against = (decided.runner_up, decided.against) if same else (decided.name, decided.references)
-    sure = dict(score=1.0, confidence=1.0, unknown=False)
-    return replace(decided, name=c.name, runner_up=second, references=(own,), against=against, images=(None,), **sure)
-
-
-def _row_of(bank: ReferenceBank, provenance: str, negative: bool):  # int, None where it holds no patch
-    "The reference that a correction became."
-    held = (bank.negatives if negative else bank.extra).get("correction", np.zeros((0, 1)))
-    of = [n for n, said in enumerate(bank.record.get("corrections", ()), 1) if said == provenance]
-    rows = np.flatnonzero(np.isin(held[:, 0], of))
-    return int(rows[0]) if len(rows) else None
+    return decided_by_hand(decided, said[-1], found) if said else decided
 
 # %% ../../nbs/apps/10_loop.ipynb #13c727ab
 @patch

@@ -13,11 +13,12 @@ from PIL import Image
 from fastcore.basics import patch
 from ..base.images import read_image
 from .bank import ReferenceBank
+from .deciding import Decision, Part, name_at, without
 from .pooling import pool
 from .references import THUMB
 from .regions import Regions
 from .segmentation import Region, Segmentation, from_rle, mask_box, to_rle
-from .vocabulary import BACKGROUND, Vocabulary, clean_name
+from .vocabulary import BACKGROUND, Vocabulary, clean_name, unknown_label
 
 # %% ../../nbs/method/26_corrections.ipynb #30eca960
 @dataclass(frozen=True, eq=False)
@@ -194,6 +195,46 @@ def _with_reference(bank, name, vector, whole, shown, number, times):
         extra={k: put(v, number if k == "correction" else np.nan, at) for k, v in extra.items()},
         memory={},
     )
+
+# %% ../../nbs/method/26_corrections.ipynb #7c0dfff1
+def renumbered(
+    found: Segmentation,
+    vocabulary: Vocabulary,  # with all names of the result, and others
+) -> Segmentation:
+    "The result with the numbers of a vocabulary that has more names."
+    few, many = found.vocabulary.labels, vocabulary.labels
+    if few == many:
+        return found
+    number = np.array([*(many.index(name) for name in few), unknown_label(len(many))])
+    renumber = lambda labels: number[np.where(labels == unknown_label(len(few)), len(few), labels)].astype(np.int32)
+    regions = tuple(replace(r, label=int(number[r.label])) for r in found.regions)
+    named = None if found.named is None else renumber(found.named)
+    return replace(found, labels=renumber(found.labels), named=named, vocabulary=vocabulary, regions=regions)
+
+# %% ../../nbs/method/26_corrections.ipynb #7c0dfff3
+def decided_by_hand(
+    decided: Decision,  # by references
+    c: Correction,  # that covers the pixel
+    found: Segmentation,  # what the references said
+) -> Decision:
+    "The decision at a pixel of which a person has said what it is."
+    e, background, negative = found.evidence, found.vocabulary.background, c.name == BACKGROUND
+    row, bank = _row_of(e.bank, c.provenance, negative), e.bank
+    bank = bank if row is None else without(bank, row, negative)
+    other = name_at(e.matcher, e.regions, bank, decided.x, decided.y, found.labels.shape, background)
+    own = Part(c.name, c.provenance, -1 if row is None else row, negative, 1.0, 1.0, other)
+    same = decided.name == c.name
+    second, against = (decided.runner_up, decided.against) if same else (decided.name, decided.references)
+    sure = dict(score=1.0, confidence=1.0, unknown=False)
+    return replace(decided, name=c.name, runner_up=second, references=(own,), against=against, images=(None,), **sure)
+
+
+def _row_of(bank: ReferenceBank, provenance: str, negative: bool):  # int, None where it holds no patch
+    "The reference that a correction became."
+    held = (bank.negatives if negative else bank.extra).get("correction", np.zeros((0, 1)))
+    of = [n for n, said in enumerate(bank.record.get("corrections", ()), 1) if said == provenance]
+    rows = np.flatnonzero(np.isin(held[:, 0], of))
+    return int(rows[0]) if len(rows) else None
 
 # %% ../../nbs/method/26_corrections.ipynb #7c0e0002
 def worth(
