@@ -57,7 +57,7 @@ class _TellingStore(Store):
         if kind == "proposals" and found is None and not self.told:
             self.told = True
             self.review.say(
-                f"the store {self.root} lacks regions of {shown(self.review.folder)}, so they are computed again, "
+                f"the store {self.root} lacks regions of {clean(self.review.folder)}, so they are computed again, "
                 "which takes as long as rim segment did, and kept; rim segment --keep keeps them at once, and "
                 "RIM_STORE or --set store=DIR names another store"
             )
@@ -101,7 +101,7 @@ class Review:
         name, bank = self.session["bank"], None
         if name == "?":
             raise FileNotFoundError(
-                f"{shown(self.folder)} doesn't say where the bank lies that it was named with: one that lies in a "
+                f"{clean(self.folder)} doesn't say where the bank lies that it was named with: one that lies in a "
                 "folder with the results can be told"
             )
         if name:
@@ -233,6 +233,9 @@ def kept(
     return Segmentation(image, labels, vocabulary, tuple(regions), facts["record"], None, below, None, named)
 
 # %% ../../nbs/apps/10_loop.ipynb #ff6d6dfe
+_SEEN = 0.0005  # share of an image that a person is told of: half of the last digit
+
+
 @dataclass(frozen=True)
 class Change:
     "What became of an image when it was named again."
@@ -242,7 +245,7 @@ class Change:
     moves: tuple = ()  # of (name before, name now, share of the pixels), largest first
 
     def __str__(self):
-        moves = ", ".join(f"{a} -> {b} {share:.1%}" for a, b, share in self.moves[:3])
+        moves = ", ".join(f"{a} -> {b} {share:.1%}" for a, b, share in self.moves[:3] if share >= _SEEN)
         return f"{clean(self.file)}: {self.share:.1%} of the pixels" + (f": {moves}" if moves else "")
 
 # %% ../../nbs/apps/10_loop.ipynb #a1058e35

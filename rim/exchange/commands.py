@@ -36,9 +36,8 @@ def run_import(args, vocabulary):
         TARGETS[args.target](found, folder)
     names = ", ".join(found.vocabulary.labels[:20]) + ", …" * (len(found.vocabulary.labels) > 20)
     print(f"{clean(args.out)}: {len(found)} images with {names}")
-    print(
-        "measured by `rim evaluate`" if args.target == "benchmark" else "read by `rim references build --photographs`"
-    )
+    use = "references build --photographs" if args.target == "references" else "evaluate --method match"
+    print(f"read by `rim {use} {clean(args.out)}`, with the profile that named the images")
     return 0
 
 # %% ../../nbs/exchange/11_commands.ipynb #17e9bd76
@@ -86,7 +85,9 @@ def add_commands(
     back.add_argument("--as", dest="target", default="benchmark", choices=_AS, help="benchmark (default)")
     back.add_argument("--classes", help=classes + "; by default those of the file, in its order")
     for command in (export, dataset, back):
-        command.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
+        more = {"required": True} if command is back else {}
+        where = "folder of the images" + "; by default where they lay" * (command is not back)
+        command.add_argument("--images", **more, metavar="DIR", help=where)
         command.add_argument("--out", required=True, metavar="DIR", help="new folder; appears when it is finished")
     export.set_defaults(run=run_export)
     dataset.set_defaults(run=run_dataset)

@@ -299,15 +299,34 @@ def _read_result(
         file, check_values(labels, vocabulary, clean(path.with_suffix(".png"))).astype(np.uint16), tuple(regions)
     )
 
+# %% ../../nbs/exchange/01_items.ipynb #33d3fb8f
+def images_of(
+    folder,  # of `rim segment`
+) -> Path:
+    "The folder of the images, as the session of the results has it."
+    folder = Path(folder)
+    try:
+        places = json.loads((folder / "session.rim").read_text(encoding="utf-8"))["images"]
+        homes = {place.removesuffix(file) for file, place in places.items() if place.endswith(file)}
+        lost = not places or not all(place.endswith(file) for file, place in places.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        homes, lost = set(), True
+    if lost:
+        raise FileNotFoundError(f"{clean(folder)} doesn't say where its images lie: name their folder with --images")
+    if len(homes) > 1:
+        raise FileNotFoundError(f"--images names one folder above all images: those of {clean(folder)} lie in several")
+    return folder / homes.pop()
+
 # %% ../../nbs/exchange/01_items.ipynb #33d3fb91
 def read_results(
     folder,  # of `rim segment`
-    images,  # folder of the images that were segmented
+    images=None,  # folder of the images that were segmented; None: where the session of the results says
 ) -> Annotations:
     "The results of `rim segment`."
-    folder, images = Path(folder), Path(images)
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of results at {clean(folder)}")
+    images = Path(images) if images is not None else images_of(folder)
     found = _result_files(folder)
     if not found:
         raise FileNotFoundError(f"results are label maps with a JSON beside them: {clean(folder)} has none")
