@@ -3,7 +3,7 @@ than a laptop."""
 
 import os, signal
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores it, and so would what tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job, and in what it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before numpy and torch are imported
