@@ -73,6 +73,31 @@ def test_pages_are_those_of_the_results(claims):
     assert (ROOT / "figures/claims.md").read_text(encoding="utf-8") == sentence(claims) + "\n"
 
 
+ENTRY = r"\[([^\]]*\d[^\]]*)\]\(\S*?figures/(\w+/)?README\.md#(\w+)\)"  # a number that leads to its target in an index
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/report.md", "docs/claims.md"])
+def test_a_number_leads_to_the_entry_that_holds_it(name):
+    "Interval, scale, images and cost stand there."
+    text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    found = [m for m in re.finditer(ENTRY, text) if re.match(r"[\d.]+", m[1])]
+    assert len(found) >= 8
+    for shown, profile, target in (m.groups() for m in found):
+        number, page = re.match(r"[\d.]+", shown)[0], (ROOT / "figures" / (profile or "") / "README.md").read_text()
+        decimals = len(number.partition(".")[2])
+        values = values_of(ROOT, f"{profile or 'toybox/'}{target}").values()
+        assert number in {f"{v['value']:.{decimals}f}" for v in values if v["value"] is not None}, (number, target)
+        entry = page.partition(f'<a id="{target}"></a>')[2].partition("<a id=")[0]
+        assert "| row | paper | ours | low | high |" in entry and re.search(r"\d s, .* of CPU, .* MB at most", entry)
+        assert any(re.match(rf"\| .* \| {v['text']} \|", line) for v in values for line in entry.splitlines())
+
+
+@pytest.mark.parametrize("name, versions", [("README.md", {"3.11", "2.0"}), ("docs/report.md", {"1.4"})])
+def test_no_number_stands_there_without_its_link(name, versions):
+    text = re.sub(r"<!-- begin .*?<!-- end [^>]*>", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S)
+    assert set(re.findall(NUMBER, re.sub(r"\[[^\]]*\]\([^)]*\)", "", text))) <= versions
+
+
 def test_trained_models_name_tests_that_there_are(claims):
     written = (ROOT / "tests/test_photo.py").read_text(encoding="utf-8")
     assert {t.name for t in claims.trained} == {"mobile-sam", "efficientnet-lite2", "dinov2-small-focus"}

@@ -27,11 +27,25 @@ def test_one_version_and_licence_everywhere():
     assert codemeta["runtimePlatform"].removeprefix("Python ") == project["requires-python"]
     assert f'title: "{zenodo["title"]}"' in citation
     assert all(f'title: "{paper["name"]}"' in citation for paper in codemeta["referencePublication"])
+    assert codemeta["softwareRequirements"] == project["dependencies"]
+
+
+def test_both_papers_are_named_everywhere():
+    codemeta, zenodo = (
+        json.loads((ROOT / name).read_text(encoding="utf-8")) for name in ("codemeta.json", ".zenodo.json")
+    )
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    papers = [paper["url"].rpartition("/")[2] for paper in codemeta["referencePublication"]]
+    assert len(papers) == 2 and [r["identifier"] for r in zenodo["related_identifiers"]] == [f"arXiv:{p}" for p in papers]
+    assert all(f'value: "arXiv:{p}"' in citation and f'url: "https://arxiv.org/abs/{p}"' in citation for p in papers)
+    for paper, reference in zip(codemeta["referencePublication"], zenodo["references"]):
+        names = [f"{{given-names: {a['givenName']}, family-names: {a['familyName']}}}" for a in paper["author"]]
+        assert all(name in citation for name in names) and paper["name"] in reference
 
 
 def test_files_that_codemeta_names_are_there():
     codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
-    assert all((ROOT / codemeta[key]).is_file() for key in ("readme", "softwareHelp"))
+    assert all((ROOT / codemeta[key]).is_file() for key in ("readme", "softwareHelp", "buildInstructions", "releaseNotes"))
 
 
 def test_an_archive_is_the_same_bytes_twice(tmp_path):
