@@ -10,6 +10,7 @@ import json, os, re, sys
 from functools import partial
 from pathlib import Path
 from .arguments import CLASSES, _engine_of, _output_folder, _with_engine, with_settings
+from ..base.arithmetic import hold
 from ..base.settings import Settings
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #466dc013
@@ -86,6 +87,7 @@ def _print_report(report, folder, images):
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
 def evaluate(args):
     "rim evaluate: methods on a benchmark, measured image by image."
+    hold()  # before anything that computes is imported
     for option in ("limit", "worst"):
         if getattr(args, option) < 0:
             raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")

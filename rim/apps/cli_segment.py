@@ -230,6 +230,7 @@ def _add_segment(commands):
 # %% ../../nbs/apps/06_cli_segment.ipynb #5c10e7e8
 def _build_references(args):
     "rim references build: generated and photographed references, as one file."
+    hold()  # before anything that computes is imported
     if args.classes is None and not args.photographs:
         raise ValueError("references need names to generate (--classes) or images of one's own (--photographs).")
     vocabulary, settings = vocabulary_of(args.classes) if args.classes is not None else None, settings_of(args)

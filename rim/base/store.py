@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from safetensors.numpy import load as load_arrays, save as save_arrays
+from .arithmetic import demanded, made
 from .files import address, atomic_write, canonical
 
 # %% ../../nbs/base/04_store.ipynb #44c5cd41
@@ -20,9 +21,10 @@ def checksum(
     key,  # canonical JSON
     record,  # canonical JSON
     arrays,  # name -> array
+    by="",  # the arithmetic that it was made with
 ):
     "SHA-256 over all that an entry holds."
-    digest = hashlib.sha256(f"{key}\n{record}\n".encode())
+    digest = hashlib.sha256("".join(f"{part}\n" for part in (key, record, *filter(None, [by]))).encode())
     for name, array in sorted(arrays.items()):
         digest.update(canonical([name, array.dtype.str, array.shape]).encode())
         digest.update(array.tobytes())
@@ -36,6 +38,7 @@ def pack(
     key,  # JSON-able dict
     arrays,  # name -> array of numbers or booleans
     record,  # JSON-able dict
+    by="",  # the arithmetic that it was made with
 ):
     "The bytes of an entry."
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
@@ -44,14 +47,14 @@ def pack(
             raise ValueError(f"an array of the store must hold numbers or booleans, got {array.dtype} in {name!r}")
         arrays[name] = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     key, record = canonical(key), canonical(record)
-    meta = dict(key=key, record=record, checksum=checksum(key, record, arrays))
+    meta = dict(key=key, record=record, checksum=checksum(key, record, arrays, by), **(dict(made=by) if by else {}))
     return save_arrays(arrays, {META: canonical(meta)})
 
 # %% ../../nbs/base/04_store.ipynb #c9718f45
 def _read_meta(
     file,  # open binary file, or one in memory
 ):
-    "Key, record and checksum from the header of an entry; ValueError where it is none."
+    "Key, record, checksum, arithmetic from the header of an entry; ValueError where it is none."
     try:
         size = int.from_bytes(file.read(8), "little")
         if size > 100_000_000:
@@ -64,7 +67,7 @@ def _read_meta(
 def _read_entry(
     data,  # bytes of an entry
 ):
-    "(arrays, key and record as canonical JSON) of an entry; ValueError says how it is damaged."
+    "(arrays, what stands in its header) of an entry; ValueError says how it is damaged."
     meta = _read_meta(io.BytesIO(data))
     try:
         arrays = load_arrays(data)
@@ -72,22 +75,23 @@ def _read_entry(
         raise ValueError(f"its arrays cannot be read ({e})") from None  # the library raises a type of its own
     if (
         not isinstance(meta, dict)
-        or set(meta) != {"key", "record", "checksum"}
-        or meta["checksum"] != checksum(meta["key"], meta["record"], arrays)
+        or set(meta) - {"made"} != {"key", "record", "checksum"}
+        or meta["checksum"] != checksum(meta["key"], meta["record"], arrays, meta.get("made", ""))
     ):
         raise ValueError("its checksum does not match")
-    return arrays, meta["key"], meta["record"]
+    return arrays, meta
 
 # %% ../../nbs/base/04_store.ipynb #d645e5b7
 def unpack(
     data,  # bytes of an entry
     key,  # the key that it ought to have
+    by="",  # the arithmetic that it ought to be made with; empty: any
 ):
-    "(arrays, record) of an entry; ValueError says what is wrong with it."
-    arrays, held, record = _read_entry(data)
-    if held != canonical(key):
+    "(arrays, record) of an entry, None where it was made otherwise; ValueError says what is wrong with it."
+    arrays, meta = _read_entry(data)
+    if meta["key"] != canonical(key):
         raise ValueError("it holds another key")
-    return arrays, json.loads(record)
+    return (arrays, json.loads(meta["record"])) if by in ("", meta.get("made", "")) else None
 
 # %% ../../nbs/base/04_store.ipynb #31bad06a
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -121,7 +125,7 @@ class Store:
 
     def put(self, kind, key, arrays, record=None):
         "Write an entry (arrays: name -> array; record: what happened, JSON-able) and return its path."
-        return atomic_write(self.path(kind, key), pack(key, arrays, record or {}))
+        return atomic_write(self.path(kind, key), pack(key, arrays, record or {}, made()))
 
 # %% ../../nbs/base/04_store.ipynb #cfd5f583
 @patch
@@ -140,14 +144,14 @@ def check(self: Store):
 # %% ../../nbs/base/04_store.ipynb #b74925c3
 @patch
 def entry(self: Store, kind, key):
-    "(arrays, record), or None where there is none that can be believed."
+    "(arrays, record), or None where there is none that can be believed and taken."
     path = self.path(kind, key)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return unpack(data, key)
+        return unpack(data, key, demanded())
     except ValueError as e:
         warnings.warn(f"{path} is damaged and will be computed again: {e}", stacklevel=2)
         try:
@@ -242,7 +246,7 @@ def _flaw(
 ):
     "What is wrong with an entry, or None."
     try:
-        _, key, _ = _read_entry(path.read_bytes())
+        key = _read_entry(path.read_bytes())[1]["key"]
     except ValueError as e:
         return str(e)
     if hashlib.sha256(key.encode()).hexdigest() != path.stem:

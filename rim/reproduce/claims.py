@@ -93,13 +93,25 @@ def check(
 GAP = r"\{([^{}]+)\}"
 
 
+def shown_cell(
+    name: str,  # "target: row"
+    tables: Tables,
+    figures: str = None,  # way from the reader to figures/, as "../figures/"; empty: its index; None: no link
+) -> str:
+    "Our value, which leads to its target in the index: interval, scale, images, cost, files."
+    (profile, _, target), text = name.partition(": ")[0].rpartition("/"), tables.cell(name).text
+    page = f"{figures}{profile}/README.md" if profile else f"{figures}README.md" if figures else ""
+    return text if figures is None else f"[{text}]({page}#{target})"
+
+
 def fill(
     text: str,  # with gaps such as {table2: CLIP on crops}
     tables: Tables,
+    figures: str = None,  # as in `shown_cell`
 ) -> str:
     "The text with our values in its gaps, or what has to be measured for it."
     try:
-        return re.sub(GAP, lambda gap: tables.cell(gap[1]).text, " ".join(text.split()))
+        return re.sub(GAP, lambda gap: shown_cell(gap[1], tables, figures), " ".join(text.split()))
     except NotMeasured as error:
         return str(error)
 
@@ -202,6 +214,7 @@ def sentence(
 # %% ../../nbs/reproduce/07_claims.ipynb #4497a564
 def table(
     claims: Claims,
+    figures: str = None,  # as in `shown_cell`
 ) -> str:
     "All claims as a Markdown table."
     head = "paper", "where", "claim", "verdict", "scale", "why"
@@ -210,18 +223,19 @@ def table(
         shown = c.shown(claims.tables)
         verdict = f"toy, {c.outcome(claims.tables)}" if shown == "toy" else shown
         scale = "–" if c.verdict == "not attempted" else c.scale
-        rows.append((c.paper, c.where, c.says, verdict, scale, fill(c.why, claims.tables)))
+        rows.append((c.paper, c.where, c.says, verdict, scale, fill(c.why, claims.tables, figures)))
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #8e0e2cf4
 def open_questions(
     claims: Claims,
+    figures: str = None,  # as in `shown_cell`
 ) -> str:
     "All ambiguities as a Markdown table."
 
     def worth(cell):
         try:
-            return f"{claims.tables.cell(cell).text} ({cell.partition(': ')[2]})"
+            return f"{shown_cell(cell, claims.tables, figures)} ({cell.partition(': ')[2]})"
         except NotMeasured:
             return f"not measured here yet ({cell.partition(': ')[2]})"
 
@@ -232,10 +246,11 @@ def open_questions(
 # %% ../../nbs/reproduce/07_claims.ipynb #0d638e81
 def trained_models(
     claims: Claims,
+    figures: str = None,  # as in `shown_cell`
 ) -> str:
     "The trained public models that were tried, as a Markdown table."
     head = "model", "part", "compared with its own package", "test", "in a result"
-    rows = [(t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables) or "–") for t in claims.trained]
+    rows = [(t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables, figures) or "–") for t in claims.trained]
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #332e685f
@@ -247,6 +262,9 @@ TRAINED = (
 )  # above the table
 
 # %% ../../nbs/reproduce/07_claims.ipynb #5b6897e9
+FIGURES = "../figures/"  # from the pages in docs/
+
+
 def page(
     claims: Claims,
 ) -> str:
@@ -264,12 +282,12 @@ def page(
             "## Scales",
             own(SCALES),
             "## Every claim",
-            table(claims),
+            table(claims, FIGURES),
             "## What the papers leave open",
-            open_questions(claims),
+            open_questions(claims, FIGURES),
             "## Tested with trained weights",
             TRAINED,
-            trained_models(claims),
+            trained_models(claims, FIGURES),
         ]
     )
     return wrapped(parts) + "\n"
@@ -283,13 +301,13 @@ def report(
         json.loads(path.read_text(encoding="utf-8"))["compute"]["wall_seconds"]
         for path in (claims.root / "figures/toybox").glob("*/results.json")
     ]
-    minutes = f"{sum(times) / 60:.0f}" if times else "(not measured here yet)"
+    minutes = f"[{sum(times) / 60:.0f}]({FIGURES}README.md)" if times else "(not measured here yet)"
     own = {"claims": sentence(claims, "claims.md"), "minutes": minutes}
 
     def value(gap):
         name = " ".join(gap[1].split())
         try:
-            return own[name] if name in own else claims.tables.cell(name).text
+            return own[name] if name in own else shown_cell(name, claims.tables, FIGURES)
         except NotMeasured:
             return "(not measured here yet)"
 

@@ -17,12 +17,17 @@ from .results import results_of
 from .running import world
 
 # %% ../../nbs/reproduce/08_index.ipynb #1e845e93
-def _shown_table(text, most=12):
-    "A csv as a Markdown table, its first rows."
-    head, *rows = [row for row in csv.reader(text.splitlines()) if row]
-    filled = [[cell or "–" for cell in row] for row in (head, *rows[:most])]
-    more = f"\n\n{len(rows) - most} more rows in the file." if len(rows) > most else ""
-    return markdown_table(filled[0], filled[1:]) + more
+def _shown_table(text, most=30):
+    "A csv as a Markdown table, long ones folded from some row on; ends that are equal are no interval."
+    rows = csv.DictReader(text.splitlines())
+    head = list(rows.fieldnames or ())
+    known = [row | (dict(low="", high="") if row.get("low") == row.get("high") else {}) for row in rows]
+    filled = [[row[name] or "–" for name in head] for row in known]
+    shown = markdown_table(head, filled[:most])
+    if len(filled) <= most:
+        return shown
+    rest = markdown_table(head, filled[most:])
+    return f"{shown}\n\n<details><summary>{len(filled) - most} more rows</summary>\n\n{rest}\n\n</details>"
 
 # %% ../../nbs/reproduce/08_index.ipynb #11264b60
 def cost(
@@ -89,7 +94,7 @@ def claims_section(
     if not (root / "claims.toml").exists():
         return []
     claims = Claims(root)
-    return ["## Claims", sentence(claims, "../docs/claims.md"), table(claims)]
+    return ["## Claims", sentence(claims, "../docs/claims.md"), table(claims, "")]
 
 # %% ../../nbs/reproduce/08_index.ipynb #b2d54845
 def index(root, registry=TARGETS, profiles=INDEXED):

@@ -8,11 +8,12 @@ __all__ = ['machine']
 # %% ../../nbs/reproduce/04_provenance.ipynb #e3f824e3
 import csv, json, os, platform, subprocess, time
 import rim
+from ..base.arithmetic import steady
 from ..base.settings import departures
 from ..base.files import atomic_write
 from ..base.ledger import processor
 from .jobs import PLACES, outputs_of
-from .running import anonymous, steady, told_changes, world
+from .running import anonymous, told_changes, world
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #7bbc90a7
 def revision(root):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
+from ..base.arithmetic import steady
 from ..base.ledger import VARIABLE, read_ledger
 from ..base.settings import ENVIRONMENT
 from ..base.files import atomic_write
@@ -86,24 +87,6 @@ def _tidy(notebook, root, job):
 # %% ../../nbs/reproduce/03_running.ipynb #0b89748a
 def told_changes(job):
     return "".join(f", {k} = {v}" for k, v in job.changes.items())
-
-# %% ../../nbs/reproduce/03_running.ipynb #365274c2
-_STEADY = dict(
-    ATEN_CPU_CAPABILITY="avx2",
-    ONEDNN_MAX_CPU_ISA="AVX2",
-    MKL_CBWR="AVX2",
-    MKL_ENABLE_INSTRUCTIONS="AVX2",
-    OPENBLAS_CORETYPE="Haswell",
-)
-
-
-def steady():
-    "Variables that keep the CPU's arithmetic to AVX2; those that are set stay; empty on a processor without it."
-    try:
-        able = " avx2 " in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        able = False
-    return {name: os.environ.get(name, value) for name, value in _STEADY.items()} if able else {}
 
 # %% ../../nbs/reproduce/03_running.ipynb #e7e488ae
 ASIDE = ".partial"  # beside the result folders
