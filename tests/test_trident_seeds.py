@@ -13,6 +13,11 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 FOLDER = golden.FOLDER if golden.FOLDER.is_dir() else ROOT / "tests/golden/trident"
 CASES, SEEDS = golden.Golden(FOLDER).cases, (1, 2)
+FEWEST = 4  # components that a case must have to be one
+
+
+class TooPlain(ValueError):
+    "An image on which the names leave too few components."
 
 
 @contextmanager
@@ -48,7 +53,7 @@ class Drawn(golden.Golden):
 
     def image(self, name):
         size, draw = super().image(name).shape[:2], torch.Generator().manual_seed(self.seed)
-        coarse, fine = torch.randn(1, 3, 6, 8, generator=draw), torch.randn(1, 3, *size, generator=draw)
+        coarse, fine = torch.randn(1, 3, 10, 14, generator=draw), torch.randn(1, 3, *size, generator=draw)
         smooth = F.interpolate(coarse, size, mode="bicubic") + 0.15 * fine
         return (128 + 60 * smooth[0]).clamp(0, 255).byte().permute(1, 2, 0).numpy().copy()
 
@@ -57,16 +62,18 @@ class Drawn(golden.Golden):
 
 
 def names_vectors(case, names, draw):
-    "Vectors of names that all occur: what is special to places of the image."
+    "Vectors of names that all occur: what is special to places of the image, each far from those before."
     places = F.normalize(case.projected.flatten(1).T, dim=1)
-    special = places - places.mean(0)
-    drawn = F.normalize(special[torch.randperm(len(special), generator=draw)[:names]], dim=1)
-    return drawn.to(torch.float32).double()  # an input: the same to both
+    special = F.normalize(places - places.mean(0), dim=1)
+    chosen = [int(torch.randint(len(special), (1,), generator=draw))]
+    while len(chosen) < names:
+        chosen.append(int((special @ special[chosen].T).amax(1).argmin()))
+    return special[chosen].to(torch.float32).double()  # an input: the same to both
 
 
 def widest_gap(values):
-    "The middle of the widest gap within the middle half of the values."
-    quarter, ordered = len(values) // 4, np.sort(values)
+    "The middle of the widest gap within the middle three fifths of the values."
+    quarter, ordered = len(values) // 5, np.sort(values)
     ordered = ordered[quarter : len(values) - quarter]
     i = np.diff(ordered).argmax()
     return float(ordered[i : i + 2].mean())
@@ -82,6 +89,8 @@ def steps(case):
     c["coarse_thresh"] = float(best.quantile(0.1))
     yield "coarse_label", case.coarse.byte()
     yield "refine_label_half", case.half[0].astype(np.uint8)
+    if len(case.found) < FEWEST:
+        raise TooPlain
     yield from components(case)
     yield "prompt_mask_class", np.unique(case.found.labels)
     low, iou = case.decoded
@@ -193,9 +202,17 @@ def drawn(name, seed):
     return golden.Case(found, name, arrays)
 
 
+def first_drawn(name, seed):
+    "The case of a seed; where its image is too plain, of the tenth after it."
+    try:
+        return drawn(name, seed)
+    except TooPlain:
+        return first_drawn(name, seed + 10)
+
+
 @pytest.fixture(scope="module", params=[(name, seed) for name in CASES for seed in SEEDS], ids="{0[0]}-{0[1]}".format)
 def case(request):
-    return drawn(*request.param)
+    return first_drawn(*request.param)
 
 
 @pytest.mark.parametrize("check", golden.COARSE + golden.FINE, ids=lambda check: check.__name__.removeprefix("check_"))
@@ -204,8 +221,8 @@ def test_a_step_rounds_within_its_tolerance(check, case):
 
 
 def test_a_seed_is_a_case_of_its_own(case):
-    "Weights, image and names are others, all classes occur, and masks are kept and dropped."
+    "Weights, image and names are others, several classes occur, and masks are kept and dropped."
     own = golden.Golden(FOLDER).case(case.name)
     assert (case.image != own.image).mean() > 0.9 and case.image.shape == own.image.shape
-    assert len(np.unique(case.arrays["coarse_label"])) == case.classes
+    assert len(np.unique(case.arrays["coarse_label"])) >= 3
     assert {True, False} == set(case.arrays["comp_kept"].tolist())
