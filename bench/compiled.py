@@ -44,8 +44,8 @@ def dino(device, dtype):
 
 
 def compiled_form(plain, device):
-    """A compiled form and its name: on a CPU, of a model that names its repeated blocks, these alone. Compiling the whole
-    UNet takes two cores more than nine minutes."""
+    """A compiled form and its name: on a CPU, of a model that names its repeated blocks, these alone. Compiling the
+    whole UNet takes two cores more than nine minutes."""
     if device == "cpu" and getattr(plain, "_repeated_blocks", None):
         form = copy.deepcopy(plain, {id(weight): weight for weight in plain.parameters()})  # the same weights
         form.compile_repeated_blocks()

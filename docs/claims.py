@@ -16,7 +16,8 @@ def main(root=ROOT):
 
     claims = Claims(root)
     changed = write_pages(claims) + calibration.write(root)
-    write_index(root, "toybox")
+    for profile in ("toybox", "photo"):
+        write_index(root, profile)
     benchmarks.write(root)
     (root / "README.md").write_text(readme.render(root), encoding="utf-8")
     print(sentence(claims))

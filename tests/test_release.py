@@ -36,7 +36,8 @@ def test_both_papers_are_named_everywhere():
     )
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     papers = [paper["url"].rpartition("/")[2] for paper in codemeta["referencePublication"]]
-    assert len(papers) == 2 and [r["identifier"] for r in zenodo["related_identifiers"]] == [f"arXiv:{p}" for p in papers]
+    named = [related["identifier"] for related in zenodo["related_identifiers"]]
+    assert len(papers) == 2 and named == [f"arXiv:{p}" for p in papers]
     assert all(f'value: "arXiv:{p}"' in citation and f'url: "https://arxiv.org/abs/{p}"' in citation for p in papers)
     for paper, reference in zip(codemeta["referencePublication"], zenodo["references"]):
         names = [f"{{given-names: {a['givenName']}, family-names: {a['familyName']}}}" for a in paper["author"]]
@@ -45,7 +46,8 @@ def test_both_papers_are_named_everywhere():
 
 def test_files_that_codemeta_names_are_there():
     codemeta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
-    assert all((ROOT / codemeta[key]).is_file() for key in ("readme", "softwareHelp", "buildInstructions", "releaseNotes"))
+    named = "readme", "softwareHelp", "buildInstructions", "releaseNotes"
+    assert all((ROOT / codemeta[key]).is_file() for key in named)
 
 
 def test_an_archive_is_the_same_bytes_twice(tmp_path):

@@ -250,7 +250,10 @@ def trained_models(
 ) -> str:
     "The trained public models that were tried, as a Markdown table."
     head = "model", "part", "compared with its own package", "test", "in a result"
-    rows = [(t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables, figures) or "–") for t in claims.trained]
+    rows = [
+        (t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables, figures) or "–")
+        for t in claims.trained
+    ]
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #332e685f
