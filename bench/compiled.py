@@ -1,6 +1,6 @@
 """`torch.compile`d forms of the three hot loops beside the plain ones: a pass through the UNet, SAM's decoder on some
 points, an image through DINOv2; the papers' architectures, random weights. Run when it is named: compiling takes
-minutes."""
+minutes. What came of it stands on docs/benchmarks.md."""
 
 import copy, time
 import torch

@@ -19,6 +19,10 @@ on a GPU; each leaves a file in `bench/results/`, and this page is made from the
 docs/benchmarks.py`). On a CPU times are those of the process, on a GPU those of the clock after the device has ended
 its work. *Not measured*: the row needs another machine. Models of real size have random weights unless a row says
 otherwise: times and agreement do not depend on them, masks and labels do.
+
+Rows *compiled* are the three hot loops through `torch.compile`, where *instead* is the compiled form. It is kept where
+it pays: on a GPU for generation, by the setting `compile`. On a CPU nothing is compiled: each process would spend minutes
+on it, for a tenth of the UNet's pass, a quarter of SAM's decoder and nothing of DINOv2.
 """
 
 
