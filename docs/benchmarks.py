@@ -21,8 +21,8 @@ its work. *Not measured*: the row needs another machine. Models of real size hav
 otherwise: times and agreement do not depend on them, masks and labels do.
 
 Rows *compiled* are the three hot loops through `torch.compile`, where *instead* is the compiled form. It is kept where
-it pays: on a GPU for generation, by the setting `compile`. On a CPU nothing is compiled: each process would spend minutes
-on it, for a tenth of the UNet's pass, a quarter of SAM's decoder and nothing of DINOv2.
+it pays: on a GPU for generation, by the setting `compile`. On a CPU nothing is compiled: each process would spend
+minutes on it, for a tenth of the UNet's pass, a quarter of SAM's decoder and nothing of DINOv2.
 """
 
 
