@@ -18,6 +18,7 @@ from rim.apps.arguments import (
     vocabulary_of,
     with_settings,
 )
+from ..base.arithmetic import hold
 from ..base.settings import Settings
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #841ddfe7
