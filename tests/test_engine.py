@@ -291,6 +291,7 @@ def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_pa
         )
 
 
+@pytest.mark.slow  # three workers load Trident; with lighter work the test above shows the same
 @pytest.mark.weights
 @pytest.mark.promise(1)
 def test_the_tutorial_kills_a_worker_and_the_numbers_are_the_same(ray, root, monkeypatch):
@@ -358,8 +359,8 @@ def test_a_bank_is_the_serial_one(tmp_path):
         denoising_steps=1,
     )
     whole, many = (
-        ReferenceBank.build("boat, tree", tiny, Store(tmp_path / name), False, engine=two(name))
-        for name in ("serial", "processes")
+        ReferenceBank.build("boat, tree", tiny, Store(tmp_path / engine.name), False, engine=engine)
+        for engine in (two("serial"), Engine("processes", workers=1))  # one: each imports the models' libraries
     )
     assert many.digest == whole.digest and many.record == whole.record
     with pytest.raises(ValueError, match="needs a store"):

@@ -8,6 +8,7 @@ __all__ = ['Stage']
 # %% ../../nbs/base/10_stages.ipynb #77a64700
 import ast, importlib.util
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from .settings import Settings
 from .files import address
@@ -15,6 +16,7 @@ from .store import library_versions
 
 # %% ../../nbs/base/10_stages.ipynb #c76db5f9
 STAGES = {}  # name -> Stage, as their modules are imported
+_versions = cache(library_versions)  # a process has one of each, and reading it takes a hundredth of a second
 
 # %% ../../nbs/base/10_stages.ipynb #2d8693fe
 def _without_docstrings(tree):
@@ -68,7 +70,7 @@ class Stage:
             **own,
             **(parts or {}),
             **facts,
-            "libraries": library_versions(*self.libraries),
+            "libraries": dict(_versions(*self.libraries)),
         }
 
     @property
