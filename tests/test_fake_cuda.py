@@ -51,10 +51,7 @@ class Card:
         return self.tools().proposer.predictor.model
 
 
-HALF = pytest.param("float16", marks=pytest.mark.slow)  # bfloat16 finds what mixes; it is refused in more places
-
-
-@pytest.fixture(scope="module", params=["float32", HALF, "bfloat16"])
+@pytest.fixture(scope="module", params=["float32", "float16", "bfloat16"])
 def held(request):
     return Card(request.param)
 

@@ -98,6 +98,37 @@ def test_only_settings_that_a_result_can_depend_on_are_compared(result):
     assert settings_problems(record, "")[0].endswith(" now: agents, dino, dino_revision")
 
 
+@pytest.mark.parametrize(
+    "unknown, book, compared",
+    [
+        (0.0, "", False),
+        (0.0, "from rim.measure.calibration import Calibration", True),
+        (0.0, "from rim.measure.correcting import simulate", True),
+        (0.5, "", True),
+    ],
+)
+def test_a_curve_of_confidence_counts_where_confidence_is_read(unknown, book, compared):
+    record = dict(profile="toybox", changes=dict(unknown=unknown), inputs={})
+    record["settings"] = dict(confidence_curve="1, 1, 1, 1, 1", unknown=unknown)
+    found = settings_problems(record, book)
+    assert found == (["the profile has other settings now: confidence_curve"] if compared else [])
+
+
+@pytest.mark.parametrize("module, compared", [("", False), ("retrieval", False), ("freeda", True), ("ovdiff", True)])
+def test_what_a_profile_needs_counts_where_a_method_asks_for_it(module, compared):
+    record = dict(profile="toybox", changes={}, inputs={}, settings=dict(needs="sam"))
+    found = settings_problems(record, f"from rim.peers.{module} import it" if module else "")
+    assert found == (["the profile has other settings now: needs"] if compared else [])
+
+
+def test_all_committed_results_verify():
+    "Files, settings and weights; whoever changes a setting that a number depends on makes the figure again."
+    said = []
+    assert verify_results(ROOT, say=said.append) == 0, "\n".join(
+        line for line in said if "as they were made" not in line
+    )
+
+
 def test_the_exit_code_says_whether_all_is_well(result, capsys):
     root = result.parents[2]
     assert verify_results(root) == 0 and "5 files as they were made" in capsys.readouterr().out

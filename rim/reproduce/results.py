@@ -109,6 +109,8 @@ def write_results(
 
 # %% ../../nbs/reproduce/05_results.ipynb #3044ec01
 BATCHES = ("synthesis_batch", "points_per_batch")  # how much at once changes no result
+_ASK_CLIP = "freeda", "ovdiff", "diffsegmenter"  # modules of methods that ask CLIP about images where it is there
+_DOUBT = r"rim\.measure\.(calibration|correcting)"  # whose numbers are about how sure a name is
 
 
 def idle(
@@ -123,7 +125,9 @@ def idle(
     used = " ".join(re.findall(r"rim\.peers\.(\w+)", book))  # modules of other methods; peer_... is for all of them
     methods = (f.name for kind in (PeerSettings, ImagePeerSettings) for f in fields(kind))
     own = {name: "" if name.startswith(("peer_", "image_peer_")) else name.partition("_")[0] for name in methods}
-    others = (name for name, method in own.items() if not used or method not in used)
+    others = [name for name, method in own.items() if not used or method not in used]
+    others += [] if {*_ASK_CLIP} & {*used.split()} else ["needs"]  # which says whether CLIP is there
+    others += [] if given.get("unknown") or re.search(_DOUBT, book) else ["confidence_curve"]
     return {*absent, *(f"{role}_revision" for role in absent | unpinned), *others, *PLACES, *BATCHES}
 
 # %% ../../nbs/reproduce/05_results.ipynb #3044eca1
