@@ -171,6 +171,12 @@ def test_the_toybox_imports_nothing_from_above():
         assert not above, f"{module} imports from above: {above}"
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=str)
+def test_a_notebook_imports_by_whole_names(notebook):
+    "A cell with imports is run where the site is built, outside any package; nbdev writes them relative in the module."
+    assert not [line for c in cells(notebook) for line in source(c).splitlines() if re.match(r"\s*from \.", line)]
+
+
 def test_notebooks_of_a_room_are_numbered_in_order():
     for room in ROOMS:
         numbers = [int(n.name[:2]) for n in NOTEBOOKS if n.parts[1] == room]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from segment_anything.modeling import Sam
-from .sam_on_gpu import one_kernel, settle
+from rim.models.sam_on_gpu import one_kernel, settle
 
 # %% ../../nbs/models/06_fast_sam.ipynb #685a434a
 def split(
