@@ -187,14 +187,22 @@ def world():
     return World()
 
 
-@pytest.fixture
-def results(tmp_path, world):
-    "Two scenes, segmented, with names that lack some of their classes."
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory, world):
+    "Two scenes, segmented, with names that lack some of their classes; and the store."
+    folder = tmp_path_factory.mktemp("segmented")
     for seed in (13, 14):
-        Image.fromarray(world.scene(seed).image).save(tmp_path / f"s{seed}.png")
+        Image.fromarray(world.scene(seed).image).save(folder / f"s{seed}.png")
     names = ", ".join(dict.fromkeys(o.name for o in world.scene(13).objects))
-    words = ["segment", str(tmp_path / "s13.png"), str(tmp_path / "s14.png"), "--classes", names, "--keep"]
-    assert main([*words, "--set", f"store={tmp_path / 'store'}", "--out", str(tmp_path / "out")]) == 0
+    words = ["segment", str(folder / "s13.png"), str(folder / "s14.png"), "--classes", names, "--keep"]
+    assert main([*words, "--set", f"store={folder / 'store'}", "--out", str(folder / "out")]) == 0
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path, segmented):
+    "Results of one's own."
+    shutil.copytree(segmented, tmp_path, dirs_exist_ok=True)
     return tmp_path / "out"
 
 
