@@ -210,7 +210,14 @@ def first_drawn(name, seed):
         return first_drawn(name, seed + 10)
 
 
-@pytest.fixture(scope="module", params=[(name, seed) for name in CASES for seed in SEEDS], ids="{0[0]}-{0[1]}".format)
+EACH = [
+    pytest.param((name, seed), id=f"{name}-{seed}", marks=[pytest.mark.slow] * (name != "voc20"))
+    for name in CASES
+    for seed in SEEDS
+]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def case(request):
     return first_drawn(*request.param)
 
