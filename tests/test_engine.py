@@ -264,7 +264,7 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
 
 
 @pytest.mark.promise(1)
-@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])  # that Ray replaces who dies is shown above
 def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_path, request):
     if name == "ray":
         request.getfixturevalue("ray")

@@ -106,11 +106,15 @@ def run(name, folder, overrides, **parameters):
     return space
 
 
+CASES = [
+    pytest.param(name, given, id=f"{name}-{case}", marks=[pytest.mark.slow] * ((name, case) == ("peers", "bare")))
+    for name in OWN  # seventeen peers take seconds, and with less still they run without this flag
+    for case, given in (("tiny", TINY), ("bare", BARE), ("nothing", NOTHING))
+]
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore:Number of distinct clusters")
-@pytest.mark.parametrize(
-    "given", [pytest.param(TINY, id="tiny"), pytest.param(BARE, id="bare"), pytest.param(NOTHING, id="nothing")]
-)
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name, given", CASES)
 def test_a_notebook_runs_to_its_end(name, given, store, tmp_path, capsys, monkeypatch):
     if given is not TINY:
         monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lay_out)
