@@ -125,6 +125,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'rim/apps/cli_segment.py'),
                                       'rim.apps.cli_segment._show_references': ( 'apps/cli_segment.html#_show_references',
                                                                                  'rim/apps/cli_segment.py'),
+                                      'rim.apps.cli_segment._tell_of_toybox': ( 'apps/cli_segment.html#_tell_of_toybox',
+                                                                                'rim/apps/cli_segment.py'),
                                       'rim.apps.cli_segment.announce_bank': ( 'apps/cli_segment.html#announce_bank',
                                                                               'rim/apps/cli_segment.py'),
                                       'rim.apps.cli_segment.demo': ('apps/cli_segment.html#demo', 'rim/apps/cli_segment.py'),

@@ -113,6 +113,7 @@ def segment(args):
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
     if odd := [name for name in vocabulary.names if typeset(name, 13)[0] != name]:
         print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
+    _tell_of_toybox(args, vocabulary)
     if args.method != "trident":
         announce_bank(segmenter, vocabulary)
     outcomes = list(report_outcomes(segmenter, vocabulary, pictures, folder, args))
@@ -128,6 +129,19 @@ def segment(args):
         head = f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:"
         print(head, *(describe_outcome(o, folder) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e6
+def _tell_of_toybox(args, vocabulary):
+    "A line on standard error where the toybox's models are asked for what they have never seen."
+    from rim.toybox.world import World
+
+    strange = [name for name in vocabulary.names if name not in World.names]
+    if args.profile == "toybox" and not args.bank and strange:
+        print(
+            f"rim: the profile toybox knows its synthetic scenes alone, and no {', '.join(strange[:5])}: photographs "
+            "are named with --profile photo",
+            file=sys.stderr,
+        )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e1
 def _check_one_opens(pictures):
