@@ -63,6 +63,12 @@ def test_readme_names_nothing_that_is_not_there(root):
     assert links and not missing
 
 
+def test_a_signature_is_the_same_in_every_build(build):
+    shown = "---\n\n### f\n\n```python\ndef f(\n    read=<function _no_stdin at 0x7f104fe90fe0>,\n)\n```"
+    cell = dict(source="show_doc(f)", outputs=[dict(data={"text/markdown": shown})])
+    assert "    read=_no_stdin,\n" in build.signature(cell)
+
+
 def test_only_definitions_are_run_for_the_pages(build):
     "nbdev runs every cell with an import; one that needs results which were never computed would fail."
     from types import SimpleNamespace
