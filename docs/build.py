@@ -34,7 +34,7 @@ def signature(c):
     if not found:
         raise ValueError(f"nbdev left no signature for {source.splitlines()[-1]}; remove _proc/ and build again.")
     text = re.sub(r"^---\s+", "", "".join(found[0]))
-    text = re.sub(r"<function ([\w.]+) at 0x[0-9a-f]+>", r"\1", text)  # a default: its place differs from build to build
+    text = re.sub(r"<function ([\w.]+) at 0x[0-9a-f]+>", r"\1", text)  # its place differs from build to build
     text = re.sub(
         r"^\|.*", lambda row: re.sub(r"\[(`[^`]+`)\]\(/[\w/]+\.html[^)]*\)", r"\1", row[0]), text, flags=re.M
     )  # in a table nbdev takes parameters for functions, and links what is a link
