@@ -73,6 +73,7 @@ def test_places_after_a_layer_are_those_of_three_operations():
         assert torch.equal(new, norm(received + shared)) and torch.equal(placed, new + where)
 
 
+@pytest.mark.slow  # a quarter of a minute to compile; tests/test_gpu.py has the decoder with the kernel that is used
 def test_a_compiled_kernel_gives_what_the_plain_one_does():
     "Compiled for the CPU here: the same code, another back end."
     draw = torch.Generator().manual_seed(0)

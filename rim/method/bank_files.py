@@ -68,8 +68,11 @@ def _bank_problem(
         return f"its vectors must be floats of one shape, got {', '.join(f'{v.dtype} {v.shape}' for v in vectors)}"
     if any(len(v) != n for v in bank.extra.values()) or not isinstance(bank.record, dict):
         return "it must have further vectors for each reference, and a record"
-    if {len(shown[part]) for part in ("owner", "image", "mask", "attention")} != {len(shown["owner"])}:
+    pixels, whose = [shown[part] for part in ("image", "mask", "attention")], shown["owner"]
+    if {len(part) for part in pixels} != {len(whose)} or [part.ndim for part in pixels] != [4, 3, 3]:
         return "its thumbnails must belong together"
+    if whose.ndim != 1 or whose.dtype.kind not in "iu" or not set(whose.tolist()) <= set(range(len(bank))):
+        return "each thumbnail must belong to a class"
 
 # %% ../../nbs/method/09_bank_files.ipynb #40d0c134
 def load_bank(
