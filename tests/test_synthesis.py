@@ -218,6 +218,7 @@ def test_only_whole_batches_are_compiled_and_the_key_says_so(settings, monkeypat
         plain(self, *args, **more)
 
     monkeypatch.setattr(AttentionCapture, "__init__", note)
+    monkeypatch.setattr(synthesis, "_compiler", lambda: synthesis._pass)  # which batches go there is the question
     items = [("a photo of a boat", "boat", k) for k in range(5)]
     own = settings.replace(compile=True, synthesis_batch=3, redraws=0)
     list(synthesis.synthesise(load_diffusion(own), items, own))
