@@ -21,7 +21,7 @@ class RunSettings:
     seed: int  # all randomness derives from it
     device: str  # auto, cpu, cuda, cuda:1, mps
     dtype: str  # float32, float16, bfloat16
-    compile: bool  # yes: the UNet that generates is compiled, a minute or two once, then faster on a GPU
+    compile: bool  # yes: the UNet that generates is compiled, once per process, then faster on a GPU
     threads: int  # of a process on the CPU; 0: one per core that is idle when the first model is loaded
     pretrained: bool  # no: the same architectures with seeded random weights
     store: str  # folder of expensive artefacts; the variable RIM_STORE wins
