@@ -22,13 +22,12 @@ from rim.trident.refinement import (
     merge_names,
     name_chances,
     name_logits,
-    name_vectors,
     project,
     query_names,
     sentences,
 )
 from ..trident.splice import splice
-from ..trident.trident import _label_regions, usual_background
+from ..trident.trident import Trident, _label_regions, usual_background
 from ..trident.windows import clip_canvas, cut_windows, resize_short, window_boxes
 
 # %% ../../nbs/peers/01_peer.ipynb #bee5010008
@@ -93,10 +92,7 @@ def queries(
     background=(),  # of str: what the background consists of; none: the word itself
 ) -> tuple:  # (float32 [Q, E], rows of length 1; int64 [Q], class of each)
     "Vectors of all names; kept for the next image."
-    names, owner = query_names(vocabulary, background)
-    if (key := tuple(names)) not in self.vectors:
-        self.vectors[key] = name_vectors(*self.clip, names, self.templates)
-    return self.vectors[key], owner
+    return Trident.queries(self, vocabulary, background)
 
 # %% ../../nbs/peers/01_peer.ipynb #bee501000e
 @patch
