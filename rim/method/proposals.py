@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STOCK', 'attention_mask', 'attention_points', 'foreground_mask', 'Proposals', 'MaskGenerator', 'Proposer',
-           'QueryProposer', 'NoProposals']
+           'QueryProposer']
 
 # %% ../../nbs/method/03_proposals.ipynb #e6ebeccf
 from dataclasses import dataclass
