@@ -7,7 +7,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from rim.base.ledger import held_memory, processor
+from rim.base.ledger import process_memory, processor
 from rim.base.tables import markdown_table
 
 
@@ -71,7 +71,7 @@ def alternate(
 
 def high_water():
     "The most memory that this process has held, GB; Linux tells."
-    return held_memory() / 2**20
+    return process_memory() / 2**20
 
 
 def peak(

@@ -11,7 +11,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from bench.harness import Row, alternate, peak
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
-from rim.method.proposals import STOCK, MaskGenerator, stock_proposals, thresholds
+from rim.method.proposals import STOCK, MaskGenerator, _stock_proposals, _thresholds
 from rim.method.tools import Tools
 from rim.method.segmenter import RIM
 from rim.models import fetching, recipes
@@ -35,14 +35,14 @@ def photograph():
 
 
 def generator(sam, side=10):
-    return MaskGenerator(sam, side, settings().points_per_batch, **thresholds(settings()))
+    return MaskGenerator(sam, side, settings().points_per_batch, **_thresholds(settings()))
 
 
 @cache
 def graph():
     "MobileSAM's encoder as onnxruntime runs it, one thread; None where the archive was not kept."
     package = recipes.RECIPES["mobile-sam"].package
-    archive = models_folder(settings()) / fetching.ARCHIVES / package.archive
+    archive = models_folder(settings()) / fetching._ARCHIVES / package.archive
     if not archive.is_file():
         return None
     import onnxruntime
@@ -73,8 +73,8 @@ def _pair(ours, theirs, other, **how):
 
 def stock_row(sam, side):
     ours, image = generator(sam, side), photograph()
-    plain = SamAutomaticMaskGenerator(sam, side, STOCK, **thresholds(settings()))
-    a, b = ours.generate(image), stock_proposals(plain, image)
+    plain = SamAutomaticMaskGenerator(sam, side, STOCK, **_thresholds(settings()))
+    a, b = ours.generate(image), _stock_proposals(plain, image)
     told = f"{len(a)} masks against {len(b)}"
     if len(a) == len(b):
         apart = (a.masks != b.masks).sum()

@@ -6,13 +6,13 @@ import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
-from rim.measure.agreement import plain_pool
+from rim.measure.agreement import _plain_pool
 from rim.models.architectures import build_sam
-from rim.method.proposals import STOCK, MaskGenerator, stock_proposals
+from rim.method.proposals import STOCK, MaskGenerator, _stock_proposals
 from rim.models.fast_sam import PointDecoder, in_dtype
 from rim.models.sam_on_gpu import fused_encoder
 from rim.method.tools import Tools
-from rim.method.regions import describe
+from rim.method.regions import _describe
 from rim.base.settings import Settings
 from bench.harness import Row, alternate, peak
 
@@ -91,7 +91,7 @@ def ours(chunk=64):
 
 
 def stock():
-    return lambda image: stock_proposals(SamAutomaticMaskGenerator(model(), POINTS, **FILTERS), image)
+    return lambda image: _stock_proposals(SamAutomaticMaskGenerator(model(), POINTS, **FILTERS), image)
 
 
 def chunked(chunk):
@@ -99,11 +99,11 @@ def chunked(chunk):
     import rim.method.proposals
 
     def generate(image):
-        usual, rim.method.proposals.CHUNK = rim.method.proposals.CHUNK, 2**40
+        usual, rim.method.proposals._CHUNK = rim.method.proposals._CHUNK, 2**40
         try:
             return ours(chunk)(image)
         finally:
-            rim.method.proposals.CHUNK = usual
+            rim.method.proposals._CHUNK = usual
 
     return generate
 
@@ -182,11 +182,11 @@ def stage2(image, device, share=0.03):
         )
 
     def fast():
-        found["ours"] = describe(ours.generate(image), encoder.features(image).float())
+        found["ours"] = _describe(ours.generate(image), encoder.features(image).float())
 
     def stock():
-        masks = found["stock"] = stock_proposals(other, image).masks
-        plain_pool(encoder.features(image).float(), masks)
+        masks = found["stock"] = _stock_proposals(other, image).masks
+        _plain_pool(encoder.features(image).float(), masks)
 
     times = alternate([fast, stock], rounds=5, device=device)
     return times, f"{len(found['ours'])} masks against {len(found['stock'])}"

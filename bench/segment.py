@@ -1,7 +1,7 @@
 """`rim segment` on the toybox, per image, references there already: the fast path against the plain one, the
 library's own generator and enumeration included."""
 
-from rim.measure.agreement import Plain
+from rim.measure.agreement import _Plain
 from rim.method.segmenter import RIM
 from rim.toybox.world import World
 from bench.harness import Row, alternate
@@ -12,7 +12,7 @@ CLASSES, SCENES = "boat, fish, house, tree", 4
 def run():
     rim, world = RIM.from_profile("toybox", images_per_class=4), World()
     images, bank = [world.scene(1_000_000 + i).image for i in range(SCENES)], rim.bank_for(CLASSES)
-    plain = Plain(rim)
+    plain = _Plain(rim)
 
     def each(segment):
         return [segment(image, CLASSES).labels for image in images]

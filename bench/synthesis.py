@@ -4,7 +4,7 @@ softmax captured on the way."""
 import numpy as np, torch
 from rim.models.loading import load_diffusion
 from rim.base.settings import Settings
-from rim.method.synthesis import class_tokens, first_noise, image_seed, prompt_length, synthesise
+from rim.method.synthesis import class_tokens, _first_noise, image_seed, prompt_length, synthesise
 from bench.capture import ExplicitCapture
 from bench.harness import Row, alternate
 
@@ -19,7 +19,7 @@ def stock(pipeline, items, settings):
     made, length = [], prompt_length(pipeline)
     for prompt, name, k in items:
         generator = torch.Generator().manual_seed(image_seed(settings.seed, name, k))
-        latents = first_noise(pipeline, [generator], settings.image_size)
+        latents = _first_noise(pipeline, [generator], settings.image_size)
         with ExplicitCapture(
             pipeline.unet, [class_tokens(pipeline.tokenizer, prompt, name, length)], tuple(latents.shape[2:])
         ) as capture:

@@ -253,7 +253,7 @@ ROOMS = (
 
 def contents(pages):
     "The landing page and one page per section, from all that the site has."
-    from rim.reproduce.index import INDEXED
+    from rim.reproduce.index import _INDEXED
     from rim.reproduce.registry import TARGETS
     from rim.reproduce.running import world
     from rim.base.settings import Settings
@@ -287,7 +287,7 @@ def contents(pages):
         section("results", "Results", "The executed notebooks behind the tables and figures.", ordered),
         section("project", "Project", "How the work is done, and what it promises.", [*own, "source"]),
     ]
-    profiles = {name: (text := world(Settings.from_profile(name)))[0].upper() + text[1:] for name in INDEXED}
+    profiles = {name: (text := world(Settings.from_profile(name)))[0].upper() + text[1:] for name in _INDEXED}
     start = gallery.listing(pages, [*chapter("nbs/tutorials/*.ipynb")[:2], "README"])
     (pages / "index.md").write_text(
         "\n\n".join([FRONT.format(start=start), gallery.gallery(pages, made, TARGETS, profiles), gallery.tree(names)])

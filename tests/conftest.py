@@ -9,7 +9,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before numpy and torch are imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing downloads unasked, least of all a test
 
-import itertools, signal
+import itertools
 from pathlib import Path
 import hypothesis, numpy as np, pytest
 
@@ -17,9 +17,6 @@ hypothesis.settings.register_profile(
     "rim", deadline=None, derandomize="CI" in os.environ
 )  # a busy machine is no failure, and CI looks where it looked before
 hypothesis.settings.load_profile("rim")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "rim" / "toybox" / "weights"

@@ -156,7 +156,7 @@ def fake_cuda(mode):
 
     with (
         mock.patch.object(loading, "random_model", random_model),
-        mock.patch.object(roles, "devices", lambda: ["cpu", "cuda:0"]),
+        mock.patch.object(roles, "_devices", lambda: ["cpu", "cuda:0"]),
         mock.patch.object(torch, "compile", lambda function, **_: function),  # compilers ask the driver
         mock.patch.object(crops, "tokenise", _really(crops.tokenise)),
         mock.patch.object(matcher, "prototypes", _really(matcher.prototypes)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rim.apps import cli
-from rim.measure.agreement import Row, compare, mean_fit, plain_pool, plain_similarity, summary
+from rim.measure.agreement import _Row, compare, _mean_fit, _plain_pool, _plain_similarity, summary
 from rim.method.pooling import pool
 from rim.method.ranking import pairwise_ranking_similarity
 
@@ -12,10 +12,10 @@ from rim.method.ranking import pairwise_ranking_similarity
 def test_plain_pieces_equal_the_fast_ones():
     g = torch.Generator().manual_seed(0)
     grid, masks = torch.randn(5, 6, 7, generator=g), np.random.default_rng(0).random((4, 30, 41)) > 0.7
-    assert torch.allclose(plain_pool(grid, masks), pool(grid, masks)[0], atol=1e-5)
+    assert torch.allclose(_plain_pool(grid, masks), pool(grid, masks)[0], atol=1e-5)
     own, theirs = torch.rand(3, 4, generator=g) + 0.1, torch.rand(3, 9, 4, generator=g) + 0.1
-    assert (plain_similarity(own, theirs) - pairwise_ranking_similarity(own, theirs)).abs().max() < 1e-6
-    assert plain_pool(grid, masks[:0]).shape == (0, 5) and plain_similarity(own[:0], theirs[:0]).shape == (0, 9)
+    assert (_plain_similarity(own, theirs) - pairwise_ranking_similarity(own, theirs)).abs().max() < 1e-6
+    assert _plain_pool(grid, masks[:0]).shape == (0, 5) and _plain_similarity(own[:0], theirs[:0]).shape == (0, 9)
 
 
 def test_fit_is_the_mean_iou_of_the_best_pairs():
@@ -24,14 +24,14 @@ def test_fit_is_the_mean_iou_of_the_best_pairs():
     b = a[::-1].copy()
     b[0, 3] = False
     assert (
-        mean_fit(a, a) == mean_fit(a, a[::-1]) == 1
-        and mean_fit(a, b) == 0.75
-        and mean_fit(a, a[:1]) == 1 == mean_fit(a[:0], a)
+        _mean_fit(a, a) == _mean_fit(a, a[::-1]) == 1
+        and _mean_fit(a, b) == 0.75
+        and _mean_fit(a, a[:1]) == 1 == _mean_fit(a[:0], a)
     )
 
 
 def test_a_summary_counts_images_of_other_numbers():
-    rows = [Row("a", "float32", 3, 3, 1, 1), Row("b", "float32", 2, 3, 0.5, 0.9), Row("a", "bfloat16", 3, 3, 1, 1)]
+    rows = [_Row("a", "float32", 3, 3, 1, 1), _Row("b", "float32", 2, 3, 0.5, 0.9), _Row("a", "bfloat16", 3, 3, 1, 1)]
     first, second = summary(rows)
     assert (first["images"], first["other_counts"], first["fast"], first["plain"], first["fit"], first["pixels"]) == (
         2,

@@ -4,9 +4,9 @@ import os, subprocess, sys
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from rim.base import arithmetic
-from rim.base.arithmetic import demanded, made, steady
+from rim.base.arithmetic import required_arithmetic, arithmetic_in_use, steady
 from rim.base.settings import Settings
-from rim.base.store import Store, pack, unpack
+from rim.base.store import Store, _pack, _unpack
 from rim.method.proposals import Proposals
 from rim.method.regions import Analyser
 
@@ -46,9 +46,9 @@ def test_who_is_held_takes_only_what_was_made_so(tmp_path, free, writer, reader)
 @pytest.mark.parametrize("name", arithmetic._STEADY)
 def test_each_variable_counts(free, name):
     free(AVX2)
-    before = made()
+    before = arithmetic_in_use()
     free(AVX2 | {name: "another"})
-    assert made() == demanded() != before
+    assert arithmetic_in_use() == required_arithmetic() != before
 
 
 def test_a_gpu_counts_whatever_the_processor_is_held_to(tmp_path, free, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_gpu_counts_whatever_the_processor_is_held_to(tmp_path, free, monkeypa
     monkeypatch.setattr(arithmetic, "_gpu", lambda: "a card")
     store.put("analysis", KEY, ARRAYS)
     free(AVX2)
-    assert made() == demanded() == "a card" and store.get("analysis", KEY) is not None
+    assert arithmetic_in_use() == required_arithmetic() == "a card" and store.get("analysis", KEY) is not None
     monkeypatch.setattr(arithmetic, "_gpu", lambda: "")
     assert store.get("analysis", KEY) is None
     free({})
@@ -64,16 +64,16 @@ def test_a_gpu_counts_whatever_the_processor_is_held_to(tmp_path, free, monkeypa
 
 
 def test_who_is_held_to_nothing_writes_the_files_that_it_always_has(free):
-    assert pack(KEY, ARRAYS, {}) == pack(KEY, ARRAYS, {}, made()) != pack(KEY, ARRAYS, {}, "AVX2")
+    assert _pack(KEY, ARRAYS, {}) == _pack(KEY, ARRAYS, {}, arithmetic_in_use()) != _pack(KEY, ARRAYS, {}, "AVX2")
 
 
 def test_every_flipped_bit_is_found_in_what_it_was_made_with():
-    data = pack(KEY, ARRAYS, {}, "MKL_CBWR=AVX2")
+    data = _pack(KEY, ARRAYS, {}, "MKL_CBWR=AVX2")
     for bit in range(8 * data.index(b"made"), 8 * (data.index(b"made") + 40)):
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(ValueError):
-            unpack(bytes(flipped), KEY)
+            _unpack(bytes(flipped), KEY)
 
 
 def test_features_of_another_arithmetic_do_not_reach_a_held_process(tmp_path, free):

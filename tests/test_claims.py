@@ -7,8 +7,8 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from rim.reproduce.claims import Claim, Claims, check, fill, page, report, sentence, write_pages
-from rim.reproduce.comparisons import ABSENT, NotMeasured, Tables, decide, side
+from rim.reproduce.claims import _Claim, Claims, _check, _fill, _page, _report, sentence, write_pages
+from rim.reproduce.comparisons import ABSENT, NotMeasured, Tables, decide, _side
 from rim.reproduce.index import index
 from rim.reproduce.registry import TARGETS
 
@@ -52,7 +52,7 @@ def test_numbers_of_ours_are_cells_of_results(claims):
         gaps = re.findall(GAP, " ".join(c.why.split()))
         sides = [what for left, _, right in c.tests for what in (left, right)]
         known = {n for text in (c.says, str(c.number), *map(str, sides), *gaps) for n in re.findall(NUMBER, text)}
-        known |= {side(s, claims.tables).text for s in sides if not isinstance(s, str) or ": " not in s}
+        known |= {_side(s, claims.tables).text for s in sides if not isinstance(s, str) or ": " not in s}
         written = set(re.findall(NUMBER, re.sub(GAP, "", c.why)))
         assert written <= known, f"{c.where}: {written - known}"
 
@@ -63,13 +63,13 @@ def test_the_report_writes_no_number_of_its_own(claims):
 
 def test_sentences_end_and_have_no_gap_left(claims):
     for c in claims.claims:
-        text = fill(c.why, claims.tables)
+        text = _fill(c.why, claims.tables)
         assert text.endswith(".") and "{" not in text and len(text) < 400
 
 
 def test_pages_are_those_of_the_results(claims):
-    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == page(claims), "run python docs/claims.py"
-    assert (ROOT / "docs/report.md").read_text(encoding="utf-8") == report(claims)
+    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == _page(claims), "run python docs/claims.py"
+    assert (ROOT / "docs/report.md").read_text(encoding="utf-8") == _report(claims)
     assert (ROOT / "figures/claims.md").read_text(encoding="utf-8") == sentence(claims) + "\n"
 
 
@@ -136,7 +136,7 @@ def test_every_number_comes_from_the_results(copy):
     write_pages(claims)
     assert claims.counts[ABSENT] == 0
     ours = set(re.findall(r"(?<![\w.])\d+\.\d\d(?![\d.])", (copy / "docs/report.md").read_text()))
-    assert ours == {"40.00"} and page(claims).count("40.00") > 60
+    assert ours == {"40.00"} and _page(claims).count("40.00") > 60
 
 
 def test_a_result_that_turns_round_is_noticed(copy):
@@ -147,7 +147,9 @@ def test_a_result_that_turns_round_is_noticed(copy):
     write(copy, "toybox/table2", values)
     claims = Claims(copy)
     row = next(c for c in claims.claims if c.where == place)
-    assert row.outcome(claims.tables) == "fails" and "toy, fails | toybox | Whole-image references have" in page(claims)
+    assert row.outcome(claims.tables) == "fails" and "toy, fails | toybox | Whole-image references have" in _page(
+        claims
+    )
     assert not any(place in problem for problem in claims.problems())
 
 
@@ -157,7 +159,7 @@ def test_a_row_that_is_gone_is_named(copy):
     write(copy, "toybox/fig6", values)
     claims = Claims(copy)
     assert "Not measured here: the results of fig6 have no row 'CLIP: silhouette'." in claims.problems()
-    assert "40.00" in page(claims)  # the rest is still there
+    assert "40.00" in _page(claims)  # the rest is still there
 
 
 def test_a_result_that_is_gone_is_no_error(copy):
@@ -165,7 +167,7 @@ def test_a_result_that_is_gone_is_no_error(copy):
     claims = Claims(copy)
     row = next(c for c in claims.claims if c.where == "Table 5; section 4.4")
     assert row.shown(claims.tables) == ABSENT and "1 not measured here yet" in sentence(claims)
-    assert fill(row.why, claims.tables) == "Not measured here yet: `rim reproduce table5` measures it."
+    assert _fill(row.why, claims.tables) == "Not measured here yet: `rim reproduce table5` measures it."
     assert not any("table5" in problem for problem in claims.problems())
 
 
@@ -175,7 +177,7 @@ def test_a_clone_without_results_has_its_pages(copy):
     claims = Claims(copy)
     assert claims.problems() == [] and claims.counts["verified"] == 12
     assert {p.name for p in write_pages(claims)} == {"claims.md", "report.md"}
-    assert "(not measured here yet)" in report(claims) and "40.00" not in page(claims)
+    assert "(not measured here yet)" in _report(claims) and "40.00" not in _page(claims)
 
 
 def test_the_index_ends_with_the_claims(copy):
@@ -223,4 +225,4 @@ def test_comparisons(test, outcome):
 )
 def test_verdicts_that_can_not_be(scale, verdict, tests):
     with pytest.raises(ValueError):
-        check(Claim("RIM", "here", "this", scale, verdict, "", tests=tests), Tables(ROOT))
+        _check(_Claim("RIM", "here", "this", scale, verdict, "", tests=tests), Tables(ROOT))

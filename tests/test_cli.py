@@ -51,7 +51,7 @@ def fake_rim(monkeypatch):
             return Segmentation(pixels, labels, vocabulary, (region,))
 
     monkeypatch.setattr(matcher, "SEGMENTERS", dict.fromkeys(("match", "rim"), Fake))
-    monkeypatch.setattr(cli_segment, "announce_bank", lambda *args: None)
+    monkeypatch.setattr(cli_segment, "_announce_bank", lambda *args: None)
     return Fake
 
 
@@ -63,7 +63,7 @@ def test_the_command_runs_as_a_module_by_its_path_with_and_without_the_room():
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys, rim.apps.cli; rim.apps.cli.parser(); print([m for m in ('torch', 'numpy', 'PIL', "
+        "import sys, rim.apps.cli; rim.apps.cli._parser(); print([m for m in ('torch', 'numpy', 'PIL', "
         "'matplotlib', 'diffusers', 'transformers', 'papermill') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -267,9 +267,9 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
         denoising_steps=2,
     )
     rim, words = RIM(tiny, store=Store(tmp_path / "store")), Vocabulary.of("boat, tree")
-    cli_segment.announce_bank(rim, words)
+    cli_segment._announce_bank(rim, words)
     assert "generating 4 of 4 reference images for 2 classes" in capsys.readouterr().out
-    bank = cli_segment.announce_bank(rim, words)
+    bank = cli_segment._announce_bank(rim, words)
     assert capsys.readouterr().out == f"bank {bank.digest[:12]}: 2 classes, 4 references (4 from diffusion)\n"
     bank.save(tmp_path / "bank.safetensors")
     code, _, err = run(capsys, "segment", photo, "--bank", tmp_path / "bank.safetensors", "--out", tmp_path / "out")
@@ -360,7 +360,7 @@ def test_interrupted_is_130(capsys, monkeypatch):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_files, "doctor", stop)
+    monkeypatch.setattr(cli_files, "_doctor", stop)
     code, _, err = run(capsys, "doctor")
     assert code == 130 and "what is finished is kept" in err
 
@@ -409,7 +409,9 @@ def bright(monkeypatch):
         calls.append(1)
         return (image.mean(2) > 180).astype(np.uint8)
 
-    monkeypatch.setitem(examination.METHODS, "bright", lambda rim, benchmark: Method(predict, key={"method": "bright"}))
+    monkeypatch.setitem(
+        examination._METHODS, "bright", lambda rim, benchmark: Method(predict, key={"method": "bright"})
+    )
     return calls
 
 
@@ -451,7 +453,7 @@ def test_an_image_that_fails_is_named_and_the_exit_code_says_so(capsys, tmp_path
             raise RuntimeError("too dark")
         return image[..., 0] // 255
 
-    monkeypatch.setitem(examination.METHODS, "moody", lambda rim, benchmark: Method(predict, key={"method": "moody"}))
+    monkeypatch.setitem(examination._METHODS, "moody", lambda rim, benchmark: Method(predict, key={"method": "moody"}))
     code, out, err = run(
         capsys, "evaluate", "toybox", "--method", "moody", "--limit", 3, "--worst", 0, "--out", tmp_path / "out"
     )
@@ -481,7 +483,7 @@ def test_an_interrupted_evaluation_says_how_far_it_came(capsys, tmp_path, monkey
         return image[..., 0] * 0
 
     monkeypatch.setitem(
-        examination.METHODS, "stopped", lambda rim, benchmark: Method(predict, key={"method": "stopped"})
+        examination._METHODS, "stopped", lambda rim, benchmark: Method(predict, key={"method": "stopped"})
     )
     words = ["evaluate", "toybox", "--method", "stopped", "--limit", 4, "--worst", 0, "--out", tmp_path / "out"]
     code, _, err = run(capsys, *words)

@@ -5,8 +5,8 @@ from PIL import Image
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from rim.base.settings import Settings
 from rim.base.store import Store
-from rim.method.common import activation, area_mean, background_segments, category_regions, common_bank
-from rim.method.common import describe_sample, map_references, sample_references
+from rim.method.common import _activation, _area_mean, _background_segments, _category_regions, common_bank
+from rim.method.common import _describe_sample, _map_references, _sample_references
 from rim.method.tools import Tools
 
 
@@ -23,7 +23,7 @@ def test_area_mean_is_the_mean_over_pixels(seed, h, w):
     grid, masks = rng.normal(size=(3, h, w)).astype(np.float32), rng.random((4, 6 * h, 5 * w)) < 0.3
     masks[0] = False
     full = grid.repeat(6, 1).repeat(5, 2)
-    found = area_mean(torch.from_numpy(grid), masks)
+    found = _area_mean(torch.from_numpy(grid), masks)
     assert np.isnan(found[0]).all()
     for mask, vector in zip(masks[1:], found[1:]):
         if mask.any():
@@ -33,7 +33,7 @@ def test_area_mean_is_the_mean_over_pixels(seed, h, w):
 def test_regions_are_categories_and_their_parts():
     values = np.zeros((100, 100), np.uint8)
     values[10:30, 10:30], values[50:80, 50:80], values[90:92, 0:3], values[0:5] = 17, 17, 18, 255
-    masks, categories = category_regions(values)
+    masks, categories = _category_regions(values)
     assert categories == [17, 17, 17, 18] and (masks[0] == (values == 17)).all()  # 255 is no category
     assert (masks[1] | masks[2] == masks[0]).all() and masks[1].sum() == 900
 
@@ -49,14 +49,14 @@ def test_small_regions_count_where_there_are_no_larger_ones(tools):
 def test_segments_divide_what_no_category_covers():
     values = np.zeros((64, 96), np.uint8)
     values[:32, :48], values[60:] = 1, 255
-    masks = background_segments(torch.rand(5, 8, 12), values)
+    masks = _background_segments(torch.rand(5, 8, 12), values)
     assert 1 <= len(masks) <= 6 and masks.sum(0).max() == 1 and not (masks & (values != 0)).any()
-    assert len(background_segments(torch.rand(5, 8, 12), np.ones((64, 96), np.uint8))) == 0
+    assert len(_background_segments(torch.rand(5, 8, 12), np.ones((64, 96), np.uint8))) == 0
 
 
 def test_a_sample_is_weighted_by_its_name(tools):
     image = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
-    where, found = activation(tools, image, 2), describe_sample(tools, image, 2)
+    where, found = _activation(tools, image, 2), _describe_sample(tools, image, 2)
     grid = tools.encoder.features(image)
     assert where.min() >= 0 and where.shape == grid.shape[1:]
     np.testing.assert_allclose(found["foreground"], ((grid * where).sum((1, 2)) / where.sum()).numpy(), rtol=1e-4)
@@ -82,16 +82,16 @@ def folder(tmp_path):
 
 def test_a_bank_of_a_folder_is_resumable(folder, tools, tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
-    maps = map_references(folder, "ab", tools, store, False)
-    samples = sample_references(folder / "samples", tools, store, False)
+    maps = _map_references(folder, "ab", tools, store, False)
+    samples = _sample_references(folder / "samples", tools, store, False)
     bank = common_bank(maps, samples, tools)
     assert bank.names[0] == "dog" and len(bank) == 11 and len(bank.owner) == 12
     assert bank.extra["masked"].sum() == 2 and len(bank.negatives["foreground"]) >= 2
-    monkeypatch.setattr("rim.method.common.describe_map", lambda *args: pytest.fail("it is kept"))
-    monkeypatch.setattr("rim.method.common.describe_sample", lambda *args: pytest.fail("it is kept"))
+    monkeypatch.setattr("rim.method.common._describe_map", lambda *args: pytest.fail("it is kept"))
+    monkeypatch.setattr("rim.method.common._describe_sample", lambda *args: pytest.fail("it is kept"))
     again = (
-        map_references(folder, "ab", tools, store, False),
-        sample_references(folder / "samples", tools, store, False),
+        _map_references(folder, "ab", tools, store, False),
+        _sample_references(folder / "samples", tools, store, False),
     )
     assert common_bank(*again, tools).digest == bank.digest
 
@@ -99,4 +99,4 @@ def test_a_bank_of_a_folder_is_resumable(folder, tools, tmp_path, monkeypatch):
 def test_samples_are_one_per_name(folder, tools):
     next((folder / "samples").iterdir()).unlink()
     with pytest.raises(ValueError, match="one per name of the classifier, 10: .* has 9"):
-        sample_references(folder / "samples", tools, None, False)
+        _sample_references(folder / "samples", tools, None, False)

@@ -10,7 +10,7 @@ from rim.base.settings import Settings
 from rim.measure.calibration import (
     Answers,
     accuracy_at,
-    answers_of,
+    _answers_of,
     calibration_error,
     collect,
     fates,
@@ -19,11 +19,11 @@ from rim.measure.calibration import (
     isotonic,
     one_lacks,
     reliability,
-    risk_coverage,
-    without_classes,
+    _risk_coverage,
+    _without_classes,
 )
 from rim.measure.results import measure
-from rim.method.confidence import Curve, curves_of, margins, nearness, with_unknown
+from rim.method.confidence import Curve, curves_of, margins, nearness, mark_unknown
 from rim.method.matcher import Matcher
 from rim.method.prototypes import prototypes
 from rim.method.overlay import draw_overlay
@@ -88,7 +88,7 @@ def test_where_no_class_has_two_references_nearness_tells_nothing():
 @given(arrays(np.float32, (4, 5), elements=SHARE), SHARE, st.sampled_from([3, 254, 255, 400]))
 def test_unknown_pixels_are_those_below_and_no_class(confidence, below, classes):
     labels = np.arange(20).reshape(4, 5) % classes
-    marked = with_unknown(labels, confidence, below, classes)
+    marked = mark_unknown(labels, confidence, below, classes)
     assert ((marked == unknown_label(classes)) == (confidence < below)).all()
     assert (marked[confidence >= below] == labels[confidence >= below]).all()
     assert unknown_label(classes) >= classes and unknown_label(classes) != unscored_label(classes)
@@ -112,9 +112,9 @@ def test_reliability_keeps_weight_confidence_and_hits(n, bins, seed):
 def test_coverage_is_that_of_a_loop_whatever_the_order(n, seed):
     rng = np.random.default_rng(seed)
     confidence, right, weight = rng.integers(0, 5, n) / 4, rng.uniform(0, 1, n), rng.uniform(0.1, 1, n)
-    levels, coverage, accuracy = risk_coverage(confidence, right, weight)
+    levels, coverage, accuracy = _risk_coverage(confidence, right, weight)
     order = rng.permutation(n)
-    for a, b in zip(risk_coverage(confidence[order], right[order], weight[order]), (levels, coverage, accuracy)):
+    for a, b in zip(_risk_coverage(confidence[order], right[order], weight[order]), (levels, coverage, accuracy)):
         assert np.allclose(a, b)
     for level, covered, hit in zip(levels, coverage, accuracy):
         kept = confidence >= level
@@ -190,7 +190,7 @@ def test_each_pixel_has_the_confidence_of_the_scores_that_named_it(background, v
 
 def test_answers_count_every_scored_pixel_once():
     matcher, regions, bank, truth = scene(2)
-    pixels, own = answers_of(matcher, regions, truth, bank)
+    pixels, own = _answers_of(matcher, regions, truth, bank)
     found = matcher.match(regions, bank)
     labels, sure = matcher.label_pixels(regions, found, bank, (8, 8))
     scored = truth < 4
@@ -206,7 +206,7 @@ def test_answers_count_every_scored_pixel_once():
 @given(arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 1, 2, 3, 4, 255])), st.sets(st.integers(1, 4)))
 def test_what_a_list_lacks_is_background_in_its_ground_truth(truth, lacking):
     kept = [c for c in range(5) if c not in lacking]
-    found = without_classes(truth, sorted(lacking), 5)
+    found = _without_classes(truth, sorted(lacking), 5)
     for a, b in zip(truth.flat, found.flat):
         assert b == (255 if a == 255 else 0 if a in lacking else kept.index(a))
 
@@ -242,7 +242,7 @@ def test_lists_share_an_images_weight_and_name_as_their_banks_do():
         named = matcher.predict(np.zeros((8, 8, 3), np.uint8), scenes.parts[i][1], Vocabulary(less.names), less)
         there, unknown = truth == label, named.confidence < 0.5
         assert pixels.lacking[own].sum() == pytest.approx(there.sum() / (truth < 4).sum())
-        right = named.labels == without_classes(truth, [label], 4)
+        right = named.labels == _without_classes(truth, [label], 4)
         assert np.average(pixels.right[own], weights=pixels.weight[own]) == pytest.approx(right[truth < 4].mean())
         kinds = ~unknown & (named.labels == 0), ~unknown & (named.labels > 0), unknown
         shares.append([kind[there].mean() for kind in kinds])

@@ -7,13 +7,13 @@ import numpy as np, pytest
 from hypothesis import given, settings as budget, strategies as st
 from PIL import Image
 from rim.apps.cli import main
-from rim.apps.arguments import relative_path
-from rim.apps.loop import Review, change_between
-from rim.apps.review import doubts_of
+from rim.apps.arguments import _relative_path
+from rim.apps.loop import Review, _change_between
+from rim.apps.review import _doubts_of
 from rim.method.bank import ReferenceBank
-from rim.method.corrections import Correction, corrected_bank, correction_vectors, known_name, point_at
-from rim.method.deciding import origin_of
-from rim.method.prototypes import negatives_of
+from rim.method.corrections import Correction, correct_bank, correction_vectors, known_name, point_at
+from rim.method.deciding import _origin_of
+from rim.method.prototypes import _negatives_of
 from rim.method.segmentation import Segmentation
 from rim.method.vocabulary import Vocabulary
 from test_confidence import scene
@@ -34,20 +34,20 @@ def test_a_bank_with_corrections_has_them_and_keeps_the_rest(names, seed):
     bank, rng = bank_of(seed), np.random.default_rng(seed)
     made = [correction(name, i) for i, name in enumerate(names)]
     vectors = [(rng.normal(size=8).astype(np.float32), rng.normal(size=8).astype(np.float32)) for _ in made]
-    more = corrected_bank(bank, made, vectors)
+    more = correct_bank(bank, made, vectors)
     things = [i for i, name in enumerate(names) if name != "background"]
     assert len(more.owner) == len(bank.owner) + len(things) == more.record["references"]
     assert (np.diff(more.owner) >= 0).all() and more.names[:3] == bank.names
     for i, name in enumerate(names):
-        held = negatives_of(more) if name == "background" else more.foreground[more.owner == more.names.index(name)]
+        held = _negatives_of(more) if name == "background" else more.foreground[more.owner == more.names.index(name)]
         assert (held == vectors[i][0]).all(1).sum() == 1
         assert more.record["corrections"][i] == made[i].provenance
     for k, name in enumerate(bank.names):
         old, new = bank.foreground[bank.owner == k], more.foreground[more.owner == k]
         assert (new[len(new) - len(old) :] == old).all(), "corrections come first"
     before = bank.background[np.isfinite(bank.background).all(1)]
-    assert (negatives_of(more)[len(negatives_of(more)) - len(before) :] == before).all()
-    rows = [(origin_of(more, r), more.foreground[r]) for r in range(len(more.owner))]
+    assert (_negatives_of(more)[len(_negatives_of(more)) - len(before) :] == before).all()
+    rows = [(_origin_of(more, r), more.foreground[r]) for r in range(len(more.owner))]
     for i in things:
         assert any(o == made[i].provenance and (v == vectors[i][0]).all() for o, v in rows)
 
@@ -58,27 +58,27 @@ def test_a_corrected_bank_is_read_as_it_was_written_and_cut_with_its_provenance(
     shown = {**bank.thumbnails, "attention": bank.thumbnails["mask"]}
     bank = replace(bank, record={"encoder": {"name": "x"}, "source": "photographs"}, thumbnails=shown, memory={})
     vector = np.ones(8, np.float32), np.zeros(8, np.float32)
-    more = corrected_bank(bank, [correction("lamp"), correction("background", 2)], [vector, vector])
+    more = correct_bank(bank, [correction("lamp"), correction("background", 2)], [vector, vector])
     more.save(tmp_path / "bank.safetensors")
     again = ReferenceBank.load(tmp_path / "bank.safetensors")
     assert again.digest == more.digest and again.record["corrections"] == more.record["corrections"]
     lamp = again.subset(["lamp"])
-    assert origin_of(lamp, 0) == "corrected lamp, a.jpg at 1,0"
-    assert origin_of(again, 0, negative=True) == "corrected background, a.jpg at 1,2"
+    assert _origin_of(lamp, 0) == "corrected lamp, a.jpg at 1,0"
+    assert _origin_of(again, 0, negative=True) == "corrected background, a.jpg at 1,2"
 
 
 def test_a_region_without_a_patch_is_no_reference():
     _, regions, bank, _ = scene(1)
     assert np.isnan(correction_vectors(regions, np.zeros((8, 8), bool))[0]).all()
-    found = corrected_bank(bank, [correction("lamp")], [(np.full(8, np.nan), np.zeros(8))])
+    found = correct_bank(bank, [correction("lamp")], [(np.full(8, np.nan), np.zeros(8))])
     assert found.names == bank.names and "correction" not in found.extra
 
 
 def test_a_vector_of_a_region_is_the_one_that_it_is_matched_by():
-    from rim.method.regions import describe
+    from rim.method.regions import _describe
 
     _, regions, _, _ = scene(2)
-    known = describe(regions.proposals, regions.grid)
+    known = _describe(regions.proposals, regions.grid)
     for mask, feature in zip(regions.proposals.masks, known.features):
         assert np.allclose(correction_vectors(known, mask)[0], feature.numpy(), atol=1e-5)
 
@@ -130,7 +130,7 @@ def test_changes_are_those_of_a_loop(seed):
     rng = np.random.default_rng(seed)
     a, b, names = rng.integers(0, 3, (4, 5)), rng.integers(0, 4, (4, 5)), ("background", "x", "y")
     a[0, 0], b[-1, -1] = 254, 254
-    change = change_between("f", a, b, names, (*names, "z"))
+    change = _change_between("f", a, b, names, (*names, "z"))
     name = lambda v, table: "unknown" if v == 254 else table[v]
     pairs = [(name(v, names), name(w, (*names, "z"))) for v, w in zip(a.flat, b.flat)]
     for before, now, share in change.moves:
@@ -161,12 +161,12 @@ def test_the_queue_is_ordered_by_the_wrong_pixels_to_be_expected(rows):
         {"class": "a", "ranking": {"a": 1}, "confidence": p, "visible": v, **({"at": [i, 0]} if v else {})}
         for i, (p, v) in enumerate(rows)
     ]
-    doubts = doubts_of("f", {"size": [10, 10], "regions": regions})
+    doubts = _doubts_of("f", {"size": [10, 10], "regions": regions})
     assert len(doubts) == sum(p < 1 and v > 0 for p, v in rows)
     assert [d.doubt for d in doubts] == sorted((d.doubt for d in doubts), reverse=True)
     assert all(d.doubt == pytest.approx((1 - d.confidence) * d.visible) for d in doubts)
     passed = [["f", *doubts[0].at]] if doubts else []
-    assert doubts_of("f", {"size": [10, 10], "regions": regions}, passed) == doubts[1:]
+    assert _doubts_of("f", {"size": [10, 10], "regions": regions}, passed) == doubts[1:]
 
 
 @pytest.mark.promise(53)
@@ -174,10 +174,10 @@ def test_paths_in_a_session_name_no_user(tmp_path, monkeypatch):
     home = tmp_path / "home/anna"
     home.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
-    assert relative_path(home / "photos/a.jpg", home / "out") == "../photos/a.jpg"
-    assert relative_path(home / "photos/a.jpg", tmp_path / "out") == ""
-    assert relative_path("/usr/a.jpg", home / "out") == ""
-    assert relative_path(tmp_path / "data/a.jpg", tmp_path / "data/out") == "../a.jpg"
+    assert _relative_path(home / "photos/a.jpg", home / "out") == "../photos/a.jpg"
+    assert _relative_path(home / "photos/a.jpg", tmp_path / "out") == ""
+    assert _relative_path("/usr/a.jpg", home / "out") == ""
+    assert _relative_path(tmp_path / "data/a.jpg", tmp_path / "data/out") == "../a.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +318,7 @@ def test_a_new_name_that_the_package_knows_has_the_shipped_references_too(result
     assert bank.names == review.names == (*review.session["names"], "lantern", new)
     assert np.bincount(bank.owner)[-2:].tolist() == [1, per_class + 1]
     assert bank.record["corrections"] == [c.provenance for c in review.corrections]
-    assert origin_of(bank, int(np.flatnonzero(bank.owner == len(bank) - 1)[0])) == review.corrections[1].provenance
+    assert _origin_of(bank, int(np.flatnonzero(bank.owner == len(bank) - 1)[0])) == review.corrections[1].provenance
 
 
 def test_a_name_without_a_reference_shifts_no_label(results, monkeypatch):

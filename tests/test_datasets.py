@@ -10,7 +10,7 @@ from rim.base.images import image_size
 from rim.measure.datasets import get_benchmark
 from rim.measure.folders import Benchmark, FolderBenchmark, ToyboxBenchmark, read_names
 from rim.measure.published import PublishedBenchmark
-from rim.measure.sources import SOURCES, background_words, names_file, numbered, translate
+from rim.measure.sources import SOURCES, background_words, names_file, _number_labels, translate
 from rim.measure.evaluation import evaluate
 from rim.base.settings import Settings
 
@@ -186,7 +186,7 @@ def test_every_value_is_read_as_the_benchmark_means_it(name, raw):
     st.lists(st.integers(0, 400), min_size=1, max_size=30),
 )
 def test_translate_is_a_lookup_that_refuses(classes, first, ignored, values):
-    table, array = numbered(classes, first, tuple(ignored)), np.array([values], np.uint16)
+    table, array = _number_labels(classes, first, tuple(ignored)), np.array([values], np.uint16)
     meaning = lambda v: v - first if first <= v < first + classes else 255 if v in ignored else None
     wrong = sorted({v for v in values if meaning(v) is None})
     if not wrong:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np, pytest
 from hypothesis import given, settings as budget, strategies as st
 from rim.method.bank import ReferenceBank
-from rim.method.deciding import name_at, origin_of, parts_of, without
+from rim.method.deciding import name_at, _origin_of, _parts_of, without
 from rim.method.matcher import Matcher
 from rim.method.segmentation import Segmentation
 from rim.method.vocabulary import Vocabulary
@@ -42,7 +42,7 @@ def test_weights_sum_to_one_and_make_up_the_score(seed, background, q):
     features = regions.features[[0, 1, 2, 4, 0][:q]]
     scores = matcher.scores(features, bank, background).mean(0)
     for label in range(len(scores)):
-        parts = parts_of(matcher, features, bank, label, "it", background)
+        parts = _parts_of(matcher, features, bank, label, "it", background)
         margin = matcher.settings.match_margin * (background and label == 0)
         assert sum(p.weight for p in parts) == pytest.approx(1)
         assert sum(p.weight * p.cosine for p in parts) + margin == pytest.approx(float(scores[label]), abs=1e-5)
@@ -67,7 +67,7 @@ def test_a_decision_is_json_and_names_where_an_image_comes_from():
     y, x = np.argwhere(regions.proposals.masks[[0, 1, 2, 4]].any(0))[0]
     facts = json.loads(json.dumps(result.deciding(int(x), int(y)).as_dict()))
     assert facts["name"] == facts["references"][0]["name"] and 0 < facts["references"][0]["weight"] <= 1
-    assert origin_of(bank, 2) == "generated thing 1 2 of 5"
+    assert _origin_of(bank, 2) == "generated thing 1 2 of 5"
     assert result.deciding(int(x), int(y))._repr_html_().count("<tr>") == 1 + len(facts["references"])
 
 

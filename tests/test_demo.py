@@ -35,7 +35,7 @@ def result(tiny_image):
 )
 def test_questions_have_limits(text, named):
     with pytest.raises(ValueError, match=named):
-        demo.read_words(text)
+        demo._read_words(text)
 
 
 def test_large_pictures_are_shrunk_and_broken_ones_refused(tmp_path):
@@ -45,21 +45,21 @@ def test_large_pictures_are_shrunk_and_broken_ones_refused(tmp_path):
 
     Image.new("RGB", (3000, 1500)).save(tmp_path / "large.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    assert demo.answer(Seen(), tmp_path / "large.png", "boat") == ((512, 1024, 3), ("boat",))
+    assert demo._answer(Seen(), tmp_path / "large.png", "boat") == ((512, 1024, 3), ("boat",))
     with pytest.raises(ValueError, match="bad.png"):
-        demo.answer(Seen(), tmp_path / "bad.png", "boat")
+        demo._answer(Seen(), tmp_path / "bad.png", "boat")
     with pytest.raises(ValueError, match="an image is needed"):
-        demo.answer(Seen(), None, "boat")
+        demo._answer(Seen(), None, "boat")
 
 
 def test_no_name_reaches_the_page_unescaped(result):
-    text = demo.legend(result) + result.explain(3, 3)._repr_html_() + result.explain(20, 3)._repr_html_()
+    text = demo._legend(result) + result.explain(3, 3)._repr_html_() + result.explain(20, 3)._repr_html_()
     assert EVIL not in text and "boat 50.0%" in text and "No region" in text
 
 
 def test_a_click_is_a_pixel(result):
-    assert demo.pixel_of(result, (0, 0), 320) == (0, 0) and demo.pixel_of(result, (319, 239), 320) == (31, 23)
-    assert demo.pixel_of(result, (320, 9999), 320) == (31, 23) and demo.pixel_of(result, (155, 100), 320) == (15, 10)
+    assert demo._pixel_of(result, (0, 0), 320) == (0, 0) and demo._pixel_of(result, (319, 239), 320) == (31, 23)
+    assert demo._pixel_of(result, (320, 9999), 320) == (31, 23) and demo._pixel_of(result, (155, 100), 320) == (15, 10)
 
 
 def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):
@@ -74,5 +74,5 @@ def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):
 def test_a_port_in_use_is_an_error_at_once():
     import socket
 
-    with socket.create_server((demo.HOST, 0)) as taken, pytest.raises(OSError, match="in use"):
+    with socket.create_server((demo._HOST, 0)) as taken, pytest.raises(OSError, match="in use"):
         demo.serve(None, "boat", port=taken.getsockname()[1])

@@ -24,23 +24,23 @@ def voc(tmp_path, monkeypatch):
 
 
 def test_every_published_benchmark_has_one_download():
-    named = [name for download in doctor.DOWNLOADS for name in download.benchmarks]
+    named = [name for download in doctor._DOWNLOADS for name in download.benchmarks]
     assert sorted(named) == sorted(SOURCES)
     assert all(
-        download.licence and download.megabytes > 0 and "{}" in download.command for download in doctor.DOWNLOADS
+        download.licence and download.megabytes > 0 and "{}" in download.command for download in doctor._DOWNLOADS
     )
 
 
 def test_a_part_of_a_benchmark_is_not_the_benchmark(voc, monkeypatch):
     from dataclasses import replace
 
-    assert "has 2 of 1449 images" in doctor.trouble("voc21", voc)
+    assert "has 2 of 1449 images" in doctor._trouble("voc21", voc)
     monkeypatch.setitem(SOURCES, "voc21", replace(SOURCES["voc21"], images=2))
-    rows = {row.name: row for row in doctor.data_findings(Settings.from_profile("paper", data_dir=str(voc)))}
+    rows = {row.name: row for row in doctor._data_findings(Settings.from_profile("paper", data_dir=str(voc)))}
     assert rows["voc21"].present and not rows["voc21"].command and rows["voc21"].where == str(voc / "VOCdevkit/VOC2012")
     assert not rows["ade20k"].present and str(voc) in rows["ade20k"].command
     (voc / "VOCdevkit/VOC2012/JPEGImages/2007_000002.jpg").unlink()
-    assert "lacks 1 files" in doctor.trouble("voc21", voc)
+    assert "lacks 1 files" in doctor._trouble("voc21", voc)
 
 
 def test_only_profiles_that_measure_on_data_need_data(tmp_path):

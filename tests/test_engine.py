@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
 from rim.base.engine import Engine, run
-from rim.base.ray_crew import ALONE, LOOPBACK, Ray, ray_arguments, ray_variables
+from rim.base.ray_crew import _ALONE, _LOOPBACK, Ray, _ray_arguments, _ray_variables
 from rim.base.workers import failure, threads, variables
 
 
@@ -224,7 +224,7 @@ def family(pid):
 
 @pytest.mark.promise(16)
 def test_ray_is_told_to_be_quiet_and_alone():
-    told, arguments = ray_variables(), ray_arguments(2)
+    told, arguments = _ray_variables(), _ray_arguments(2)
     assert (
         told["RAY_AUTH_MODE"] == "token"
         and len(told["RAY_AUTH_TOKEN"]) == 64
@@ -232,10 +232,10 @@ def test_ray_is_told_to_be_quiet_and_alone():
     )
     assert (
         arguments["include_dashboard"] is False
-        and arguments["_node_ip_address"] == LOOPBACK == "127.0.0.1"
+        and arguments["_node_ip_address"] == _LOOPBACK == "127.0.0.1"
         and arguments["address"] == "local"
     )
-    joined, there = ray_variables("there:1"), ray_arguments(2, "there:1")
+    joined, there = _ray_variables("there:1"), _ray_arguments(2, "there:1")
     assert joined["RAY_USAGE_STATS_ENABLED"] == "0" and not any(name.startswith("RAY_AUTH") for name in joined), (
         "the token of a running cluster is its owner's"
     )
@@ -255,7 +255,7 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
     )
     done = subprocess.run(
         [sys.executable, "-c", visitor],
-        env={**os.environ, **ALONE, "RAY_AUTH_TOKEN": "0" * 64},
+        env={**os.environ, **_ALONE, "RAY_AUTH_TOKEN": "0" * 64},
         capture_output=True,
         text=True,
         timeout=120,
@@ -376,7 +376,7 @@ def test_threads_follow_the_setting_then_the_variable_then_the_idle_cores(monkey
     assert count(3) == 3 and count(0) is None
     monkeypatch.delenv("OMP_NUM_THREADS")
     for idle, threads in ((7.9, 8), (3.4, 3), (0.2, 1), (None, 8)):
-        monkeypatch.setattr(workers, "idle_cores", lambda: idle)
+        monkeypatch.setattr(workers, "_idle_cores", lambda: idle)
         assert count(0) == threads and count(5) == 5
 
 
@@ -384,4 +384,4 @@ def test_threads_follow_the_setting_then_the_variable_then_the_idle_cores(monkey
 def test_a_busy_core_is_not_idle():
     from rim.base import workers
 
-    assert 0 <= workers.idle_cores(0.3) <= workers.cores()
+    assert 0 <= workers._idle_cores(0.3) <= workers.cores()

@@ -3,9 +3,9 @@
 import os, shutil, signal, time
 import numpy as np, pytest
 from forked import forked
-from rim.measure.evaluation import PATIENCE, Part, Unmeasured, evaluate, shard
+from rim.measure.evaluation import _PATIENCE, Part, Unmeasured, evaluate, shard
 from rim.measure.report import Report
-from rim.measure.results import as_method, item_key, pack_confusion, unpack_confusion
+from rim.measure.results import _as_method, item_key, pack_confusion, unpack_confusion
 from rim.base.ledger import VARIABLE, read_ledger
 from rim.measure.metrics import confusion, mean_iou
 from rim.method.segmentation import Method
@@ -188,7 +188,7 @@ def test_what_fails_on_every_image_alike_is_no_matter_of_images(settings):
 
     with pytest.raises(FileNotFoundError, match="no weights"):
         evaluate({"m": Method(never)}, Blocks(40), settings, progress=False, keep_going=True)
-    assert len(calls) == PATIENCE
+    assert len(calls) == _PATIENCE
 
     def differently(image, _):
         raise RuntimeError(len(calls := [*range(len(image))]) + int(image[0, 0, 0]) + int(image[0, 1, 0]))
@@ -479,7 +479,7 @@ def test_nothing_to_do(settings):
     with pytest.raises(ValueError, match="needs methods"):
         evaluate({}, Blocks(), settings)
     with pytest.raises(ValueError, match="must be a Method"):
-        as_method(3, Blocks.vocabulary)
+        _as_method(3, Blocks.vocabulary)
 
 
 def test_packing(rng):

@@ -72,21 +72,21 @@ def test_segments_are_connected_parts_without_background_and_ignored():
     truth[10:15, :5] = 1
     truth[0, 10] = 2
     truth[15:, 15:] = 255
-    assert [(label, int(m.sum())) for label, m in ex.true_segments(truth, smallest=0.01)] == [(1, 25), (1, 25)]
-    assert {label for label, _ in ex.true_segments(truth, background=False, smallest=0)} == {0, 1, 2}
+    assert [(label, int(m.sum())) for label, m in ex._true_segments(truth, smallest=0.01)] == [(1, 25), (1, 25)]
+    assert {label for label, _ in ex._true_segments(truth, background=False, smallest=0)} == {0, 1, 2}
 
 
 def test_majority_counts_no_ignored_pixel():
     truth = Two()[1][1]
-    label, share = ex.majority(np.stack([LEFT, WIDE, CORNER]), truth, 3)
+    label, share = ex._majority(np.stack([LEFT, WIDE, CORNER]), truth, 3)
     assert label.tolist() == [1, 1, -1] and share.tolist() == [1.0, 0.8, 0.0]
-    assert len(ex.majority(np.zeros((0, 10, 10), bool), truth, 3)[0]) == 0
+    assert len(ex._majority(np.zeros((0, 10, 10), bool), truth, 3)[0]) == 0
 
 
 def test_fit_is_iou():
-    segments = ex.true_segments(Two()[0][1])
-    assert np.allclose(ex.fits(np.stack([LEFT, WIDE]), segments), [[1, 0], [0.8, 0]])
-    assert ex.fits(np.zeros((0, 10, 10), bool), segments).shape == (0, 2) and ex.fits(LEFT[None], []).shape == (1, 0)
+    segments = ex._true_segments(Two()[0][1])
+    assert np.allclose(ex._fits(np.stack([LEFT, WIDE]), segments), [[1, 0], [0.8, 0]])
+    assert ex._fits(np.zeros((0, 10, 10), bool), segments).shape == (0, 2) and ex._fits(LEFT[None], []).shape == (1, 0)
 
 
 def test_oracle_is_perfect_with_perfect_proposals_and_a_ceiling_with_others():

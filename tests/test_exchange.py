@@ -6,15 +6,15 @@ import hypothesis.strategies as st, numpy as np, pytest
 from hypothesis import given
 from PIL import Image
 from rim.apps.cli import main
-from rim.exchange.archives import MOST_READ, MOST_UNPACKED, read_entry, unzipped
-from rim.exchange.back import names_text, write_benchmark, write_references
+from rim.exchange.archives import _MOST_READ, _MOST_UNPACKED, read_entry, unpack_archive
+from rim.exchange.back import _names_text, write_benchmark, write_references
 from rim.exchange.coco import read_instances
-from rim.exchange.cvat import box_runs, runs_mask
+from rim.exchange.cvat import _box_runs, _runs_mask
 from rim.exchange.handing import READERS, WRITERS, export_labels, import_labels
-from rim.exchange.items import Annotations, Instance, new_folder, read_results, reserved, segments
-from rim.exchange.label_studio import brush_mask, brush_rle
-from rim.exchange.polygons import fill, polygons
-from rim.exchange.training import export_dataset, split_by_hash
+from rim.exchange.items import Annotations, Instance, new_folder, read_results, reserved_labels, segments
+from rim.exchange.label_studio import brush_mask, _brush_rle
+from rim.exchange.polygons import _fill, _polygons
+from rim.exchange.training import export_dataset, _split_by_hash
 from rim.measure.folders import FolderBenchmark
 from rim.method.photographs import photographs_in
 from rim.method.segmentation import mask_box
@@ -70,7 +70,7 @@ def renumbered(labels, old, new):
 def test_many_classes_and_no_background(tmp_path, rng, form, n, background):
     "Numbers around 254 and 255, which small vocabularies reserve."
     words = Vocabulary(tuple(f"class {i}" for i in range(n)), background=background)
-    values = [*range(len(words.labels)), *reserved(words)]
+    values = [*range(len(words.labels)), *reserved_labels(words)]
     labels = rng.choice(values, (18, 23)).astype(np.uint16)
     labels.flat[: len(values)] = values
     results = results_of(tmp_path, words, {"one.png": (labels, ())})
@@ -140,7 +140,7 @@ def test_panoptic_files_keep_the_published_rules(results, tmp_path):
 @given(mask=MASKS)
 def test_label_studio_decodes_ours_and_we_decode_its(mask):
     brush = pytest.importorskip("label_studio_converter.brush", reason="NOT TESTED: label-studio-converter is missing")
-    assert (brush.decode_rle(brush_rle(mask)).reshape(*mask.shape, 4) == 255 * mask[..., None]).all()
+    assert (brush.decode_rle(_brush_rle(mask)).reshape(*mask.shape, 4) == 255 * mask[..., None]).all()
     theirs = brush.mask2rle(mask.astype(np.uint8) * 255)
     assert (brush_mask(theirs, mask.shape, "") == mask).all()
 
@@ -151,8 +151,8 @@ def test_label_studio_long_runs_and_soft_edges(rng):
     large = np.zeros((300, 250), bool)
     large[40:250, 3:249] = True  # runs of 65536 values and more
     large[299, 249] = True
-    assert (brush.decode_rle(brush_rle(large)).reshape(300, 250, 4)[..., 3] > 0).tolist() == large.tolist()
-    assert (brush_mask(brush_rle(large), large.shape, "") == large).all()
+    assert (brush.decode_rle(_brush_rle(large)).reshape(300, 250, 4)[..., 3] > 0).tolist() == large.tolist()
+    assert (brush_mask(_brush_rle(large), large.shape, "") == large).all()
     pixels = rng.integers(0, 256, (9, 7, 4), dtype=np.uint8)
     assert (brush_mask(brush.encode_rle(pixels.ravel()), (9, 7), "") == (pixels[..., 3] > 127)).all()
 
@@ -177,10 +177,10 @@ def test_cvat_decodes_ours_and_we_decode_its(mask):
     if not mask.any():
         return
     height, width = mask.shape
-    runs, (x, y, w, h) = box_runs(mask)
+    runs, (x, y, w, h) = _box_runs(mask)
     assert [*runs, x, y, x + w - 1, y + h - 1] == cvat.encode_mask(mask)
     back = cvat.decode_mask([*runs, x, y, x + w - 1, y + h - 1], image_width=width, image_height=height)
-    assert (back == mask).all() and (runs_mask(runs, (x, y, w, h), mask.shape, "") == mask).all()
+    assert (back == mask).all() and (_runs_mask(runs, (x, y, w, h), mask.shape, "") == mask).all()
 
 
 @pytest.mark.promise(64)
@@ -231,8 +231,8 @@ def test_each_doubtful_region_is_a_mask_of_its_own(tmp_path, form):
 def test_polygons_through_corners_are_the_mask(mask):
     from matplotlib.path import Path as Outline
 
-    found, loss = polygons(mask)
-    assert loss == 0 and (fill(found, mask.shape) == mask).all()
+    found, loss = _polygons(mask)
+    assert loss == 0 and (_fill(found, mask.shape) == mask).all()
     y, x = np.indices(mask.shape) + 0.5
     centres, inside = np.stack([x, y], -1).reshape(-1, 2), np.zeros(mask.shape, bool)
     for ring in (ring for part in found for ring in part):
@@ -243,7 +243,7 @@ def test_polygons_through_corners_are_the_mask(mask):
 def test_what_fewer_corners_lose_is_said(tmp_path):
     disc = np.hypot(*(np.indices((80, 80)) - 39.5)) < 33
     counts, losses = zip(
-        *((sum(map(len, found[0])), loss) for found, loss in (polygons(disc, t) for t in (0, 0.5, 1, 3)))
+        *((sum(map(len, found[0])), loss) for found, loss in (_polygons(disc, t) for t in (0, 0.5, 1, 3)))
     )
     assert losses[0] == 0 <= losses[1] < losses[2] < losses[3] < 0.1 and counts[0] > counts[1] > counts[2] > counts[3]
     results = results_of(tmp_path, Vocabulary(("disc",)), {"one.png": (disc.astype(np.uint16), ())})
@@ -251,7 +251,7 @@ def test_what_fewer_corners_lose_is_said(tmp_path):
     (feature,) = json.loads((tmp_path / "out/polygons.json").read_text())["features"]
     rings = [np.array(ring)[:-1] for ring in feature["geometry"]["coordinates"]]
     assert lost == pytest.approx(feature["properties"]["loss"], abs=1e-6) == pytest.approx(losses[2], abs=1e-6)
-    assert (fill([rings], disc.shape) != disc).sum() / disc.sum() == pytest.approx(lost, abs=1e-6)
+    assert (_fill([rings], disc.shape) != disc).sum() / disc.sum() == pytest.approx(lost, abs=1e-6)
 
 
 def test_back_as_ground_truth_and_as_references(results, tmp_path):
@@ -296,9 +296,9 @@ def test_a_lying_image_is_handed_on_upright(tmp_path):
 
 def test_the_parts_of_a_data_set_do_not_move(results):
     names = [f"photo {i}" for i in range(400)]
-    first = split_by_hash(names, 0.25)
-    assert split_by_hash(names + ["more"], 0.25)[:400] == first and 70 < first.count("validation") < 130
-    assert split_by_hash(names[::-1], 0.25) == first[::-1] and split_by_hash(names, 0.25, seed=1) != first
+    first = _split_by_hash(names, 0.25)
+    assert _split_by_hash(names + ["more"], 0.25)[:400] == first and 70 < first.count("validation") < 130
+    assert _split_by_hash(names[::-1], 0.25) == first[::-1] and _split_by_hash(names, 0.25, seed=1) != first
 
 
 @pytest.mark.parametrize("background", [True, False])
@@ -336,7 +336,7 @@ def test_names_that_a_format_cannot_hold(tmp_path, names, form, said):
 @pytest.mark.parametrize("name", ["a|b", '"a"', "#a", "a;b", "[a"])
 def test_names_that_a_line_cannot_hold(name):
     with pytest.raises(ValueError, match="a line of names.txt"):
-        names_text(Vocabulary((name, "other")))
+        _names_text(Vocabulary((name, "other")))
 
 
 @pytest.mark.promise(65)
@@ -461,7 +461,7 @@ def peak_of(call):
 
 @pytest.mark.promise(17)
 def test_a_bomb_is_refused_before_anything_is_unpacked(results, tmp_path):
-    one = bomb(tmp_path / "one.zip", 1, MOST_READ + 1)
+    one = bomb(tmp_path / "one.zip", 1, _MOST_READ + 1)
     peak, said = peak_of(lambda: import_labels(one, results.images, "cvat"))
     assert one.stat().st_size < 300_000 and peak < 4 << 20
     assert "at most 256 MiB" in said and "one.zip" in said and "\n" not in said
@@ -471,9 +471,9 @@ def test_a_bomb_is_refused_before_anything_is_unpacked(results, tmp_path):
     data = many.read_bytes()
     with open(many, "wb") as out:
         out.write(data.replace((1 << 20).to_bytes(4, "little"), (1 << 30).to_bytes(4, "little")))
-    assert sizes == [1 << 20] * 16 and 16 << 30 > MOST_UNPACKED
+    assert sizes == [1 << 20] * 16 and 16 << 30 > _MOST_UNPACKED
     (tmp_path / "into").mkdir()
-    peak, said = peak_of(lambda: unzipped(many, tmp_path / "into"))
+    peak, said = peak_of(lambda: unpack_archive(many, tmp_path / "into"))
     assert "at most 4 GiB" in said and "16 GiB" in said and peak < 4 << 20
     assert not list((tmp_path / "into").iterdir())
 
@@ -483,7 +483,7 @@ def test_a_bomb_whose_directory_lies_fills_neither_memory_nor_disk(results, tmp_
     path, true = bomb(tmp_path / "lies.zip", 1, 200 << 20), 200 << 20
     announce(path, true, 1000)
     (tmp_path / "into").mkdir()
-    for call in (lambda: unzipped(path, tmp_path / "into"), lambda: read_entry(path, "annotations.xml")):
+    for call in (lambda: unpack_archive(path, tmp_path / "into"), lambda: read_entry(path, "annotations.xml")):
         peak, said = peak_of(call)
         assert peak < 16 << 20 and "lies.zip" in said
     assert sum(p.stat().st_size for p in (tmp_path / "into").iterdir()) <= 1000
@@ -495,7 +495,7 @@ def test_packing_that_cannot_be_counted_is_refused(method, tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.zip", "w", method) as archive:
         archive.writestr("labelmap.txt", "background:0,0,0::")
     with pytest.raises(ValueError, match="stored or deflated"):
-        unzipped(tmp_path / "odd.zip", tmp_path / "into")
+        unpack_archive(tmp_path / "odd.zip", tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
 
@@ -506,7 +506,7 @@ def test_paths_that_leave_the_folder_unpack_nothing(name, tmp_path):
         archive.writestr("good.txt", "x")
         archive.writestr(name, "x")
     with pytest.raises(ValueError, match="stay inside"):
-        unzipped(tmp_path / "bad.zip", tmp_path / "deep/into")
+        unpack_archive(tmp_path / "bad.zip", tmp_path / "deep/into")
     assert not (tmp_path / "deep").exists() and not list(tmp_path.rglob("*.txt"))
 
 
@@ -520,7 +520,7 @@ def test_a_damaged_archive_is_refused_or_read_as_it_was(tmp_path_factory, held, 
     data[at % len(data)] = value
     path.write_bytes(data)
     try:
-        folder = unzipped(path, place / "into")
+        folder = unpack_archive(path, place / "into")
     except ValueError as refused:
         assert "a.zip" in str(refused) or "stay inside" in str(refused)
     else:

@@ -11,7 +11,7 @@ from conftest import ROOT
 from handed import HARD, hard_results, results_of
 from rim.exchange.handing import export_labels, import_labels
 from rim.exchange.items import segments
-from rim.exchange.training import export_dataset, split_by_hash
+from rim.exchange.training import export_dataset, _split_by_hash
 from rim.method.vocabulary import Vocabulary
 
 PYTHON = Path(os.environ.get("RIM_EXCHANGE_PYTHON", ROOT / ".venv-exchange/bin/python"))
@@ -183,7 +183,7 @@ def test_datasets_loads_images_and_label_maps(tmp_path):
     columns, rows = tool(IMAGEFOLDER, tmp_path / "set", tmp_path / "cache", cwd=tmp_path)
     assert columns == {"train": ["image", "label"], "validation": ["image", "label"]}
     assert [len(rows["train"]), len(rows["validation"])] == [train, validation]
-    parts = split_by_hash([item.name for item in results], 0.4)
+    parts = _split_by_hash([item.name for item in results], 0.4)
     for part in columns:
         wanted = [item.labels.tolist() for item, p in zip(results, parts) if p == part]
         assert [label for _, label in rows[part]] == wanted and all(size == [128, 96] for size, _ in rows[part])

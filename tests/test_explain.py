@@ -9,9 +9,9 @@ from rim.measure.evaluation import Part
 from rim.measure.report import Report
 from rim.method.ranking import ranking_distribution, ranking_permutations, ranking_similarity
 from rim.method.references import cosine_matrix
-from rim.method.segmentation import Region, Segmentation, reduced, run_paths
+from rim.method.segmentation import Region, Segmentation, _reduce, _run_paths
 from rim.method.segmenter import RIM
-from rim.base.settings import KINDS, Settings, ini_groups
+from rim.base.settings import _KINDS, Settings, _ini_groups
 from rim.method.vocabulary import Vocabulary
 
 NAMES = ["boat", "<b>tree</b>", '"sun" & moon']
@@ -200,15 +200,15 @@ def test_every_visible_region_can_be_pointed_at(result):
 def test_runs_cover_each_index_once():
     indices = np.array([[0, 0, -1], [1, 0, 0]])
     again = np.full((2, 3), -1)
-    for i, d in run_paths(indices).items():
+    for i, d in _run_paths(indices).items():
         for x, y, w in re.findall(r"M(\d+) (\d+)h(\d+)", d):
             again[int(y), int(x) : int(x) + int(w)] = i
-    assert (again == indices).all() and run_paths(np.full((2, 2), -1)) == {}
+    assert (again == indices).all() and _run_paths(np.full((2, 2), -1)) == {}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (480, 640), (100, 100)])
 def test_reduced(shape):
-    small = reduced(np.arange(shape[0] * shape[1]).reshape(shape), 160)
+    small = _reduce(np.arange(shape[0] * shape[1]).reshape(shape), 160)
     assert max(small.shape) <= 160 and min(small.shape) >= 1 and (max(shape) > 160 or small.shape == shape)
 
 
@@ -221,8 +221,8 @@ def test_a_photograph_stays_small(rng):
 
 def test_settings_are_all_shown_once_and_changes_are_marked(monkeypatch):
     monkeypatch.delenv("RIM_STORE")  # it is a change as well
-    keys = [key for group in ini_groups().values() for key in group]
-    assert sorted(keys) == sorted(set(KINDS) - {"profile"})
+    keys = [key for group in _ini_groups().values() for key in group]
+    assert sorted(keys) == sorted(set(_KINDS) - {"profile"})
     html = Settings.from_profile("toybox", agents=3)._repr_html_()
     assert (
         "<b>3</b></td>" in html

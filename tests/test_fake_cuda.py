@@ -9,7 +9,7 @@ import torch
 from fake_cuda import FakeCuda, fake_cuda
 
 from rim.base.settings import Settings
-from rim.measure.agreement import Plain, _in_precision
+from rim.measure.agreement import _Plain, _in_precision
 from rim.method.bank import ReferenceBank
 from rim.method.crops import ClipCrops
 from rim.method.matcher import Matcher
@@ -183,7 +183,7 @@ def test_the_plain_way_that_agreement_compares_with(card):
     if card.dtype != "float32":
         pytest.skip("the plain way is float32 always")
     few = card.settings.replace(points_per_side=4)
-    plain = Plain(RIM(few, Proposer(card.sam, few)))
+    plain = _Plain(RIM(few, Proposer(card.sam, few)))
     assert is_like(plain.analyse(IMAGE).features, (8, 768), device="cpu")
 
 

@@ -12,7 +12,7 @@ from rim.method import references, tools
 from rim.measure.folders import FolderBenchmark
 from rim.measure.published import PublishedBenchmark
 from rim.base.images import FORMATS, read_image
-from rim.models.roles import halving
+from rim.models.roles import halve_batches
 from rim.method.proposals import NoProposals, Proposals, foreground_mask
 from rim.method.bank import ReferenceBank
 from rim.method.tools import Tools
@@ -20,7 +20,7 @@ from rim.measure.rivals import ClipCrop
 from rim.method.segmentation import Segmentation, mask_box
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
-from rim.base.store import Store, unpack
+from rim.base.store import Store, _unpack
 from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
 
@@ -323,7 +323,7 @@ def test_the_payload_of_a_pickle_never_runs(tmp_path, monkeypatch, known):
     path, stolen = tmp_path / "sam_vit_b_01ec64.pth", tmp_path / "stolen"
     torch.save({"weights": Payload(stolen)}, path)
     if known:
-        monkeypatch.setitem(roles.SAM_FILES, path.name, models.file_sha256(path))  # as if somebody had published it
+        monkeypatch.setitem(roles.SAM_FILES, path.name, models._file_sha256(path))  # as if somebody had published it
     with pytest.raises(ValueError, match="sam_vit_b_01ec64.pth"):
         models.load_sam(Settings.from_profile("toybox", sam=path.name, models_dir=str(tmp_path)))
     assert not stolen.exists()
@@ -386,7 +386,7 @@ def test_damaged_weights_are_named(tmp_path, role, damage):
 
 @pytest.mark.promise(3, 11)
 def test_the_hubs_own_names_are_checksums(tmp_path):
-    blob = tmp_path / "blobs" / models.file_sha256(WEIGHTS / "dino/model.safetensors")
+    blob = tmp_path / "blobs" / models._file_sha256(WEIGHTS / "dino/model.safetensors")
     blob.parent.mkdir()
     blob.write_bytes((WEIGHTS / "dino/model.safetensors").read_bytes())
     snapshot = tmp_path / "snapshots/a"
@@ -435,7 +435,7 @@ def test_a_weight_that_lacks_is_not_made_up(tmp_path, role):
 @pytest.mark.promise(3)
 def test_the_embedded_weights_are_the_listed_ones():
     listed = json.loads((WEIGHTS / "sha256.json").read_text())
-    assert listed == {f.relative_to(WEIGHTS).as_posix(): models.file_sha256(f) for f in WEIGHTS.rglob("*.safetensors")}
+    assert listed == {f.relative_to(WEIGHTS).as_posix(): models._file_sha256(f) for f in WEIGHTS.rglob("*.safetensors")}
 
 
 # --- too little memory
@@ -452,7 +452,7 @@ def test_pieces_are_halved_until_they_fit(n, at_once, room):
             raise torch.OutOfMemoryError("full")
         return [i * i for i in items]
 
-    assert [r for part in halving(run, list(range(n)), at_once) for r in part] == [i * i for i in range(n)]
+    assert [r for part in halve_batches(run, list(range(n)), at_once) for r in part] == [i * i for i in range(n)]
     assert sum(p > room for p in pieces) <= 6, "what didn't fit once isn't tried again"
 
 
@@ -462,7 +462,7 @@ def test_one_item_that_does_not_fit_is_an_error():
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError):
-        list(halving(full, [1, 2, 3], 8))
+        list(halve_batches(full, [1, 2, 3], 8))
 
 
 @pytest.mark.promise(12)
@@ -484,9 +484,9 @@ def test_pictures_are_painted_in_halves_where_the_device_is_full(tiny):
 
 @pytest.mark.promise(12)
 def test_points_are_asked_for_in_halves_where_the_device_is_full(tiny, tiny_image):
-    from rim.method.proposals import MaskGenerator, thresholds
+    from rim.method.proposals import MaskGenerator, _thresholds
 
-    generator = MaskGenerator(models.load_sam(tiny), tiny.points_per_side, 16, **thresholds(tiny))
+    generator = MaskGenerator(models.load_sam(tiny), tiny.points_per_side, 16, **_thresholds(tiny))
     expected, refused, real = generator.generate(tiny_image), [], generator.candidates
     generator.candidates = lambda xy: refused.append(len(xy)) or full() if len(xy) > 5 else real(xy)
     found = generator.generate(tiny_image)
@@ -596,14 +596,14 @@ def test_degenerate_references_are_drawn_again_dropped_or_cut_by_attention_and_c
     real = references.synthesise
 
     def spoiled(pipeline, items, settings):
-        from rim.method.synthesis import is_degenerate
+        from rim.method.synthesis import _is_degenerate
 
         for reference in real(pipeline, items, settings):
             if reference.index == 1 and fault == "black":
                 reference.image[:] = 0
             if reference.index == 1 and fault == "no attention":
                 reference.attention[:] = 0
-            reference.degenerate = is_degenerate(reference.image, reference.attention, settings)
+            reference.degenerate = _is_degenerate(reference.image, reference.attention, settings)
             yield reference
 
     monkeypatch.setattr(references, "synthesise", spoiled)
@@ -683,7 +683,7 @@ def test_a_pickle_or_a_program_in_the_place_of_data_does_not_run(tmp_path, folde
                 pass
             (folder / place).write_bytes(before)
         with pytest.raises(ValueError):
-            unpack(content, {})
+            _unpack(content, {})
         (tmp_path / "bank").write_bytes(content)
         with pytest.raises(ValueError):
             ReferenceBank.load(tmp_path / "bank")
@@ -762,7 +762,7 @@ def test_any_values_are_settings_or_one_sentence(values):
 @given(st.binary(max_size=300))
 def test_any_bytes_are_no_entry_and_no_bank(tmp_path_factory, data):
     with pytest.raises(ValueError):
-        unpack(data, {"a": 1})
+        _unpack(data, {"a": 1})
     path = tmp_path_factory.getbasetemp() / "fuzzed.safetensors"
     path.write_bytes(struct.pack("<Q", max(0, len(data) - 8)) + data)
     with pytest.raises(ValueError, match="fuzzed"):

@@ -10,7 +10,7 @@ from rim.method.regions import Analyser
 from rim.measure.rivals import ClipCrop
 from rim.method.matcher import Matcher
 from rim.method.segmenter import RIM
-from rim.base.settings import KINDS, Settings
+from rim.base.settings import _KINDS, Settings
 from rim.base.files import address
 from rim.peers.corrclip import CorrCLIP
 from rim.peers.dense_clip import SCLIP
@@ -253,10 +253,10 @@ def base():
 
 
 def test_every_setting_is_classified():
-    assert set(WHICH) == set(KINDS)
+    assert set(WHICH) == set(_KINDS)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", _KINDS)
 def test_what_a_setting_changes_is_computed_again_and_nothing_else(base, name):
     value, expected, context = WHICH[name]
     before = base.replace(**context)

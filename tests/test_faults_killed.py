@@ -143,7 +143,7 @@ def test_killed_between_writing_and_renaming_the_old_file_stays(tmp_path):
     assert atomic_write(path, b"new").read_bytes() == b"new"
 
 
-WRITERS = {"atomic_write", "write_labels"}
+WRITERS = {"atomic_write", "_write_labels"}
 
 
 @pytest.mark.promise(2)

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 from rim.base.settings import Settings
-from rim.base.values import own_file, read_text
+from rim.base.values import own_file, _read_text
 
 MINE = "[toybox]\nagents = 2\n"
 
@@ -65,7 +65,7 @@ def test_text_comes_back_from_either_encoding(tmp_path_factory, text, encoding):
     text = "[" + text.replace("\r", "\n")  # a file of settings begins with a letter of ASCII
     file.write_bytes(text.encode(encoding, "surrogatepass"))
     try:
-        assert read_text(file) == text
+        assert _read_text(file) == text
     except ValueError as error:
         assert any(0xD800 <= ord(letter) < 0xE000 for letter in text) and "text.txt" in str(error)
 

@@ -14,7 +14,7 @@ TINY = dict(pretrained=False, diffusion="tiny:diffusion", sam="tiny:sam", dino="
 def no_gpu(monkeypatch):
     from rim.models import roles
 
-    monkeypatch.setattr(roles, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(roles, "_devices", lambda: ["cpu"])
 
 
 def said(capsys, *words):
@@ -117,7 +117,7 @@ def test_a_folder_for_results_that_takes_none_is_refused_at_the_start(monkeypatc
 @pytest.mark.promise(55)
 def test_a_narrow_console_escapes_what_it_cannot_show():
     narrow = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
-    print("boat, лодка", file=arguments.Console(narrow), flush=True)
+    print("boat, лодка", file=arguments._Console(narrow), flush=True)
     assert narrow.buffer.getvalue() == rb"boat, \u043b\u043e\u0434\u043a\u0430" + os.linesep.encode()
 
 

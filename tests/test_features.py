@@ -15,7 +15,7 @@ from rim.method.features import (
     MaeKeys,
     blocks,
     encoder_key,
-    patch_grid,
+    _patch_grid,
     projection,
     to_input,
 )
@@ -50,7 +50,7 @@ def image(rng):
 def test_keys_equal_the_library_last_layer(dino, image, side):
     kept, encoder = [], DinoKeys(dino, side)
     hook = projection(blocks(dino)[-1]).register_forward_hook(lambda m, i, o: kept.append(o))
-    h, w = patch_grid(image.shape[:2], side, 8)
+    h, w = _patch_grid(image.shape[:2], side, 8)
     with torch.no_grad():
         dino(to_input(image, (h * 8, w * 8))[None])
     hook.remove()
@@ -81,7 +81,7 @@ def test_batches_equal_single_images(dino, image):
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(14, 600), st.sampled_from([8, 14, 16]))
 def test_patch_grid_keeps_side_and_aspect(h, w, side, patch):
-    grid = patch_grid((h, w), side, patch)
+    grid = _patch_grid((h, w), side, patch)
     assert max(grid) == max(1, round(side / patch)) and min(grid) >= 1
     for cells, length in zip(grid, (h, w)):
         assert abs(cells - max(1, length * side / max(h, w) / patch)) <= 0.5 + 1e-9
@@ -185,7 +185,7 @@ def test_mae_keys_equal_the_library_with_nothing_hidden(table3, image, side):
         model(pixels, noise=order, interpolate_pos_encoding=side != 64)
     hook.remove()
     ours = encoder.features(image)
-    assert ours.shape == (32, *patch_grid(image.shape[:2], side, 8)) and ours.dtype == torch.float32
+    assert ours.shape == (32, *_patch_grid(image.shape[:2], side, 8)) and ours.dtype == torch.float32
     assert torch.allclose(ours.flatten(1).T, kept[0][0, 1:], atol=1e-5)
 
 
@@ -211,7 +211,7 @@ def test_clip_patches_equal_the_library(table3, image, what):
     for hook in hooks:
         hook.remove()
     ours = encoder.features(image)
-    assert ours.shape == (encoder.dim, *patch_grid(image.shape[:2], 64, 8)) and torch.allclose(
+    assert ours.shape == (encoder.dim, *_patch_grid(image.shape[:2], 64, 8)) and torch.allclose(
         ours.flatten(1).T, expected[0, 1:], atol=1e-5
     )
 

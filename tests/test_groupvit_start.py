@@ -7,8 +7,8 @@ from hypothesis import given, settings, strategies as st
 from transformers import GroupViTConfig, GroupViTModel
 from transformers.models.clip.modeling_clip import CLIPMLP
 from rim.toybox import groupvit_start as start
-from rim.toybox.clip import patch_embeddings
-from rim.toybox.groupvit import _VISION, GroupViTTask, _draw, _fused, _pixels
+from rim.toybox.clip import _patch_embeddings
+from rim.toybox.groupvit import _VISION, _GroupViTTask, _draw, _fused_attention, _pixels
 
 K, D = 6, 32
 
@@ -88,17 +88,17 @@ def test_an_assignment_scores_as_the_clusters_do(model):
 
 def test_fused_attention_is_the_librarys(model):
     attention, tokens = model.vision_model.encoder.stages[0].layers[0].self_attn, torch.randn(2, 7, D)
-    assert torch.allclose(attention(tokens)[0], _fused(attention, tokens)[0], atol=1e-6)
+    assert torch.allclose(attention(tokens)[0], _fused_attention(attention, tokens)[0], atol=1e-6)
     other = torch.randn(2, 5, D)
     plain = attention(tokens, encoder_hidden_states=other)[0]
-    assert torch.allclose(plain, _fused(attention, tokens, encoder_hidden_states=other)[0], atol=1e-6)
+    assert torch.allclose(plain, _fused_attention(attention, tokens, encoder_hidden_states=other)[0], atol=1e-6)
 
 
 @pytest.mark.weights
 def test_at_its_start_patches_are_named_as_clip_names_them(root):
     from transformers import CLIPModel
 
-    task = GroupViTTask(scenes=1, sheets=1)
+    task = _GroupViTTask(scenes=1, sheets=1)
     task.device, weights = "cpu", root / "rim/toybox/weights"
     task.modules.eval()
     clip = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32).eval()
@@ -110,5 +110,5 @@ def test_at_its_start_patches_are_named_as_clip_names_them(root):
         tokens = task.tokens([f"a photo of a {w}" for w in task.words], "cpu")
         texts = F.normalize(clip.text_projection(clip.text_model(**tokens).pooler_output), dim=1)
         assert torch.allclose(words @ words.T, texts @ texts.T, atol=1e-3)
-        theirs = (patch_embeddings(clip, pixels) @ texts.T).argmax(-1)
+        theirs = (_patch_embeddings(clip, pixels) @ texts.T).argmax(-1)
     assert (ours == theirs).float().mean() > 0.7

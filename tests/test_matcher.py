@@ -6,9 +6,9 @@ from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
 from rim.method.features import EfficientNetFeatures, FusedFeatures, encoder_key, fusion_parts
 from rim.method.matcher import (
-    MATCH,
+    _MATCH,
     Matcher,
-    add_margin,
+    _add_margin,
     cells,
     covered_labels,
     nearest_scores,
@@ -70,7 +70,7 @@ def test_scores_are_means_of_the_nearest(toybox, seed, background, centring, roo
     settings = toybox.replace(match_centring=centring, match_references=roots, match_negatives=2 * roots)
     bank, features = bank_of(seed), torch.randn(5, 8, generator=torch.Generator().manual_seed(seed))
     known = prototypes(bank, settings, background)
-    found = add_margin(nearest_scores(known.cosine(features), known, settings, background), settings, background)
+    found = _add_margin(nearest_scores(known.cosine(features), known, settings, background), settings, background)
     np.testing.assert_allclose(found, plain_scores(features.double().numpy(), bank, settings, background), atol=2e-6)
 
 
@@ -205,7 +205,7 @@ def test_profiles_say_which_segmenter(toybox):
     classes = {name: segmenter_class(Settings.from_profile(name)) for name in ("paper", "toybox", "photo", "rehearsal")}
     assert classes == {"paper": RIM, "toybox": Matcher, "photo": Matcher, "rehearsal": RIM}
     default, photo = Settings.from_profile("paper"), Settings.from_profile("photo")
-    constants = [name for name in MATCH if name.startswith("match_")]
+    constants = [name for name in _MATCH if name.startswith("match_")]
     assert default.subset(*constants) == toybox.subset(*constants) == photo.subset(*constants)
 
 

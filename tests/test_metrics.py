@@ -111,12 +111,12 @@ def test_an_estimate_lies_inside_its_interval_where_draws_lack_a_class(confusion
 
 
 def test_resampling_equals_a_naive_loop(confusions):
-    from rim.measure.metrics import draw_weights, resampled_mious
+    from rim.measure.metrics import draw_weights, resample_miou
 
     weights = draw_weights(len(confusions), 20, seed=3)
     assert (weights.sum(1) == 40).all()
     naive = [mean_iou(np.repeat(confusions, w, axis=0).sum(0)) for w in weights]
-    assert np.allclose(resampled_mious(confusions, weights), naive, atol=1e-12)
+    assert np.allclose(resample_miou(confusions, weights), naive, atol=1e-12)
 
 
 def test_one_image_has_no_spread(confusions):

@@ -26,7 +26,7 @@ def folder(tmp_path, tiny):
     "The tiny models as folders, half precision, as the toybox weights are."
     models.load_diffusion(tiny).to(torch.float16).save_pretrained(tmp_path / "diffusion")
     (tmp_path / "sam").mkdir()
-    (tmp_path / "sam/config.json").write_text(json.dumps(architectures.TINY_SAM))
+    (tmp_path / "sam/config.json").write_text(json.dumps(architectures._TINY_SAM))
     save_file({k: v.half() for k, v in models.load_sam(tiny).state_dict().items()}, tmp_path / "sam/model.safetensors")
     models.load_dino(tiny).half().save_pretrained(tmp_path / "dino")
     for name, load in (("clip", models.load_clip), ("groupvit", models.load_groupvit)):
@@ -161,7 +161,7 @@ def test_digest_follows_the_content(saved, folder):
     before = models.weights_key("sam", saved)
     (folder / "sam/record.json").write_text("{}")
     assert models.weights_key("sam", saved) == before
-    (folder / "sam/config.json").write_text(json.dumps(architectures.TINY_SAM | {"pixel_std": [1, 1, 1]}))
+    (folder / "sam/config.json").write_text(json.dumps(architectures._TINY_SAM | {"pixel_std": [1, 1, 1]}))
     assert models.weights_key("sam", saved) != before
     assert models.weights_key("sam", saved.replace(pretrained=False, sam="tiny:sam")) == dict(name="tiny:sam", random=0)
 

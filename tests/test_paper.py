@@ -11,7 +11,7 @@ from conftest import ROOT
 from layouts import make
 from rim.measure.sources import SOURCES
 from rim.reproduce.jobs import code_of, notebook_parameters
-from rim.reproduce.provenance import read_table
+from rim.reproduce.provenance import _read_table
 from rim.reproduce.registry import TARGETS
 
 TINY = dict(
@@ -120,7 +120,7 @@ def test_a_notebook_runs_to_its_end(name, given, store, tmp_path, capsys, monkey
         monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lay_out)
     run(name, tmp_path / name, {**given, "store": store}, **FEWER.get(name, {}))
     assert not any(capsys.readouterr()), "nothing is printed, no progress bar"
-    rows = read_table((tmp_path / name / f"{name}.csv").read_text())
+    rows = _read_table((tmp_path / name / f"{name}.csv").read_text())
     assert rows and all(TARGETS[name].paper.get(row) == paper for row, paper, _ in rows), (
         "the paper's values are where they belong, and nowhere else"
     )
@@ -141,7 +141,7 @@ def test_a_notebook_runs_on_published_layouts(name, store, tmp_path, monkeypatch
         TARGETS[name].benchmarks,
         run(name, tmp_path / name, {**BARE, "benchmark": "voc21", "data_dir": str(tmp_path / "data"), "store": store}),
     )
-    rows = {row for row, *_ in read_table((tmp_path / name / f"{name}.csv").read_text())}
+    rows = {row for row, *_ in _read_table((tmp_path / name / f"{name}.csv").read_text())}
     if len(wanted) > 1:
         assert set(got["benchmarks"]) == set(wanted), "none is missing"
     if name == "trident_table1":

@@ -4,14 +4,14 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
 from rim.base.settings import Settings
-from rim.measure.costs import cost_of, extra_memory, spaced, trade_off
+from rim.measure.costs import cost_of, _extra_memory, _space, trade_off
 from rim.method.bank import ReferenceBank
 from rim.method.segmenter import RIM, VARIANTS
 from rim.method.vocabulary import Vocabulary
-from rim.peers.diffsegmenter import DiffSegmenter, PassCapture, level_weights, spread, stretched, weighted
-from rim.peers.freeda import FreeDA, freeda_scores, nearest_references, superpixel_features, superpixels
-from rim.peers.images import candidates, pixel_labels
-from rim.peers.ovdiff import OVDiff, highest_cosine, ovdiff_prototypes, split_cells, vector_parts
+from rim.peers.diffsegmenter import DiffSegmenter, _PassCapture, _level_weights, _propagate, _stretch, _weighted_sum
+from rim.peers.freeda import FreeDA, _freeda_scores, _nearest_references, _superpixel_features, _superpixels
+from rim.peers.images import _candidates, pixel_labels
+from rim.peers.ovdiff import OVDiff, _highest_cosine, _ovdiff_prototypes, _split_cells, _vector_parts
 from rim.peers.retrieval import Retrieval, reference_regions, retrieved
 
 TINY = dict(
@@ -66,10 +66,10 @@ def test_labels_of_pixels_are_the_highest_enlarged_scores(seed, h, w, height, wi
 @given(seed=seeds, part=st.floats(0, 1))
 def test_the_likeliest_class_is_a_candidate_and_fewer_at_a_higher_part(seed, part):
     cosine, settings = torch.rand(7, generator=torch.Generator().manual_seed(seed)), Settings.from_profile("toybox")
-    found = candidates(cosine, settings.replace(image_peer_presence=part))
+    found = _candidates(cosine, settings.replace(image_peer_presence=part))
     shares = np.exp(settings.trident_scale * (cosine - cosine.max()).numpy())
     assert found[cosine.argmax()] and found.tolist() == (shares >= np.float32(part)).tolist()
-    assert (candidates(cosine, settings.replace(image_peer_presence=0.0))).all()
+    assert (_candidates(cosine, settings.replace(image_peer_presence=0.0))).all()
 
 
 # FreeDA
@@ -84,11 +84,11 @@ def test_a_superpixel_is_the_mean_of_its_enlarged_features(seed, h, w, height, w
     index = np.unique(drawn, return_inverse=True)[1].reshape(height, width)
     full = F.interpolate(grid[None], (height, width), mode="bilinear")[0]
     wanted = torch.stack([full[:, torch.from_numpy(index == s)].mean(1) for s in range(index.max() + 1)])
-    torch.testing.assert_close(superpixel_features(grid, index), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(_superpixel_features(grid, index), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_superpixels_number_all_pixels_and_keep_the_square_whole(tiny_image):
-    index = superpixels(tiny_image, Settings.from_profile("toybox"))
+    index = _superpixels(tiny_image, Settings.from_profile("toybox"))
     assert index.shape == tiny_image.shape[:2] and set(np.unique(index)) == set(range(index.max() + 1))
     assert np.bincount(index.ravel()).min() >= 20 and np.isin(index[9:13, 11:17], index[10, 12]).all()
 
@@ -97,7 +97,7 @@ def test_superpixels_number_all_pixels_and_keep_the_square_whole(tiny_image):
 def test_references_of_nearest_text(seed, k):
     rng = np.random.default_rng(seed)
     cosine, owner = rng.integers(0, 4, (3, 4)) / 4, rng.integers(0, 4, 12)
-    found = nearest_references(torch.from_numpy(cosine), torch.from_numpy(owner), k)
+    found = _nearest_references(torch.from_numpy(cosine), torch.from_numpy(owner), k)
     for c, rows in enumerate(found.tolist()):
         assert rows == sorted(range(12), key=lambda i: (-cosine[c, owner[i]], i))[:k]
 
@@ -122,8 +122,8 @@ def test_freeda_scores_one_by_one():
     for s in range(2):
         for c in range(2):
             value = 0.8 * float(local[s, c]) + 0.2 * float(whole[c])
-            assert freeda_scores(local, whole, 0.8)[s, c] == pytest.approx(1 / (1 + np.exp(-value)))
-            assert freeda_scores(local, None, 0.8)[s, c] == pytest.approx(1 / (1 + np.exp(-float(local[s, c]))))
+            assert _freeda_scores(local, whole, 0.8)[s, c] == pytest.approx(1 / (1 + np.exp(-value)))
+            assert _freeda_scores(local, None, 0.8)[s, c] == pytest.approx(1 / (1 + np.exp(-float(local[s, c]))))
 
 
 # OVDiff
@@ -133,10 +133,10 @@ def test_freeda_scores_one_by_one():
 @budget(max_examples=25)
 def test_the_highest_cosine_over_all_prototypes_of_a_label(seed, background):
     bank, settings = bank_of(seed), Settings.from_profile("toybox", ovdiff_parts=3)
-    parts = vector_parts(bank, settings)
-    vectors, owner = ovdiff_prototypes(bank, parts, background)
+    parts = _vector_parts(bank, settings)
+    vectors, owner = _ovdiff_prototypes(bank, parts, background)
     cells = torch.randn(5, bank.dim, generator=torch.Generator().manual_seed(seed))
-    found = highest_cosine(cells, vectors, owner, len(bank) + background)
+    found = _highest_cosine(cells, vectors, owner, len(bank) + background)
     for i in range(len(bank)):
         own = bank.foreground[bank.owner == i]
         group = np.concatenate([own.mean(0, keepdims=True), own, parts[i][0]]).astype(float)
@@ -156,17 +156,17 @@ def test_the_highest_cosine_over_all_prototypes_of_a_label(seed, background):
 def test_a_background_needs_a_complement():
     bank = bank_of(0)
     bank.background[:] = np.nan
-    parts = vector_parts(bank, Settings.from_profile("toybox"))
-    assert ovdiff_prototypes(bank, parts, False)[1].max() == 2
+    parts = _vector_parts(bank, Settings.from_profile("toybox"))
+    assert _ovdiff_prototypes(bank, parts, False)[1].max() == 2
     with pytest.raises(ValueError, match="a background needs at least one reference image"):
-        ovdiff_prototypes(bank, parts)
+        _ovdiff_prototypes(bank, parts)
 
 
 @given(seed=seeds)
 def test_cells_inside_and_outside_are_all_cells(seed):
     rng = np.random.default_rng(seed)
     grid, mask = torch.from_numpy(rng.normal(size=(2, 3, 4))).float(), rng.random((6, 8)) < 0.5
-    inside, outside = split_cells(grid, mask)
+    inside, outside = _split_cells(grid, mask)
     share = F.interpolate(torch.from_numpy(mask)[None, None].float(), (3, 4), mode="bilinear")[0, 0]
     assert len(inside) == int((share >= 0.5).sum()) and len(inside) + len(outside) == 12
     assert sorted(map(tuple, torch.cat([inside, outside]).tolist())) == sorted(map(tuple, grid.flatten(1).T.tolist()))
@@ -181,7 +181,7 @@ def test_parts_of_generated_images_are_kept(tiny, tmp_path, monkeypatch):
     parts = first.parts(vocabulary, bank)
     assert len(parts) == 2 and all(p is None or p.shape[1] == bank.dim for pair in parts for p in pair)
     again = OVDiff(tiny, store=Store(tmp_path), bank=bank)
-    monkeypatch.setattr("rim.peers.ovdiff.generated_parts", lambda *_: pytest.fail("they are in the store"))
+    monkeypatch.setattr("rim.peers.ovdiff._generated_parts", lambda *_: pytest.fail("they are in the store"))
     for pair, other in zip(parts, again.parts(vocabulary, bank)):
         assert all(a is b is None or np.array_equal(a, b) for a, b in zip(pair, other))
 
@@ -200,7 +200,7 @@ def test_attention_of_a_pass_against_explicit_softmaxes(rim, tiny):
         if name.endswith(("attn1", "attn2")):
             keep = lambda module, args, kwargs, out, name=name: seen.update({name: (module, args[0])})
             hooks.append(layer.register_forward_hook(keep, with_kwargs=True))
-    with torch.no_grad(), PassCapture(unet, tokens) as heard:
+    with torch.no_grad(), _PassCapture(unet, tokens) as heard:
         unet(latents, torch.tensor([100, 100]), encoder_hidden_states=context)
     for hook in hooks:
         hook.remove()
@@ -221,31 +221,31 @@ def test_attention_of_a_pass_against_explicit_softmaxes(rim, tiny):
         maps = torch.rand(2, *size, generator=generator)
         wanted = sum(softmaxes(m, x, x) @ maps.double().flatten(1)[..., None] for m, x in fine)[..., 0] / len(fine)
         assert fine and len(fine) == len(heard.own)
-        torch.testing.assert_close(spread(maps, heard.own).double().flatten(1), wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(_propagate(maps, heard.own).double().flatten(1), wanted, atol=1e-5, rtol=1e-4)
 
 
 @given(seed=seeds, factor=st.floats(0.1, 9), shift=st.floats(-3, 3))
 def test_stretching_forgets_scale_and_offset(seed, factor, shift):
     maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = stretched(maps)
+    found = _stretch(maps)
     assert found.amin() == 0 and found.amax((1, 2)).allclose(torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(stretched(maps * factor + shift), found, atol=1e-6, rtol=0)
+    torch.testing.assert_close(_stretch(maps * factor + shift), found, atol=1e-6, rtol=0)
 
 
 def test_resolutions_have_their_levels_weights():
-    weights = level_weights(Settings.from_profile("paper"))
+    weights = _level_weights(Settings.from_profile("paper"))
     assert weights == [0.1, 0.1, 0.5, 0.3]
     raw = {(side, side): torch.rand(1, side, side) for side in (64, 32, 16, 8)}
     given = dict(zip(raw, weights))
     wanted = sum(
-        w * F.interpolate(stretched(raw[s])[None], (64, 64), mode="bilinear")[0] for s, w in given.items()
+        w * F.interpolate(_stretch(raw[s])[None], (64, 64), mode="bilinear")[0] for s, w in given.items()
     ) / sum(weights)
-    torch.testing.assert_close(weighted(raw, (64, 64), weights), wanted)
+    torch.testing.assert_close(_weighted_sum(raw, (64, 64), weights), wanted)
     two = {(9, 6): torch.rand(1, 9, 6), (5, 3): torch.rand(1, 5, 3)}  # levels that a small UNet has, odd sides
-    half = F.interpolate(stretched(two[5, 3])[None], (9, 6), mode="bilinear")[0]
-    torch.testing.assert_close(weighted(two, (9, 6), [0.3, 0.1]), 0.75 * stretched(two[9, 6]) + 0.25 * half)
+    half = F.interpolate(_stretch(two[5, 3])[None], (9, 6), mode="bilinear")[0]
+    torch.testing.assert_close(_weighted_sum(two, (9, 6), [0.3, 0.1]), 0.75 * _stretch(two[9, 6]) + 0.25 * half)
     with pytest.raises(ValueError, match="diffseg_weights"):
-        weighted(two, (9, 6), [0.0])
+        _weighted_sum(two, (9, 6), [0.0])
 
 
 def test_a_map_is_the_same_alone_and_in_company(tiny, rim):
@@ -318,7 +318,7 @@ def test_profiles_without_a_clip_need_none(peer, tiny, rim, monkeypatch):
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=12), st.floats(0.01, 5))
 def test_places_are_a_gap_apart_and_stay_where_there_is_room(heights, gap):
-    placed, order = spaced(heights, gap), np.argsort(heights, kind="stable")
+    placed, order = _space(heights, gap), np.argsort(heights, kind="stable")
     assert (np.diff(placed[order]) >= gap - 1e-9).all()
     if len(heights) == 1 or np.diff(np.sort(heights)).min() >= gap:
         np.testing.assert_allclose(placed, heights, atol=1e-9)
@@ -327,8 +327,8 @@ def test_places_are_a_gap_apart_and_stay_where_there_is_room(heights, gap):
 
 def test_memory_is_what_a_call_adds():
     held = np.ones(20_000_000)
-    assert 140 < extra_memory(lambda: np.ones(20_000_000)) < 260 or np.isnan(extra_memory(held.sum))
-    assert not extra_memory(held.sum) > 100
+    assert 140 < _extra_memory(lambda: np.ones(20_000_000)) < 260 or np.isnan(_extra_memory(held.sum))
+    assert not _extra_memory(held.sum) > 100
 
 
 def test_the_first_image_is_not_counted(monkeypatch):

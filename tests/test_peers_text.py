@@ -16,7 +16,7 @@ from rim.models.loading import load_clip, load_groupvit, load_vit
 from rim.peers import corrclip as corr, dense_clip as dense, groupvit as group
 from rim.peers.groupvit import GroupViT
 from rim.peers.peer import Peer
-from rim.peers.text import TEXT_PEERS
+from rim.peers.text import _TEXT_PEERS
 from rim.trident.splice import guided_values
 from rim.trident.windows import clip_hidden, clip_tokens, dino_features, dino_pixels
 
@@ -41,7 +41,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def made():
-    return {name: peer.from_profile("toybox", **TINY) for name, peer in TEXT_PEERS.items()}
+    return {name: peer.from_profile("toybox", **TINY) for name, peer in _TEXT_PEERS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_with_clips_own_attention_the_block_is_the_librarys(clip):
     hidden = clip_hidden(clip, pixels(2, 32))
     own = lambda query, key: (query @ key.mT * query.shape[-1] ** -0.5).softmax(-1)
     theirs = clip.vision_model.encoder.layers[-1](hidden, attention_mask=None)[:, 1:]
-    assert torch.allclose(dense.last_block(clip, hidden, own, True), theirs, atol=1e-5)
+    assert torch.allclose(dense._last_block(clip, hidden, own, True), theirs, atol=1e-5)
 
 
 def explicit(query, key, rule):
@@ -81,7 +81,7 @@ def explicit(query, key, rule):
     return out
 
 
-@pytest.mark.parametrize("rule, attend", [("clearclip", dense.query_query), ("sclip", dense.both_alike)])
+@pytest.mark.parametrize("rule, attend", [("clearclip", dense._query_query), ("sclip", dense._both_alike)])
 def test_an_attention_is_its_explicit_form(rule, attend):
     query, key = pixels(2, 6).double()
     query, key = query[:2], key[:2]  # two heads of six tokens
@@ -95,11 +95,11 @@ def test_a_value_alone_is_its_patchs_own(clip):
     changed = hidden.clone()
     changed[:, 5] += 1
     for rest in (False, True):
-        before, after = (dense.last_block(clip, h, None, rest) for h in (hidden, changed))
+        before, after = (dense._last_block(clip, h, None, rest) for h in (hidden, changed))
         differs = (before != after).any(-1)[0]
         assert differs[4] and differs.sum() == 1
-    with_rest = dense.last_block(clip, hidden, None, True)
-    bare = hidden[:, 1:] + dense.last_block(clip, hidden, None, False)
+    with_rest = dense._last_block(clip, hidden, None, True)
+    bare = hidden[:, 1:] + dense._last_block(clip, hidden, None, False)
     block = clip.vision_model.encoder.layers[-1]
     assert torch.allclose(with_rest, bare + block.mlp(block.layer_norm2(bare)), atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_proxyclip_shares_its_steps_with_trident_and_these_are_the_published_one
     settings = Settings.from_profile(
         "toybox", peer_side=c["S"], peer_crop=c["crop"], peer_stride=c["stride"], device="cpu"
     )
-    peer = TEXT_PEERS["ProxyCLIP"](settings, clip=(case.clip, None), dino=case.dino)
+    peer = _TEXT_PEERS["ProxyCLIP"](settings, clip=(case.clip, None), dino=case.dino)
     windows, boxes, size = peer.windows(case.image)
     assert np.array_equal(boxes, case.arrays["window_patch_yxyx"])
     tokens, features = clip_tokens(case.clip, windows[:1]), dino_features(case.dino, dino_pixels(windows[:1]))
@@ -153,7 +153,7 @@ def test_the_scope_is_its_explicit_form(n, seed):
     features = rng.normal(size=(n, 3))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     cosine, regions = features @ features.T, rng.integers(0, 4, n)
-    ours = corr.scoped_attention(torch.tensor(cosine), torch.tensor(regions), 4.0)
+    ours = corr._scoped_attention(torch.tensor(cosine), torch.tensor(regions), 4.0)
     assert np.allclose(ours, scope_by_loops(cosine, regions, 4.0), atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_merged_regions_are_what_chains_of_near_pairs_connect(n, seed):
     rng = np.random.default_rng(seed)
     regions, features = rng.integers(0, 5, n), rng.normal(size=(n, 2))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    merged = corr.merge_regions(torch.tensor(regions), torch.tensor(features, dtype=torch.float32), 0.2).numpy()
+    merged = corr._merge_regions(torch.tensor(regions), torch.tensor(features, dtype=torch.float32), 0.2).numpy()
     known = [r for r in np.unique(regions) if r]
     means = [features[regions == r].mean(0) for r in known]
     means = [m / max(np.linalg.norm(m), 1e-12) for m in means]
@@ -198,7 +198,7 @@ def test_each_region_takes_the_label_that_most_of_its_pixels_have(seed):
 
 def test_a_token_that_sees_the_whole_window_is_clips_class_token(clip):
     window = pixels(1, 32)
-    main, lower, tokens = corr.branches(clip, window, torch.zeros(16, dtype=torch.int64))
+    main, lower, tokens = corr._branches(clip, window, torch.zeros(16, dtype=torch.int64))
     seen = clip.vision_model(pixel_values=window, output_hidden_states=True)
     assert torch.allclose(main, seen.hidden_states[-2][:, 1:], atol=1e-5)
     assert torch.allclose(tokens[0], seen.last_hidden_state[0, 0], atol=1e-5)
@@ -206,7 +206,7 @@ def test_a_token_that_sees_the_whole_window_is_clips_class_token(clip):
 
 def test_a_token_of_a_region_does_not_see_the_others(clip):
     window, regions = pixels(1, 32), torch.arange(16) // 8
-    _, _, before = corr.branches(clip, window, regions)
+    _, _, before = corr._branches(clip, window, regions)
     vision = clip.vision_model
     (first, *_), n = vision.encoder.layers, 2
     # one block deep, where patches haven't exchanged anything yet: explicit attention of the region's token
@@ -225,15 +225,15 @@ def test_a_token_of_a_region_does_not_see_the_others(clip):
 
 @pytest.mark.parametrize("depth, layers", [(12, range(5, 10)), (24, range(10, 22)), (5, range(2, 3)), (2, range(0, 1))])
 def test_layers_of_the_spatial_branch(depth, layers):
-    assert list(corr.spatial_layers(depth)) == list(layers)
+    assert list(corr._spatial_layers(depth)) == list(layers)
 
 
 def test_without_lower_and_semantic_branch_and_with_one_region_the_scope_is_all(made, clip):
     peer, window = made["CorrCLIP"], pixels(1, 32)
     regions, cosine = torch.ones(16, dtype=torch.int64), torch.zeros(16, 16)
-    attention = corr.scoped_attention(cosine, regions, 4)
+    attention = corr._scoped_attention(cosine, regions, 4)
     assert torch.allclose(attention, torch.full((16, 16), 1 / 16))
-    found = corr.joined(clip, corr.branches(clip, window, regions), attention, regions, 0, 0)
+    found = corr._join(clip, corr._branches(clip, window, regions), attention, regions, 0, 0)
     last = clip.vision_model.encoder.layers[-1]
     mean = last.self_attn.v_proj(last.layer_norm1(clip_hidden(clip, window)[0, 1:])).mean(0)
     theirs = clip.visual_projection(clip.vision_model.post_layernorm(last.self_attn.out_proj(mean)))
@@ -249,7 +249,7 @@ def test_queries_and_keys_are_those_of_the_library(tiny):
     inner, parts = last.layernorm_before(seen), [getattr(own, p, None) for p in ("query", "key", "q_proj", "k_proj")]
     both = sum(part(inner) for part in parts if part is not None)
     theirs = both.unflatten(-1, (dino.config.num_attention_heads, -1)).sum(2)[:, 1:]
-    ours = corr.queries_and_keys(dino, windows)
+    ours = corr._queries_and_keys(dino, windows)
     assert torch.allclose(ours.flatten(2).transpose(1, 2), theirs, atol=1e-4)
 
 
@@ -261,7 +261,7 @@ def test_groups_are_those_of_transformers_segmentation(tiny):
     windows = pixels(2, 64)
     tokens = processor.tokenizer(["a boat", "a tree", "sky"], padding=True, return_tensors="pt")
     theirs = model(pixel_values=windows, **tokens, output_segmentation=True)
-    groups, whole, shares = group.group_windows(model, windows)
+    groups, whole, shares = group._group_windows(model, windows)
     scale = model.logit_scale.exp()
     ours = scale**2 * torch.einsum("nge,qe,ngyx->nqyx", groups, theirs.text_embeds, shares)
     assert torch.allclose(ours, theirs.segmentation_logits, rtol=1e-3, atol=1e-2)
@@ -270,7 +270,7 @@ def test_groups_are_those_of_transformers_segmentation(tiny):
 
 def test_assignments_are_multiplied_over_the_stages():
     first, second = torch.rand(2, 3, 5).softmax(1), torch.rand(2, 2, 3).softmax(1)
-    ours = group.assignment([first, second])
+    ours = group._assignment([first, second])
     for n, g, p in itertools.product(range(2), range(2), range(5)):
         assert ours[n, g, p] == pytest.approx(sum(float(second[n, g, k] * first[n, k, p]) for k in range(3)))
     assert torch.allclose(ours.sum(1), torch.ones(2, 5))
@@ -279,7 +279,7 @@ def test_assignments_are_multiplied_over_the_stages():
 def test_an_affinity_is_its_explicit_form():
     rng = np.random.default_rng(0)
     groups, whole, text = rng.normal(size=(3, 4)), rng.normal(size=4), rng.normal(size=(6, 4))
-    ours = group.group_affinity(*(torch.tensor(x) for x in (groups, whole, text)), 2.0, 2)
+    ours = group._group_affinity(*(torch.tensor(x) for x in (groups, whole, text)), 2.0, 2)
     kept = sorted(range(6), key=lambda q: -(text[q] @ whole))[:2]
     for g in range(3):
         raw = np.exp([2 * groups[g] @ t for t in text])
@@ -301,8 +301,8 @@ def test_where_no_group_fits_it_is_background(tiny):
     assert (never.segment(scene, "boat, tree", background=()).labels > 0).all()
     (windows, *_), (model, _) = always.windows(scene), always.clip
     text = always.text_queries(Vocabulary.of("boat, tree"))[0]
-    groups, whole, shares = group.group_windows(model, always.normalised(windows))
-    affinity = group.group_affinity(groups[0], whole[0], text, model.logit_scale.exp(), 5)
+    groups, whole, shares = group._group_windows(model, always.normalised(windows))
+    affinity = group._group_affinity(groups[0], whole[0], text, model.logit_scale.exp(), 5)
     own = affinity.amax(1)[shares[0].argmax(0)]
     assert len(windows) == 1 and (own < affinity.max()).any()
     low = always.segment(scene, "boat, tree", background=()).labels
@@ -312,7 +312,7 @@ def test_where_no_group_fits_it_is_background(tiny):
 # all of them
 
 
-@pytest.mark.parametrize("name", TEXT_PEERS)
+@pytest.mark.parametrize("name", _TEXT_PEERS)
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (77, 40)])
 @pytest.mark.parametrize("background", [True, False])
 def test_any_size_with_and_without_a_background(made, name, size, background):
@@ -324,7 +324,7 @@ def test_any_size_with_and_without_a_background(made, name, size, background):
     assert np.array_equal(made[name].segment(image, words).labels, found.labels)
 
 
-@pytest.mark.parametrize("name", TEXT_PEERS)
+@pytest.mark.parametrize("name", _TEXT_PEERS)
 def test_an_evaluation_goes_on_from_what_is_kept_and_names_decide(made, name, tmp_path, tiny):
     from rim.measure.datasets import ToyboxBenchmark
 
@@ -356,26 +356,26 @@ def test_a_peer_is_the_same_from_a_path_an_image_and_an_array(made, tmp_path):
 def test_windows_are_whole_patches(tiny):
     for key in ("peer_crop", "peer_stride"):
         with pytest.raises(ValueError, match=f"{key} must be a multiple of CLIP's patch, 8 pixels: got 20"):
-            TEXT_PEERS["SCLIP"](tiny.replace(**{key: 20})).segment(np.zeros((64, 64, 3), np.uint8), "boat")
+            _TEXT_PEERS["SCLIP"](tiny.replace(**{key: 20})).segment(np.zeros((64, 64, 3), np.uint8), "boat")
     with pytest.raises(TypeError, match="neither cosines nor predict"):
         Peer(tiny).segment(np.zeros((64, 64, 3), np.uint8), "boat")
 
 
 def test_improbable_pixels_are_background_where_there_is_one(tiny):
     image = np.random.default_rng(2).integers(0, 255, (64, 64, 3), np.uint8)
-    sure = TEXT_PEERS["ClearCLIP"](tiny.replace(peer_threshold=1.0))
+    sure = _TEXT_PEERS["ClearCLIP"](tiny.replace(peer_threshold=1.0))
     assert (sure.segment(image, "boat, tree", background=()).labels == 0).all()
     free = Vocabulary.of("boat, tree", background=False)
-    plain = TEXT_PEERS["ClearCLIP"](tiny.replace(peer_threshold=0.0)).segment(image, free).labels
+    plain = _TEXT_PEERS["ClearCLIP"](tiny.replace(peer_threshold=0.0)).segment(image, free).labels
     assert np.array_equal(sure.segment(image, free).labels, plain)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TEXT_PEERS)
+@pytest.mark.parametrize("name", _TEXT_PEERS)
 def test_the_architectures_of_the_papers_run(name):
     from rim.toybox.world import World
 
-    peer = TEXT_PEERS[name].from_profile("rehearsal")
+    peer = _TEXT_PEERS[name].from_profile("rehearsal")
     assert peer.settings.peer_crop in (224, 336, 448)
     found = peer.segment(World(128).scene(2_000_000).image, "boat, fish", background=())
     assert found.labels.shape == (128, 128) and F.one_hot(torch.tensor(found.labels).long(), 3).sum() == 128 * 128

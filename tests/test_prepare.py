@@ -15,13 +15,13 @@ from rim.measure.folders import FolderBenchmark, read_names
 from rim.measure.published import PublishedBenchmark
 from rim.measure.sources import CITYSCAPES, CITYSCAPES_NAMES, SOURCES, names_file
 from rim.measure.prepare import (
-    CONTEXT_IDS,
-    PREPARATIONS,
+    _CONTEXT_IDS,
+    _PREPARATIONS,
     check_benchmark,
-    detail_labels,
-    polygon_labels,
+    _detail_labels,
+    _polygon_labels,
     prepare,
-    run_mask,
+    _run_mask,
 )
 from rim.base.settings import Settings
 
@@ -54,7 +54,7 @@ def details(maps, image_ids=None, phase="val"):
             dict(image_id=i, file_name=f"{stem}.jpg", phase=phase, height=labels.shape[0], width=labels.shape[1])
         )
         masks += [
-            dict(image_id=i, category_id=CONTEXT_IDS[label], segmentation=packed(labels == label))
+            dict(image_id=i, category_id=_CONTEXT_IDS[label], segmentation=packed(labels == label))
             for label in np.unique(labels)
             if label
         ]
@@ -131,7 +131,7 @@ def test_the_annotations_may_lie_beside_or_above(tmp_path, where):
 def test_run_lengths_give_the_map_back(labels):
     image, *_ = details({"x": labels})["images"]
     masks = [m for m in details({"x": labels})["annos_segmentation"] if m["image_id"] == 0]
-    assert (detail_labels(image, masks) == labels).all()
+    assert (_detail_labels(image, masks) == labels).all()
 
 
 @how(max_examples=60)
@@ -140,14 +140,14 @@ def test_run_lengths_give_the_map_back(labels):
     | st.integers(0, 10**6).map(lambda n: np.arange(300 * 200).reshape(300, 200) % (1 + n) < n // 2)
 )
 def test_run_lengths_are_cocos(mask):
-    assert (run_mask(packed(mask)) == mask).all() and (rle.decode(packed(mask)) == mask).all()
+    assert (_run_mask(packed(mask)) == mask).all() and (rle.decode(packed(mask)) == mask).all()
 
 
 @how(max_examples=100)
 @given(st.binary(max_size=30), st.integers(1, 9), st.integers(1, 9))
 def test_any_text_is_a_mask_or_refused(data, h, w):
     try:
-        assert run_mask(dict(size=[h, w], counts=data.decode("latin-1"))).shape == (h, w)
+        assert _run_mask(dict(size=[h, w], counts=data.decode("latin-1"))).shape == (h, w)
     except ValueError as e:
         assert "run lengths" in str(e)
 
@@ -155,13 +155,13 @@ def test_any_text_is_a_mask_or_refused(data, h, w):
 def test_a_later_mask_lies_on_top():
     image = dict(height=2, width=2, file_name="x.jpg")
     whole, corner = packed(np.ones((2, 2))), packed(np.array([[1, 0], [0, 0]]))
-    assert detail_labels(
+    assert _detail_labels(
         image, [dict(category_id=2, segmentation=whole), dict(category_id=458, segmentation=corner)]
     ).tolist() == [[59, 1], [1, 1]]
 
 
 def test_contexts_identifiers():
-    assert len(CONTEXT_IDS) == 60 and list(CONTEXT_IDS) == sorted(set(CONTEXT_IDS)) and CONTEXT_IDS[0] == 0
+    assert len(_CONTEXT_IDS) == 60 and list(_CONTEXT_IDS) == sorted(set(_CONTEXT_IDS)) and _CONTEXT_IDS[0] == 0
     names = ("background", *read_names(names_file("context"), False).names)
     assert {
         2: "aeroplane",
@@ -171,7 +171,7 @@ def test_contexts_identifiers():
         397: "table",
         416: "train",
         458: "wood",
-    }.items() <= dict(zip(CONTEXT_IDS, names)).items()
+    }.items() <= dict(zip(_CONTEXT_IDS, names)).items()
 
 
 # ---- Cityscapes from polygons
@@ -198,7 +198,7 @@ def test_polygons(tmp_path):
             )
         )
     )
-    labels = polygon_labels(tmp_path / "a.json")
+    labels = _polygon_labels(tmp_path / "a.json")
     assert (
         labels.shape == (10, 20)
         and (labels[2:6, 2:8] == 13).all()
@@ -222,7 +222,7 @@ def test_polygons(tmp_path):
 def test_what_are_no_polygons_is_refused(tmp_path, text, named):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=f"a.json.*{named}|{named}.*a.json|{named}"):
-        polygon_labels(tmp_path / "a.json")
+        _polygon_labels(tmp_path / "a.json")
 
 
 def test_cityscapes_from_polygons_where_there_are_no_maps(tmp_path):
@@ -488,7 +488,7 @@ def test_help_names_what_there_is(capsys, words):
     out = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     if words[-1] == "prepare":
-        assert all(name in out for name in PREPARATIONS)
+        assert all(name in out for name in _PREPARATIONS)
     if words[-1] == "check":
         assert all(name in out for name in SOURCES)
 

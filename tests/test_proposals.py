@@ -19,9 +19,9 @@ from rim.method.proposals import (
     foreground_mask,
     proposal_key,
     query_masks,
-    thresholds,
+    _thresholds,
 )
-from rim.models.fast_sam import Axis, PointDecoder, blocks, full_masks, measure
+from rim.models.fast_sam import Axis, PointDecoder, _blocks, full_masks, measure
 from rim.base.settings import Settings
 from rim.toybox.world import World
 
@@ -87,7 +87,7 @@ def test_proposals_equal_the_stock_generator(sam, settings, image, quantiles, nm
     own = settings.replace(
         pred_iou_thresh=cuts[0], stability_score_thresh=cuts[1], points_per_batch=per_batch, box_nms_thresh=nms
     )
-    stock = SamAutomaticMaskGenerator(sam, 6, per_batch, **thresholds(own)).generate(image)
+    stock = SamAutomaticMaskGenerator(sam, 6, per_batch, **_thresholds(own)).generate(image)
     ours = Proposer(sam, own).proposals(image)
     assert len(ours) == len(stock) and (nms < 1 or 20 <= len(stock) and (len(stock) < 108) == bool(quantiles))
     theirs = zip(*[(m["segmentation"], m["predicted_iou"], m["stability_score"], corners(*m["bbox"])) for m in stock])
@@ -248,7 +248,7 @@ CACHE = []
 def test_only_the_pixels_that_may_pass_are_computed():
     axis, logits = Axis(32, 128, 128, 1100), torch.full((3, 32, 32), -9.0)
     logits[0, 4:7, 10:12], logits[1, 30, 31] = 9, 9
-    found = list(blocks(logits, axis, axis, 0))
+    found = list(_blocks(logits, axis, axis, 0))
     assert [f[0].start for f in found] == [0, 1, 2]  # one at a time: a full-size mask is large
     areas = [values[0].numel() / 1100**2 for *_, values in found]
     assert areas[0] < (5 / 32) * (4 / 32) and areas[1] < (3 / 32) ** 2 and (found[2][3] <= 0).all()
@@ -309,8 +309,8 @@ def test_any_image_and_no_proposal(sam, settings, size, generator):
 
 
 def test_dense_preset(settings):
-    assert thresholds(settings.replace(proposals="dense", dense_thresh=0.6))["pred_iou_thresh"] == 0.6
-    assert thresholds(settings.replace(pred_iou_thresh=0.7))["pred_iou_thresh"] == 0.7
+    assert _thresholds(settings.replace(proposals="dense", dense_thresh=0.6))["pred_iou_thresh"] == 0.6
+    assert _thresholds(settings.replace(pred_iou_thresh=0.7))["pred_iou_thresh"] == 0.7
 
 
 def test_foreground_is_the_best_of_three(sam, settings, image):

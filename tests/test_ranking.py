@@ -3,14 +3,14 @@ import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rim.method.ranking import (
     clamp_scores,
-    overlap,
+    _overlap,
     pairwise_ranking_similarity,
     ranking_distribution,
     ranking_permutations,
     ranking_similarity,
-    smallest_shares,
+    _smallest_shares,
     softmax_scores,
-    subset_levels,
+    _subset_levels,
 )
 
 score = st.floats(1e-6, 1.0)
@@ -149,15 +149,15 @@ def test_sizes_that_do_not_fit_are_refused():
 
 
 def test_subset_levels_name_every_subset_once():
-    assert [len(last) for last, _, _ in subset_levels(5)] == [5, 10, 10, 5, 1]
-    assert [tuple(places.shape) for _, _, places in subset_levels(5)] == [(5, 1), (10, 2), (10, 3), (5, 4), (1, 5)]
+    assert [len(last) for last, _, _ in _subset_levels(5)] == [5, 10, 10, 5, 1]
+    assert [tuple(places.shape) for _, _, places in _subset_levels(5)] == [(5, 1), (10, 2), (10, 3), (5, 4), (1, 5)]
 
 
 @given(vectors(2, st.integers(2, 5)))
 @settings(max_examples=20)
 def test_the_overlap_is_the_sum_over_orders(pair):
     a, b = (torch.tensor(x, dtype=torch.float64) for x in pair)
-    of_a, of_b = smallest_shares(a), smallest_shares(b)
+    of_a, of_b = _smallest_shares(a), _smallest_shares(b)
     assert all(0 < share.min() and share.max() == 1 for share in of_a)
     sums = [
         torch.stack(
@@ -168,10 +168,10 @@ def test_the_overlap_is_the_sum_over_orders(pair):
         )
         for x in (a, b)
     ]
-    assert overlap([x * y for x, y in zip(of_a, of_b)], a[0]).item() == pytest.approx(
+    assert _overlap([x * y for x, y in zip(of_a, of_b)], a[0]).item() == pytest.approx(
         (sums[0] * sums[1]).sum().item(), rel=1e-10
     )
-    assert 1 <= overlap([x * x for x in of_a], a[0]) * (1 + 1e-12) and overlap(
+    assert 1 <= _overlap([x * x for x in of_a], a[0]) * (1 + 1e-12) and _overlap(
         [x * x for x in of_a], a[0]
     ) <= math.factorial(len(a)) * (1 + 1e-12)
 

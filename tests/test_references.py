@@ -3,7 +3,7 @@ counted."""
 
 import numpy as np, pytest, torch
 import rim.method.references as references
-from rim.method.bank import ReferenceBank, bank_from_references
+from rim.method.bank import ReferenceBank, _bank_from_references
 from rim.method.references import cosine_matrix, k_means, make_references, plan
 from rim.method.tools import Tools
 from rim.base.settings import Settings
@@ -90,7 +90,8 @@ def test_order_and_company_do_not_matter(bank, tools, tiny):
 def test_order_of_arrival_does_not_matter(tools, tiny):
     made = make_references(Vocabulary.of("boat, tree"), tools, progress=False)
     assert (
-        bank_from_references(("boat", "tree"), made).digest == bank_from_references(("boat", "tree"), made[::-1]).digest
+        _bank_from_references(("boat", "tree"), made).digest
+        == _bank_from_references(("boat", "tree"), made[::-1]).digest
     )
 
 
@@ -259,7 +260,7 @@ def test_unusable_pictures_are_dropped_and_counted(tiny):
         + [(*m[:2], 9, *m[3:]) for m in made([[5, 5]], {"degenerate": True})]
         + [(*m[:2], 8, *m[3:]) for m in made([[3, 0]], {"mask": "attention", "redraws": 2})]
     )
-    bank = bank_from_references(["boat"], entries)
+    bank = _bank_from_references(["boat"], entries)
     assert (
         bank.record["dropped"] == 2
         and bank.record["dropped_of"] == {"boat": 2}
@@ -271,16 +272,16 @@ def test_unusable_pictures_are_dropped_and_counted(tiny):
 
 def test_class_without_references_is_an_error():
     with pytest.raises(ValueError, match="'tree' has none"):
-        bank_from_references(["boat", "tree"], made([[1, 0]]))
+        _bank_from_references(["boat", "tree"], made([[1, 0]]))
 
 
 def test_masks_that_leave_no_background(tiny):
     entries = made([[1, 0], [0, 1]])
     entries[0][3]["background"] = np.float32([np.nan, np.nan])
-    assert bank_from_references(["boat"], entries).references(tiny, subcategories=False).classes[0].tolist() == [0, 1]
+    assert _bank_from_references(["boat"], entries).references(tiny, subcategories=False).classes[0].tolist() == [0, 1]
     entries[1][3]["background"] = np.float32([np.nan, np.nan])
     with pytest.raises(ValueError, match="background"):
-        bank_from_references(["boat"], entries).references(tiny)
+        _bank_from_references(["boat"], entries).references(tiny)
 
 
 def test_subcategories(bank, tiny):
@@ -366,7 +367,7 @@ def test_subset_and_merge(bank, tiny):
     with pytest.raises(ValueError, match="got sofa"):
         bank.subset(["sofa"])
     with pytest.raises(ValueError, match="one encoder"):
-        boat.merge(bank_from_references(["x"], made([[1, 0]])))
+        boat.merge(_bank_from_references(["x"], made([[1, 0]])))
 
 
 def test_contact_sheet(bank):
@@ -392,7 +393,7 @@ def test_unknown_feature(tiny):
 @pytest.mark.promise(37)
 def test_a_class_of_a_bank_goes_by_its_name_or_a_synonym_whatever_the_capitals():
     facts = {"synonyms": {"Apple": ["fruit"]}}
-    bank = bank_from_references(("Apple", "balloon"), made([[1, 0]]) + made([[0, 1]], c=1), facts)
+    bank = _bank_from_references(("Apple", "balloon"), made([[1, 0]]) + made([[0, 1]], c=1), facts)
     for word in ("Apple", "apple", "FRUIT"):
         part = bank.subset([word])
         assert part.names == (word,) and part.owner.tolist() == [0] and part.subset(["fruit"]).names == ("fruit",)
@@ -402,7 +403,7 @@ def test_a_class_of_a_bank_goes_by_its_name_or_a_synonym_whatever_the_capitals()
         bank.subset(["apple", "fruit"])
     with pytest.raises(ValueError, match="Apple, balloon.*got pear"):
         bank.subset(["pear"])
-    joined = bank.merge(bank_from_references(("fruit", "pear"), made([[1, 0]]) + made([[0, 1]], c=1)))
+    joined = bank.merge(_bank_from_references(("fruit", "pear"), made([[1, 0]]) + made([[0, 1]], c=1)))
     assert joined.names == ("Apple", "balloon", "pear") and joined.owner.tolist() == [0, 0, 1, 2]
     assert joined.record["synonyms"] == {"Apple": ["fruit"]}
 

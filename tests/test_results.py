@@ -8,12 +8,12 @@ from conftest import ROOT
 
 from rim.apps.cli import main
 from rim.reproduce.results import (
-    problems_of,
-    settings_problems,
-    read_record,
+    _problems_of,
+    _settings_problems,
+    _read_record,
     results_of,
-    results_text,
-    values_of,
+    _results_text,
+    _values_of,
     verify_results,
     write_results,
 )
@@ -26,24 +26,24 @@ RESULTS = sorted(p.parent for p in ROOT.glob("figures/*/*/results.json"))
 def result(tmp_path):
     "A result whose files are as they were made."
     folder = shutil.copytree(ROOT / "figures/toybox/table5", tmp_path / "figures/toybox/table5")
-    record, _ = read_record(folder)
+    record, _ = _read_record(folder)
     record["settings"] = {}  # what the profile says today is another test's
     (folder / "provenance.json").write_text(json.dumps(record))
     write_results(folder)
-    assert problems_of(folder) == []
+    assert _problems_of(folder) == []
     return folder
 
 
 def test_a_value_keeps_its_digits():
-    found = values_of("row,paper,ours,low,high\na,42.0,67.20,65.1,69\nb,77.8,,,\n")
+    found = _values_of("row,paper,ours,low,high\na,42.0,67.20,65.1,69\nb,77.8,,,\n")
     assert found["a"] == dict(value=67.2, text="67.20", low=65.1, high=69.0, paper=42.0)
     assert found["b"] == dict(value=None, text=None, low=None, high=None, paper=77.8)
-    assert values_of("name,number\na,1\n") == values_of("") == {}
+    assert _values_of("name,number\na,1\n") == _values_of("") == {}
 
 
 @pytest.mark.parametrize("folder", TOYBOX, ids=lambda p: p.name)
 def test_committed_results_answer_what_is_asked(folder):
-    found = results_of(*read_record(folder))
+    found = results_of(*_read_record(folder))
     assert found["values"] and all(v["low"] <= v["value"] <= v["high"] for v in found["values"].values() if v["low"])
     assert found["images"] and found["seeds"] and found["weights"] and found["code"]["revision"]
     assert found["compute"]["wall_seconds"] > 0 and found["compute"]["peak_memory_mb"] > 100
@@ -52,11 +52,11 @@ def test_committed_results_answer_what_is_asked(folder):
 
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_committed_results_are_what_table_and_provenance_give(folder):
-    assert (folder / "results.json").read_text(encoding="utf-8") == results_text(folder)
+    assert (folder / "results.json").read_text(encoding="utf-8") == _results_text(folder)
 
 
 def test_hours_of_a_gpu():
-    record, table = read_record(TOYBOX[0])
+    record, table = _read_record(TOYBOX[0])
     compute = results_of(record | dict(device="NVIDIA H200", seconds=1800.0, cpu_seconds=7200.0), table)["compute"]
     assert compute["gpu_hours"] == 0.5 and compute["cpu_hours"] == 2.0
 
@@ -65,7 +65,7 @@ def test_files_that_changed_or_went_are_named(result):
     table = result / "table5.csv"
     table.write_text(table.read_text().replace("43.8", "43.9"))
     (result / "table5.pdf").unlink()
-    found = problems_of(result)
+    found = _problems_of(result)
     assert found == [
         "results.json is not what table and provenance give",
         "table5.csv was changed since it was made",
@@ -79,7 +79,7 @@ def test_other_weights_and_settings_are_named(result):
     record["settings"] = {"agents": 5}
     (result / "provenance.json").write_text(json.dumps(record))
     write_results(result)
-    assert problems_of(result) == [
+    assert _problems_of(result) == [
         "the profile has other settings now: agents",
         "the weights toybox:sam are others now",
     ]
@@ -89,13 +89,13 @@ def test_only_settings_that_a_result_can_depend_on_are_compared(result):
     record = json.loads((result / "provenance.json").read_text())
     other = dict(points_per_batch=7, groupvit_revision="0", dino_revision="0", freeda_background=0.1, store="/else")
     record["settings"] |= other
-    assert settings_problems(record, "no other methods") == []
-    assert settings_problems(record, "rim.peers.retrieval") == []
-    assert settings_problems({**record, "settings": dict(peer_side=1)}, "rim.peers.retrieval") != []
-    assert settings_problems(record, "from rim.peers.freeda import FreeDA")[0].endswith(" now: freeda_background")
+    assert _settings_problems(record, "no other methods") == []
+    assert _settings_problems(record, "rim.peers.retrieval") == []
+    assert _settings_problems({**record, "settings": dict(peer_side=1)}, "rim.peers.retrieval") != []
+    assert _settings_problems(record, "from rim.peers.freeda import FreeDA")[0].endswith(" now: freeda_background")
     record["settings"] |= dict(dino="own/dino", dino_revision="0", agents=5)
     record["inputs"]["own/dino"] = "0" * 64
-    assert settings_problems(record, "")[0].endswith(" now: agents, dino, dino_revision")
+    assert _settings_problems(record, "")[0].endswith(" now: agents, dino, dino_revision")
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_only_settings_that_a_result_can_depend_on_are_compared(result):
 def test_a_curve_of_confidence_counts_where_confidence_is_read(unknown, book, compared):
     record = dict(profile="toybox", changes=dict(unknown=unknown), inputs={})
     record["settings"] = dict(confidence_curve="1, 1, 1, 1, 1", unknown=unknown)
-    found = settings_problems(record, book)
+    found = _settings_problems(record, book)
     assert found == (["the profile has other settings now: confidence_curve"] if compared else [])
 
 
 @pytest.mark.parametrize("module, compared", [("", False), ("retrieval", False), ("freeda", True), ("ovdiff", True)])
 def test_what_a_profile_needs_counts_where_a_method_asks_for_it(module, compared):
     record = dict(profile="toybox", changes={}, inputs={}, settings=dict(needs="sam"))
-    found = settings_problems(record, f"from rim.peers.{module} import it" if module else "")
+    found = _settings_problems(record, f"from rim.peers.{module} import it" if module else "")
     assert found == (["the profile has other settings now: needs"] if compared else [])
 
 

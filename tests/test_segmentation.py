@@ -3,7 +3,7 @@
 import json
 import numpy as np, pytest
 from PIL import Image
-from rim.method.overlay import draw_overlay, label_edges
+from rim.method.overlay import draw_overlay, _label_edges
 from rim.method.segmentation import Method, Region, Segmentation, from_rle, label_image, mask_box, to_rle
 from rim.method.vocabulary import Vocabulary
 
@@ -35,7 +35,7 @@ def test_mask_box(tiny_masks):
 
 
 def test_edges():
-    assert label_edges(np.array([[0, 0, 1], [0, 0, 1]])).tolist() == [[False, True, False], [False, True, False]]
+    assert _label_edges(np.array([[0, 0, 1], [0, 0, 1]])).tolist() == [[False, True, False], [False, True, False]]
 
 
 def test_legend(result):

@@ -8,14 +8,14 @@ from rim.method.ranking import ranking_distribution
 from rim.method.bank import ReferenceBank
 from rim.method.references import References, cosine_matrix
 from rim.method.tools import Tools
-from rim.method.regions import Analyser, Regions, box_of, pack_proposals, paint, rank_classes, unpack_proposals
+from rim.method.regions import Analyser, Regions, box_of, _pack_proposals, paint, rank_classes, _unpack_proposals
 from rim.method.segmenter import (
     RIM,
     VARIANTS,
     choose_agents,
     fill_uncovered,
     match_features,
-    matching_key,
+    _matching_key,
     region_scores,
 )
 from rim.base.settings import Settings
@@ -342,7 +342,7 @@ def test_pack_without_regions():
         torch.zeros(0, 3),
         torch.zeros(3, 1, 1),
     )
-    assert unpack_proposals(pack_proposals(empty.proposals)).masks.shape == (0, 4, 5)
+    assert _unpack_proposals(_pack_proposals(empty.proposals)).masks.shape == (0, 4, 5)
 
 
 def test_box_of():
@@ -376,7 +376,7 @@ def test_box_of():
     ],
 )
 def test_matching_keys(tiny, change, variant, hit):
-    assert (matching_key(tiny, **variant) == matching_key(tiny.replace(**change), **variant)) == hit
+    assert (_matching_key(tiny, **variant) == _matching_key(tiny.replace(**change), **variant)) == hit
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pickle
 
 import pytest
-from rim.base.settings import KINDS, Settings, settings_for, typed
+from rim.base.settings import _KINDS, Settings, settings_for, _convert
 from rim.base.values import own_file, read_ini, shipped_file
 
 
@@ -9,11 +9,11 @@ from rim.base.values import own_file, read_ini, shipped_file
 def test_every_profile_reads(profile):
     settings = Settings.from_profile(profile)
     assert settings.profile == profile
-    assert all(type(value) is KINDS[key] for key, value in settings.as_dict().items())
+    assert all(type(value) is _KINDS[key] for key, value in settings.as_dict().items())
 
 
 def test_the_file_names_every_field_and_no_other():
-    assert set(read_ini(shipped_file()).defaults()) == set(KINDS) - {"profile"}
+    assert set(read_ini(shipped_file()).defaults()) == set(_KINDS) - {"profile"}
 
 
 def test_overrides_win_and_are_typed(monkeypatch):
@@ -174,7 +174,7 @@ def test_sections_of_peers_are_benchmarks_or_all_and_hold_known_keys():
     for name in sections():
         method, benchmark = name.split(".")
         assert benchmark in (*SOURCES, "*", "toybox")
-        typed({key: value for key, value in ini[name].items() if value != ini.defaults().get(key)})
+        _convert({key: value for key, value in ini[name].items() if value != ini.defaults().get(key)})
 
 
 def test_an_own_file_may_have_sections_of_its_own(tmp_path):
@@ -202,11 +202,11 @@ def test_tridents_rules(wrong, words):
 def test_a_section_is_a_record_of_its_own_fields():
     import copy, pickle
     from dataclasses import asdict
-    from rim.base.settings import SECTIONS
+    from rim.base.settings import _SECTIONS
 
     settings = Settings.from_profile("toybox", image_size=48)
     assert settings.synthesis.image_size == 48 and settings.trident.trident_beta == settings.trident_beta
-    joined = {key: value for name in SECTIONS for key, value in asdict(getattr(settings, name)).items()}
+    joined = {key: value for name in _SECTIONS for key, value in asdict(getattr(settings, name)).items()}
     own = {key: value for key, value in settings.as_dict().items() if key in joined}
     assert joined == own
     assert pickle.loads(pickle.dumps(settings)) == copy.deepcopy(settings) == settings

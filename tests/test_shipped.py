@@ -12,7 +12,7 @@ from rim.measure.folders import read_names
 from rim.measure.sources import names_file
 from rim.method.shipped import _BANKS as BANKS
 from rim.method.shipped import (
-    extended,
+    extend_bank,
     photographed_part,
     read_shipped,
     share_things,
@@ -125,10 +125,10 @@ def test_own_names_of_a_larger_bank_count():
 def test_a_bank_of_ones_own_is_extended(toybox):
     own = shipped_bank("boat", toybox)
     own = replace(own, names=("my boat",), memory={})
-    both = extended(own, Vocabulary.of("sun, my boat"), toybox)
+    both = extend_bank(own, Vocabulary.of("sun, my boat"), toybox)
     assert both.names == ("sun", "my boat") and len(both.owner) == 64
     with pytest.raises(ValueError, match="got zebra"):
-        extended(own, Vocabulary.of("zebra, my boat"), toybox)
+        extend_bank(own, Vocabulary.of("zebra, my boat"), toybox)
 
 
 def test_shipping_keeps_vectors_and_some_thumbnails(tmp_path, toybox):

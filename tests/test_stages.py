@@ -5,7 +5,7 @@
 import importlib, json
 from pathlib import Path
 import pytest
-from rim.base.stages import STAGES, Stage, code_digest
+from rim.base.stages import _STAGES, Stage, _code_digest
 
 RECORD = Path(__file__).with_name("stages.json")
 MODULES = (
@@ -29,7 +29,7 @@ MODULES = (
 )
 for module in MODULES:
     importlib.import_module(f"rim.{module}")
-OURS = {name: stage for name, stage in STAGES.items() if name != "example"}
+OURS = {name: stage for name, stage in _STAGES.items() if name != "example"}
 
 
 def record():
@@ -54,7 +54,7 @@ def test_a_key_holds_version_settings_parts_and_facts(monkeypatch):
     from rim.base.settings import Settings
 
     settings, stage = Settings.from_profile("toybox"), Stage("tried", 3, ("rim.base.ledger",), ("seed",))
-    monkeypatch.delitem(STAGES, "tried")
+    monkeypatch.delitem(_STAGES, "tried")
     key = stage.key(settings, {"encoder": {"name": "mine"}}, content="abc")
     assert (key["stage"], key["version"], key["settings"]) == ("tried", 3, {"seed": settings.seed})
     assert key["encoder"] == {"name": "mine"} and key["content"] == "abc" and "torch" in key["libraries"]
@@ -65,7 +65,7 @@ def test_a_key_holds_version_settings_parts_and_facts(monkeypatch):
 def test_docstrings_and_comments_leave_the_code_as_it_is(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     stage = Stage("tried", 1, ("mod_b",))
-    monkeypatch.delitem(STAGES, "tried")
+    monkeypatch.delitem(_STAGES, "tried")
     sources = (
         'def f():\n    "One."\n    return 1\n',
         'def f():\n    "Another."\n    return 1  # why\n',
@@ -81,11 +81,11 @@ def test_docstrings_and_comments_leave_the_code_as_it_is(tmp_path, monkeypatch):
 def test_layout_leaves_the_code_as_it_is(tmp_path, monkeypatch):
     (tmp_path / "mod_a.py").write_text("x = 1  # why\n")
     monkeypatch.syspath_prepend(tmp_path)
-    before = code_digest("mod_a")
+    before = _code_digest("mod_a")
     (tmp_path / "mod_a.py").write_text("# another comment\nx   = 1\n")
-    assert code_digest("mod_a") == before
+    assert _code_digest("mod_a") == before
     (tmp_path / "mod_a.py").write_text("x = 2\n")
-    assert code_digest("mod_a") != before
+    assert _code_digest("mod_a") != before
 
 
 if __name__ == "__main__":

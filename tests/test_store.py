@@ -3,7 +3,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from rim.base.files import address, atomic_write, canonical
-from rim.base.store import META, Store, file_digest, pack, unpack
+from rim.base.store import _META, Store, file_digest, _pack, _unpack
 
 KEY = dict(name="boat", seed=3, settings=dict(guidance=3.0, layers=[8, 16], pretrained=True, note=None))
 ARRAYS = dict(
@@ -45,7 +45,7 @@ def test_equal_entries_are_equal_files():
     assert (
         len(
             {
-                pack({name: KEY[name] for name in order}, ARRAYS, dict(a=1, b=2))
+                _pack({name: KEY[name] for name in order}, ARRAYS, dict(a=1, b=2))
                 for order in (list(KEY), list(reversed(KEY)))
                 for _ in range(8)
             }
@@ -91,7 +91,7 @@ def test_no_kind_leaves_the_store(store, kind):
         store.path(kind, KEY)
 
 
-DATA = pack(KEY, ARRAYS, dict(redraws=1))
+DATA = _pack(KEY, ARRAYS, dict(redraws=1))
 
 
 @pytest.mark.promise(3, 18)
@@ -101,7 +101,7 @@ def test_every_flipped_bit_is_found(bit):
     data = bytearray(DATA)
     data[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ValueError):
-        unpack(bytes(data), KEY)
+        _unpack(bytes(data), KEY)
 
 
 @pytest.mark.promise(3, 18)
@@ -109,13 +109,13 @@ def test_every_flipped_bit_is_found(bit):
 @settings(max_examples=100)
 def test_every_truncation_is_found(length):
     with pytest.raises(ValueError):
-        unpack(DATA[:length], KEY)
+        _unpack(DATA[:length], KEY)
 
 
 @pytest.mark.promise(3)
 @pytest.mark.parametrize(
     "data",
-    [b"", DATA[:-1], DATA + b"x", b"{}", b"\x00" * 64, pack(dict(KEY, seed=4), ARRAYS, {})],
+    [b"", DATA[:-1], DATA + b"x", b"{}", b"\x00" * 64, _pack(dict(KEY, seed=4), ARRAYS, {})],
     ids=["empty", "short", "long", "json", "zeros", "other key"],
 )
 def test_a_damaged_entry_is_named_removed_and_absent(store, data):
@@ -252,7 +252,7 @@ def test_verify_names_what_is_damaged_and_nothing_else(store):
     cut, strange, swapped = (store.path("masks", dict(slot=slot)) for slot in range(3))
     cut.write_bytes(cut.read_bytes()[:-1])
     strange.write_bytes(b"")
-    swapped.write_bytes(pack(dict(slot=9), dict(x=np.zeros(3)), {}))
+    swapped.write_bytes(_pack(dict(slot=9), dict(x=np.zeros(3)), {}))
     wrong = {file.path: wrong for file, wrong in store.verify() if wrong}
     assert set(wrong) == {cut, strange, swapped} and "address" in wrong[swapped] and all(p.exists() for p in wrong)
     assert sum(bool(wrong) for _, wrong in store.verify(["picture"])) == 0

@@ -16,7 +16,7 @@ from rim.models.loading import load_diffusion
 from rim.models.marked_attention import fusible
 from rim.base.settings import Settings
 from rim.method.vocabulary import Vocabulary
-from rim.method.synthesis import AttentionCapture, class_tokens, encoded_prompt, image_seed, synthesise
+from rim.method.synthesis import AttentionCapture, class_tokens, cached_prompt, image_seed, synthesise
 
 
 @pytest.fixture(scope="module")
@@ -230,15 +230,15 @@ def test_only_whole_batches_are_compiled_and_the_key_says_so(settings, monkeypat
 @torch.no_grad()
 def test_encoded_prompts_are_remembered_while_the_encoder_stays(settings):
     pipeline = load_diffusion(settings)
-    first = encoded_prompt(pipeline, "a photo of a boat")
-    assert encoded_prompt(pipeline, "a photo of a boat") is first and torch.equal(
+    first = cached_prompt(pipeline, "a photo of a boat")
+    assert cached_prompt(pipeline, "a photo of a boat") is first and torch.equal(
         first, synthesis.encode_prompt(pipeline, "a photo of a boat")
     )
     next(pipeline.text_encoder.parameters()).mul_(2)
-    assert not torch.equal(encoded_prompt(pipeline, "a photo of a boat"), first)
+    assert not torch.equal(cached_prompt(pipeline, "a photo of a boat"), first)
     for i in range(300):
-        encoded_prompt(pipeline, f"{i % 129}")
-    assert len(synthesis.ENCODED[pipeline.text_encoder]) <= 128
+        cached_prompt(pipeline, f"{i % 129}")
+    assert len(synthesis._ENCODED[pipeline.text_encoder]) <= 128
 
 
 @torch.no_grad()
@@ -403,8 +403,8 @@ def test_without_guidance_and_with_bad_size(pipeline, settings):
 
 @pytest.mark.promise(13)
 def test_degenerate_pictures_are_drawn_again_and_counted(pipeline, settings, monkeypatch):
-    real, bad = synthesis.decode, {image_seed(0, "boat", 1), image_seed(0, "tree", 0), image_seed(0, "tree", 0, 1)}
-    real_noise, current = synthesis.first_noise, []
+    real, bad = synthesis._decode, {image_seed(0, "boat", 1), image_seed(0, "tree", 0), image_seed(0, "tree", 0, 1)}
+    real_noise, current = synthesis._first_noise, []
 
     def noise(pipeline, generators, side):
         current[:] = [g.initial_seed() for g in generators]
@@ -417,8 +417,8 @@ def test_degenerate_pictures_are_drawn_again_and_counted(pipeline, settings, mon
                 pictures[i] = 0
         return pictures
 
-    monkeypatch.setattr(synthesis, "first_noise", noise)
-    monkeypatch.setattr(synthesis, "decode", decode)
+    monkeypatch.setattr(synthesis, "_first_noise", noise)
+    monkeypatch.setattr(synthesis, "_decode", decode)
     made = list(synthesise(pipeline, ITEMS, settings))
     assert [(r.name, r.index) for r in made] == [(n, k) for _, n, k in ITEMS]
     assert [r.redraws for r in made] == [0, 1, 0, 0, 2, 0] and not any(r.degenerate for r in made)
@@ -430,7 +430,7 @@ def test_degenerate_pictures_are_drawn_again_and_counted(pipeline, settings, mon
 @pytest.mark.promise(13)
 def test_nan_is_degenerate(settings):
     picture, attention = np.arange(48, dtype=np.uint8).reshape(4, 4, 3), np.eye(4, dtype=np.float32)
-    assert not synthesis.is_degenerate(picture, attention, settings)
-    assert synthesis.is_degenerate(picture, attention * np.nan, settings) and synthesis.is_degenerate(
+    assert not synthesis._is_degenerate(picture, attention, settings)
+    assert synthesis._is_degenerate(picture, attention * np.nan, settings) and synthesis._is_degenerate(
         picture, attention * 0, settings
     )

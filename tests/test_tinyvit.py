@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings as hyp, strategies as st
 from rim.models.architectures import MOBILE_SAM, build_sam
-from rim.models.tinyvit import Block, Bottleneck, TinyViT, WindowAttention
+from rim.models.tinyvit import _Block, _Bottleneck, TinyViT, _WindowAttention
 from rim.trident.aggregation import sam_tokens
-from rim.method.proposals import MaskGenerator, stock_proposals
+from rim.method.proposals import MaskGenerator, _stock_proposals
 from segment_anything import SamAutomaticMaskGenerator
 
 TINY = MOBILE_SAM | dict(
@@ -24,7 +24,7 @@ def sam():
 @hyp(max_examples=25, deadline=None)
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(0, 49))
 def test_bands_are_the_whole(rows, columns, top):
-    block, x = Bottleneck(4).eval(), torch.randn(2, rows, columns, 4)
+    block, x = _Bottleneck(4).eval(), torch.randn(2, rows, columns, 4)
     with torch.no_grad():
         plain = x.permute(0, 3, 1, 2)
         wide = block.conv2(F.gelu(block.conv1(plain)))
@@ -35,7 +35,7 @@ def test_bands_are_the_whole(rows, columns, top):
 
 
 def test_the_bias_depends_on_the_distance_alone():
-    attention = WindowAttention(4, heads=2, window=3)
+    attention = _WindowAttention(4, heads=2, window=3)
     for a in range(9):
         for b in range(9):
             rows, columns = abs(a // 3 - b // 3), abs(a % 3 - b % 3)
@@ -43,7 +43,7 @@ def test_the_bias_depends_on_the_distance_alone():
 
 
 def test_attention_is_the_plain_formula():
-    attention, x = WindowAttention(8, heads=2, window=3), torch.randn(5, 9, 8)
+    attention, x = _WindowAttention(8, heads=2, window=3), torch.randn(5, 9, 8)
     torch.nn.init.normal_(attention.attention_biases)
     with torch.no_grad():
         parts = attention.qkv(attention.norm(x)).view(5, 9, 2, 12)
@@ -56,7 +56,7 @@ def test_attention_is_the_plain_formula():
 
 
 def test_a_window_sees_no_other():
-    block, x = Block(4, heads=2, window=4), torch.randn(1, 8, 8, 4)
+    block, x = _Block(4, heads=2, window=4), torch.randn(1, 8, 8, 4)
     changed = x.clone()
     changed[:, :4, :4] += 1
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_masks_are_the_stock_generator_s(sam, rng):
     image = rng.integers(0, 255, (40, 60, 3), dtype="uint8")
     how = dict(pred_iou_thresh=-1, stability_score_thresh=-1, stability_score_offset=1.0, box_nms_thresh=0.9)
     ours = MaskGenerator(sam, 4, 8, **how).generate(image)
-    stock = stock_proposals(SamAutomaticMaskGenerator(sam, 4, 8, **how), image)
+    stock = _stock_proposals(SamAutomaticMaskGenerator(sam, 4, 8, **how), image)
     assert len(ours) == len(stock) > 0 and (ours.masks == stock.masks).all() and (ours.boxes == stock.boxes).all()
 
 

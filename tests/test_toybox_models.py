@@ -12,9 +12,9 @@ settings, world = Settings.from_profile("toybox"), World()
 
 def test_keys_name_regions_of_scenes():
     from rim.models.loading import load_dino
-    from rim.toybox.dino import scene_accuracy
+    from rim.toybox.dino import _scene_accuracy
 
-    assert scene_accuracy(load_dino(settings), world, n=80)["scenes"] >= 0.8
+    assert _scene_accuracy(load_dino(settings), world, n=80)["scenes"] >= 0.8
 
 
 def test_clip_names_portraits():
@@ -43,10 +43,10 @@ def test_groups_that_captions_taught_name_things():
 
 def test_a_point_asks_for_the_thing_under_it():
     from rim.models.loading import load_sam
-    from rim.toybox.masks import automatic_recall, mask_metrics
+    from rim.toybox.masks import automatic_recall, _mask_metrics
 
     sam, own = load_sam(settings), settings.subset("pred_iou_thresh", "stability_score_thresh")
-    measured = mask_metrics(sam, world, n=16, automatic=1)
+    measured = _mask_metrics(sam, world, n=16, automatic=1)
     assert measured["one_point"] >= 0.7 and measured["five_points"] >= measured["one_point"]
     scenes = [world.scene(s) for s in world.seeds("validation", 6, start=4000)]
     assert automatic_recall(sam, scenes, **own)["automatic_recall"] >= 0.8
@@ -54,13 +54,13 @@ def test_a_point_asks_for_the_thing_under_it():
 
 def test_prompts_on_several_pictures_are_decoded_as_the_library_decodes_them_one_by_one():
     from rim.models.loading import load_sam
-    from rim.toybox.masks import pixels, predict
+    from rim.toybox.masks import _pixels, _predict
 
     sam, images = load_sam(settings), np.stack([world.scene(s).image for s in world.seeds("validation", 3)])
     points, labels = torch.tensor([[[40.0, 50]], [[64, 64]], [[90, 30]]]), torch.ones(3, 1)
-    embeddings = sam.image_encoder(pixels(sam, images))
+    embeddings = sam.image_encoder(_pixels(sam, images))
     for multimask in (True, False):
-        masks, ious = predict(sam, embeddings, points, labels, multimask=multimask)
+        masks, ious = _predict(sam, embeddings, points, labels, multimask=multimask)
         for i in range(3):
             sparse, dense = sam.prompt_encoder(points=(points[i : i + 1], labels[i : i + 1]), boxes=None, masks=None)
             alone, score = sam.mask_decoder(
@@ -71,9 +71,9 @@ def test_prompts_on_several_pictures_are_decoded_as_the_library_decodes_them_one
 
 def test_attention_finds_the_thing():
     from rim.models.loading import load_diffusion
-    from rim.toybox.diffusion import attention_metrics
+    from rim.toybox.diffusion import _attention_metrics
 
-    assert attention_metrics(load_diffusion(settings), world, 16)["attention_iou"] >= 0.45
+    assert _attention_metrics(load_diffusion(settings), world, 16)["attention_iou"] >= 0.45
 
 
 def test_words_of_the_toybox_are_single_tokens():
@@ -85,15 +85,15 @@ def test_words_of_the_toybox_are_single_tokens():
 
 
 def test_the_masked_autoencoder_paints_what_is_hidden():
-    from rim.toybox.mae import load_autoencoder, mae_metrics
+    from rim.toybox.mae import _load_autoencoder, _mae_metrics
     from rim.toybox.training import WEIGHTS
 
-    assert mae_metrics(load_autoencoder(WEIGHTS), world, n=40)["scene_loss"] <= 0.5
+    assert _mae_metrics(_load_autoencoder(WEIGHTS), world, n=40)["scene_loss"] <= 0.5
 
 
 def test_queries_find_things_and_places():
     from rim.models.loading import load_maskformer
-    from rim.toybox.maskformer import segment_metrics
+    from rim.toybox.maskformer import _segment_metrics
 
-    measured = segment_metrics(load_maskformer(settings), world, n=30)
+    measured = _segment_metrics(load_maskformer(settings), world, n=30)
     assert measured["recall"] >= 0.4 and measured["place_iou"] >= 0.85

@@ -7,18 +7,18 @@ import torch
 from engine_work import draw
 from rim.toybox import training
 from rim.toybox.ahead import Ahead
-from rim.toybox.fair_start import NEIGHBOURS, fair_start, shift, waves
-from rim.toybox.training import Run, load_task, rate, train
+from rim.toybox.fair_start import _NEIGHBOURS, fair_start, _shift, waves
+from rim.toybox.training import _Run, _load_task, _rate, train
 
 
 def test_a_task_is_asked_for_by_name():
     with pytest.raises(ValueError, match="gan"):
-        load_task("gan")
+        _load_task("gan")
 
 
 def test_rate_warms_up_holds_and_decays():
-    assert rate(0, 0, 100) == pytest.approx(0.01) and rate(500, 0.3, 100) == 1
-    assert 0 < rate(5000, 0.999, 100) < 0.05
+    assert _rate(0, 0, 100) == pytest.approx(0.01) and _rate(500, 0.3, 100) == 1
+    assert 0 < _rate(5000, 0.999, 100) < 0.05
 
 
 FEW = dict(batch=8, scenes=2, portraits=3)  # seeds that a step of CLIP takes
@@ -38,7 +38,7 @@ def test_training_goes_on_where_it_stopped(tmp_path):
 def test_a_step_is_determined_by_its_seeds(tmp_path):
     def losses():
         torch.manual_seed(0)
-        run = Run(load_task("clip", **FEW), tmp_path)
+        run = _Run(_load_task("clip", **FEW), tmp_path)
         return [training._step(run, 0.1, 0, None) for _ in range(3)]
 
     assert losses() == losses()
@@ -68,7 +68,7 @@ def test_kill_leaves_a_whole_checkpoint(tmp_path):
 @pytest.fixture(scope="module")
 def groupvit():
     "A task of small steps; to make one takes seconds, as it begins with what CLIP sees."
-    return load_task("groupvit", scenes=2, sheets=1)
+    return _load_task("groupvit", scenes=2, sheets=1)
 
 
 def same(one, other):
@@ -87,7 +87,7 @@ def test_examples_drawn_ahead_are_those_of_their_seeds():
 def test_the_number_of_workers_changes_no_loss(tmp_path, groupvit):
     def losses(workers):
         torch.manual_seed(0)
-        run = Run(copy.deepcopy(groupvit), tmp_path, workers=workers)
+        run = _Run(copy.deepcopy(groupvit), tmp_path, workers=workers)
         found = [training._step(run, 0.1, 0, None) for _ in range(3)]
         run.close()
         return found
@@ -145,18 +145,18 @@ def test_heads_start_at_the_neighbours():
     layer = [torch.zeros(128, 128), torch.zeros(128), torch.zeros(128, 128), torch.zeros(128)]
     fair_start(conv, torch.rand(8, 3, 32, 32), positions, [layer])
     q, k = positions @ layer[0].T, positions @ layer[2].T
-    for head, (y, x) in enumerate(NEIGHBOURS):
+    for head, (y, x) in enumerate(_NEIGHBOURS):
         rows = slice(16 * head, 16 * head + 16)
         best = (q[:, rows] @ k[:, rows].T).argmax(1).reshape(8, 8)
         for r, c in ((3, 3), (4, 5), (2, 6)):
             assert best[r, c] == (r + y) * 8 + c + x
-    assert torch.allclose(waves(8)[9] @ shift(2, 1).T, waves(8)[9 + 17], atol=1e-5)
+    assert torch.allclose(waves(8)[9] @ _shift(2, 1).T, waves(8)[9 + 17], atol=1e-5)
 
 
 def test_masked_positions_are_resized_as_a_grid():
-    from rim.toybox.mae import reconstruct, start_mae
+    from rim.toybox.mae import _reconstruct, _start_mae
 
-    model = start_mae().eval()
+    model = _start_mae().eval()
     table, resize = model.decoder.decoder_pos_embed, model.decoder.interpolate_pos_encoding
     assert torch.allclose(resize(torch.zeros(1, 257, 64)), table, atol=1e-5)
     small = resize(torch.zeros(1, 65, 64))[0, 1:].reshape(8, 8, 64)
@@ -168,7 +168,7 @@ def test_masked_positions_are_resized_as_a_grid():
     )
     pixels, noise = torch.randn(2, 3, 32, 32), torch.rand(2, 64)
     with torch.no_grad():
-        loss, patches, hidden = reconstruct(model, pixels, noise)
+        loss, patches, hidden = _reconstruct(model, pixels, noise)
     assert (
         patches.shape == (2, 64, 48)
         and (hidden.sum(1) == 48).all()
@@ -179,11 +179,11 @@ def test_masked_positions_are_resized_as_a_grid():
 
 
 def test_segments_are_things_and_the_place():
-    from rim.toybox.maskformer import segments
+    from rim.toybox.maskformer import _segments
 
     instances = np.zeros((16, 16), np.uint8)
     instances[2:10, 2:10], instances[12:14, 12:14] = 1, 2  # the second is too small to count
-    masks, labels = segments(instances)
+    masks, labels = _segments(instances)
     assert (
         labels.tolist() == [0, 1]
         and masks.shape == (2, 8, 8)
@@ -193,16 +193,16 @@ def test_segments_are_things_and_the_place():
 
 
 def test_the_last_layers_loss_is_the_librarys():
-    from rim.toybox.maskformer import all_layers_loss, start_maskformer
+    from rim.toybox.maskformer import _all_layers_loss, _start_maskformer
 
     torch.manual_seed(0)
-    model, pixels = start_maskformer().eval(), torch.randn(2, 3, 64, 64)
+    model, pixels = _start_maskformer().eval(), torch.randn(2, 3, 64, 64)
     masks, labels = (
         [(torch.rand(k, 32, 32) > 0.5).float() for k in (1, 3)],
         [torch.tensor([1]), torch.tensor([0, 0, 1])],
     )
     with torch.no_grad():
-        loss, parts = all_layers_loss(model, pixels, masks, labels)
+        loss, parts = _all_layers_loss(model, pixels, masks, labels)
         assert torch.allclose(
             sum(parts.values()), model(pixels, mask_labels=masks, class_labels=labels).loss, rtol=1e-4
         )

@@ -7,7 +7,7 @@ from hypothesis import given, settings as budget, strategies as st
 from conftest import ROOT
 from rim.models import architectures, loading as models
 from rooms import trident as T
-from rim.measure.results import as_method
+from rim.measure.results import _as_method
 from rim.base.settings import Settings
 from rim.trident.aggregation import SamTokens
 from rim.trident.trident import Trident
@@ -227,8 +227,8 @@ def toybox_sam():
 @pytest.mark.parametrize(
     "build, shape",
     [
-        (lambda: architectures.build_sam(architectures.TINY_SAM), (64, 64)),
-        (lambda: architectures.build_sam(architectures.TINY_SAM), (40, 64)),
+        (lambda: architectures.build_sam(architectures._TINY_SAM), (64, 64)),
+        (lambda: architectures.build_sam(architectures._TINY_SAM), (40, 64)),
         (toybox_sam, (128, 88)),
     ],
 )
@@ -262,11 +262,11 @@ def test_tokens_are_those_of_sams_last_block(build, shape):
 
 def test_a_last_block_with_windows_is_refused():
     with pytest.raises(ValueError, match="whole image.*windows of 4"):
-        T.sam_tokens(architectures.build_sam(architectures.TINY_SAM | dict(encoder_global_attn=[])), picture(64, 64))
+        T.sam_tokens(architectures.build_sam(architectures._TINY_SAM | dict(encoder_global_attn=[])), picture(64, 64))
 
 
 def test_the_relative_positions_may_be_missing():
-    sam = architectures.build_sam(architectures.TINY_SAM)
+    sam = architectures.build_sam(architectures._TINY_SAM)
     sam.image_encoder.blocks[-1].attn.use_rel_pos = False
     assert (T.sam_tokens(sam, picture(64, 64)).rows == 0).all()
 
@@ -590,8 +590,8 @@ def test_the_method_is_the_segmenter(trident):
     image, method = picture(50, 70), trident.method("boat, tree", ("sky", "sea"))
     assert (
         method.analyse is None
-        and as_method(method, None) is method
-        and as_method(trident, "boat").key["names"] == ["background", "boat"]
+        and _as_method(method, None) is method
+        and _as_method(trident, "boat").key["names"] == ["background", "boat"]
     )
     assert (method(image).labels == trident.segment(image, "boat, tree", ("sky", "sea")).labels).all()
     assert json.dumps(method.key) and method.key["weights"][1]["name"] == "tiny:vit"

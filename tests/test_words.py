@@ -2,7 +2,7 @@
 
 import pytest
 from rim.method.vocabulary import clean_name
-from rim.method.words import coco_things, known_words, singulars
+from rim.method.words import coco_things, known_words, _singulars
 from rim.measure.folders import read_names
 from rim.measure.sources import names_file
 
@@ -46,7 +46,7 @@ def test_broad_words_comprise(word, broader):
 def test_plurals_and_case():
     for word, plural in (("knife", "Knives"), ("bus", "buses"), ("dog", "DOGS"), ("strawberry", "strawberries")):
         assert WORDS.find(plural) == WORDS.find(word) is not None
-    assert singulars("s") == ["s"]
+    assert _singulars("s") == ["s"]
 
 
 def test_unknown_words_have_near_ones():

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from rim.toybox.more_things import THINGS
-from rim.toybox.world import LIKES, PLACES, SPLITS, SPLIT_SIZE, World, pair
+from rim.toybox.world import _LIKES, PLACES, SPLITS, SPLIT_SIZE, World, pair
 
 world = World()
 
 
 def test_enough_of_everything():
     assert len(world.names) >= 16 and len(world.backgrounds) >= 10
-    assert set(LIKES) == set(PLACES) and {n for names in LIKES.values() for n in names} == set(THINGS)
+    assert set(_LIKES) == set(PLACES) and {n for names in _LIKES.values() for n in names} == set(THINGS)
 
 
 @settings(max_examples=60, deadline=None)

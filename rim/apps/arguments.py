@@ -38,7 +38,7 @@ def sentence(
     return str(error).strip() or type(error).__name__
 
 # %% ../../nbs/apps/05_arguments.ipynb #649f1f4a
-class Console:
+class _Console:
     "A stream that escapes the letters it cannot show, and drops what its reader no longer takes."
 
     def __init__(
@@ -77,7 +77,7 @@ def consoles():
     with ExitStack() as stack:
         for redirect, stream in pairs:
             if stream is not None:
-                stack.enter_context(redirect(console := Console(stream)))
+                stack.enter_context(redirect(console := _Console(stream)))
                 stack.callback(console.flush)
         yield
 
@@ -171,7 +171,7 @@ def with_settings(command):
 BANK, PLACES = "bank.safetensors", ("store", "models_dir", "data_dir", "device", "threads")
 
 # %% ../../nbs/apps/05_arguments.ipynb #5d0f22f4
-def relative_path(
+def _relative_path(
     path,  # of an image or a bank
     folder,  # of the results
 ) -> str:  # with forward slashes; empty where it would lead out of or through a home
@@ -200,7 +200,7 @@ def write_session(
     from rim.method.shipped import shipped_names
 
     settings, plain = segmenter.settings.as_dict(), Settings.from_profile(segmenter.settings.profile).as_dict()
-    images = {p.file: relative_path(p.path, folder) for p in pictures}
+    images = {p.file: _relative_path(p.path, folder) for p in pictures}
     facts = {
         "profile": segmenter.settings.profile,
         "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in PLACES},
@@ -208,7 +208,7 @@ def write_session(
         "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
         "background": vocabulary.background,
         "longest": longest,
-        "bank": bank if bank in ("", *shipped_names()) else relative_path(bank, folder) or "?",
+        "bank": bank if bank in ("", *shipped_names()) else _relative_path(bank, folder) or "?",
         "images": images,
     }
     path, own, whole = Path(folder) / SESSION, Path(folder) / BANK, segmenter.bank and segmenter.bank.names

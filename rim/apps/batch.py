@@ -247,7 +247,7 @@ _BATCH = Stage("batch", 2, ("rim.base.images", "rim.method.segmentation", "rim.a
 
 # %% ../../nbs/apps/01_batch.ipynb #dbb46f71
 @dataclass(frozen=True)
-class Outcome:
+class _Outcome:
     "What became of an image."
 
     picture: Picture
@@ -274,15 +274,15 @@ def _recipe(
     )
 
 # %% ../../nbs/apps/01_batch.ipynb #949dfef1
-def _segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest) -> Outcome:
+def _segment_image(segmenter, vocabulary, picture, folder, made_by, force, longest) -> _Outcome:
     "Segment one image, unless that is done."
     wanted = made_from(picture, made_by)
     if not force and _is_done(picture, folder, wanted):
-        return Outcome(picture, skipped=True)
+        return _Outcome(picture, skipped=True)
     image = read_image(picture.path)
     result = segmenter.segment(shrink(image, longest), vocabulary)
     _write_results(result, picture, folder, image.shape[:2], wanted)
-    return Outcome(picture, tuple(result.legend))
+    return _Outcome(picture, tuple(result.legend))
 
 # %% ../../nbs/apps/01_batch.ipynb #690246b4
 def segment_pictures(
@@ -298,9 +298,9 @@ def segment_pictures(
     made_by = _recipe(segmenter, vocabulary, longest)
     for picture in pictures:
         try:
-            yield _segment_picture(segmenter, vocabulary, picture, folder, made_by, force, longest)
+            yield _segment_image(segmenter, vocabulary, picture, folder, made_by, force, longest)
         except Exception as error:
-            yield Outcome(picture, fault=f"{str(error).strip() or type(error).__name__}")
+            yield _Outcome(picture, fault=f"{str(error).strip() or type(error).__name__}")
 
 # %% ../../nbs/apps/01_batch.ipynb #22ac001c
 _INFO = {  # no date: the same images give the same bytes
@@ -315,7 +315,7 @@ _LICENSES = [{"id": 0, "name": "unknown", "url": ""}]
 _UNKNOWN = {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": ""}  # of an image
 
 # %% ../../nbs/apps/01_batch.ipynb #f76e8e0f
-def annotation(
+def _annotation(
     region: dict,  # of an image's JSON
     number: int,
     image: int,
@@ -361,7 +361,7 @@ def write_coco(
             for region in facts["regions"]:
                 if vocabulary.background and region["label"] == 0 or region.get("unknown"):
                     continue
-                file.write(b",\n" * bool(number) + dump(annotation(region, number := number + 1, len(images), first)))
+                file.write(b",\n" * bool(number) + dump(_annotation(region, number := number + 1, len(images), first)))
         categories = [{"id": i + 1, "name": name, "supercategory": ""} for i, name in enumerate(vocabulary.names)]
         parts = {"images": images, "categories": categories, "licenses": _LICENSES, "info": _INFO}
         file.write(b"]" + b"".join(b",\n" + dump(name) + b": " + dump(part) for name, part in parts.items()) + b"}\n")

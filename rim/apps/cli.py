@@ -17,7 +17,7 @@ from .cli_segment import _add_demo, _add_references, _add_segment
 from ..exchange.commands import add_commands
 
 # %% ../../nbs/apps/13_cli.ipynb #b46bb92b
-def parser():
+def _parser():
     "The command line's grammar."
     root = Parser(
         "rim", description="Open-vocabulary segmentation without training, by relation-aware intra-modal matching."
@@ -45,17 +45,17 @@ def parser():
 # %% ../../nbs/apps/13_cli.ipynb #e7c54ee3
 def main(argv=None):
     "Entry point of the command `rim`; returns the exit code."
-    args, more = parser().parse_known_args(argv)
+    args, more = _parser().parse_known_args(argv)
     if more and args.run is not _toybox_train:
-        parser().error(f"unrecognised: {' '.join(more)}")
+        _parser().error(f"unrecognised: {' '.join(more)}")
     args.more = more
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "Agg"  # a command opens no window, whatever the user's sessions do
     with consoles():
-        return answer(args)
+        return _answer(args)
 
 # %% ../../nbs/apps/13_cli.ipynb #fecbc815
-def answer(args):
+def _answer(args):
     "Run the command; its exit code."
     try:
         return args.run(args)

@@ -85,7 +85,7 @@ def _print_report(report, folder, images):
         print(f"rim: {describe_excluded(report.aside, images)}", file=sys.stderr)
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
-def evaluate(args):
+def _evaluate(args):
     "rim evaluate: methods on a benchmark, measured image by image."
     hold()  # before anything that computes is imported
     for option in ("limit", "worst"):
@@ -172,7 +172,7 @@ def _add_evaluation(commands):
     )
     command.add_argument("--worst", type=int, default=6, metavar="K", help="images on the sheet of the worst (6)")
     command.add_argument("--out", metavar="DIR", help="default: out/BENCHMARK")
-    command.set_defaults(run=evaluate)
+    command.set_defaults(run=_evaluate)
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #b9a8ab44
 def _bench_agreement(args):
@@ -223,7 +223,7 @@ def _add_bench(commands):
     command.set_defaults(run=_bench_agreement)
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #35d93333
-def reproduce(args):
+def _reproduce(args):
     "rim reproduce: the tables and figures of the paper."
     from rim.reproduce.command import listing, reproduce
 
@@ -253,7 +253,7 @@ def _add_reproduce(commands):
     command.add_argument("targets", nargs="*", metavar="TARGET")
     command.add_argument("--list", action="store_true", help="list the targets and stop")
     command.add_argument("--force", action="store_true", help="make again what is up to date")
-    command.set_defaults(run=reproduce)
+    command.set_defaults(run=_reproduce)
     command = commands.add_parser(
         "verify-results",
         help="whether tables and figures are as they were made",

@@ -29,21 +29,21 @@ def _amount(
     return float(found[1]) * units[found[2]]
 
 # %% ../../nbs/apps/08_cli_files.ipynb #dbe03934
-def age(text):
+def _age(text):
     return _amount(text, _AGES, "age")
 
 
-def size(text):
+def _size(text):
     return _amount(text, _SIZES, "size")
 
 # %% ../../nbs/apps/08_cli_files.ipynb #db2cf749
-def _shown_size(n):
+def _size_text(n):
     return next(
         f"{n / unit:.1f} {name}" for name, unit in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n >= unit or name == "kB"
     )
 
 
-def _shown_age(seconds):
+def _age_text(seconds):
     return next(
         f"{seconds / unit:.0f} {name}"
         for name, unit in (("d", 86400), ("h", 3600), ("min", 60))
@@ -74,12 +74,12 @@ def _store_list(args):
     for kind, row in rows.items():
         left = f", {row['temporary']} temporary files" if row["temporary"] else ""
         print(
-            f"{kind:<12} {row['entries']:>8} entries {_shown_size(row['bytes']):>10}   "
-            f"{_shown_age(now - row['newest'])} to {_shown_age(now - row['oldest'])} old{left}"
+            f"{kind:<12} {row['entries']:>8} entries {_size_text(row['bytes']):>10}   "
+            f"{_age_text(now - row['newest'])} to {_age_text(now - row['oldest'])} old{left}"
         )
     print(
         f"{store.root}: {sum(r['entries'] for r in rows.values())} entries, "
-        f"{_shown_size(sum(r['bytes'] for r in rows.values()))}"
+        f"{_size_text(sum(r['bytes'] for r in rows.values()))}"
     )
     return 0
 
@@ -106,7 +106,7 @@ def _store_prune(args):
     left = sum(file.temporary for file in gone)
     print(
         f"{store.root}: {len(gone) - left} entries and {left} temporary files, "
-        f"{_shown_size(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
+        f"{_size_text(sum(file.size for file in gone))}, {'would be' if args.dry_run else 'were'} removed"
     )
     return 0
 
@@ -130,10 +130,10 @@ def _add_store(commands):
         )
     )
     prune.add_argument(
-        "--older-than", type=age, metavar="AGE", help="entries written longer ago, such as 30d (m, h, d, w)"
+        "--older-than", type=_age, metavar="AGE", help="entries written longer ago, such as 30d (m, h, d, w)"
     )
     prune.add_argument(
-        "--limit", type=size, metavar="SIZE", help="the oldest entries until so much is left, such as 10GB"
+        "--limit", type=_size, metavar="SIZE", help="the oldest entries until so much is left, such as 10GB"
     )
     prune.add_argument("--dry-run", action="store_true", help="say what would go")
     for command, function in ((listed, _store_list), (verify, _store_verify), (prune, _store_prune)):
@@ -146,7 +146,7 @@ def _add_store(commands):
         command.set_defaults(run=function)
 
 # %% ../../nbs/apps/08_cli_files.ipynb #2cfe5d38
-def doctor(args):
+def _doctor(args):
     "rim doctor: which weights and data a profile needs, where they are looked for, what fetches the missing ones."
     from rim.apps.doctor import findings
     from rim.models.roles import check_device
@@ -177,7 +177,7 @@ def _add_doctor(commands):
         commands.add_parser("doctor", help="which weights and data are there, and how to fetch the others")
     )
     command.add_argument("--json", action="store_true", help="for scripts: a list of what is needed")
-    command.set_defaults(run=doctor)
+    command.set_defaults(run=_doctor)
 
 # %% ../../nbs/apps/08_cli_files.ipynb #6cc4c7ab
 def _weights_list(args):
@@ -187,7 +187,7 @@ def _weights_list(args):
     return _report(findings(settings_of(args)), args.json)
 
 
-def _weights_named(args, settings):
+def _weights_of(args, settings):
     "The names given, or those that the profile needs."
     from rim.models.needs import needed_roles
 
@@ -199,7 +199,7 @@ def _weights_named(args, settings):
 def _each_weight(args, act, done):
     "Do something with each of the weights; failures are told at the end, one sentence each."
     settings, failed = settings_of(args), []
-    for name in _weights_named(args, settings):
+    for name in _weights_of(args, settings):
         try:
             print(f"{name}: {done} {act(name, settings)}", flush=True)
         except (ValueError, OSError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from .arguments import PLACES, pair
 
 # %% ../../nbs/apps/12_cli_loop.ipynb #7b8893e4
-def point(
+def _point(
     text,  # X,Y
 ) -> tuple:  # (x, y)
     "A pixel, from the left and from the top."
@@ -30,7 +30,7 @@ def _review(args):
     return review
 
 # %% ../../nbs/apps/12_cli_loop.ipynb #80c8bcec
-def _named_again(review):
+def _name_again(review):
     "Name all images again, and say what changed."
     import time
     from rim.apps.loop import _SEEN
@@ -52,7 +52,7 @@ def _queue(args):
         raise ValueError(f"--most must be 1 or more, not {args.most}.")
     review = _review(args)
     if args.keys:
-        return _named_again(review) if review.ask(most=args.most) else 0
+        return _name_again(review) if review.ask(most=args.most) else 0
     doubts = review.queue()[: args.most]
     if args.json:
         print(json.dumps([d.as_dict() for d in doubts], indent=1, ensure_ascii=False))
@@ -86,7 +86,7 @@ def _correct(args):
         print(f"{c.provenance}: {c.mask.sum()} pixels, {c.how}{was}{_new_names([c], known)}")
     elif not review.corrections:
         raise ValueError(f"{args.results} holds no corrections yet: name an IMAGE, --at X,Y and --name.")
-    return _named_again(review)
+    return _name_again(review)
 
 
 def _new_names(made, known) -> str:
@@ -125,14 +125,16 @@ def _add_loop(commands):
         help="say what a region is, and name all images again",
         description="Corrections become references: all images of the results are named again with them.",
     )
-    correct.add_argument("--at", type=point, action="append", metavar="X,Y", help="a pixel of the region; several: SAM")
+    correct.add_argument(
+        "--at", type=_point, action="append", metavar="X,Y", help="a pixel of the region; several: SAM"
+    )
     correct.add_argument("--name", help="what it is: a name that was asked for, a new one, or background")
     correct.add_argument("--draw", action="store_true", help="let SAM draw the region from the pixels")
     correct.add_argument("--forget", action="store_true", help="take back the last correction at the pixel")
     correct.add_argument("--answers", metavar="FILE", help="what the page of rim queue saved")
     correct.set_defaults(run=_correct)
     explain = commands.add_parser("explain", help="which reference images decided the name of a pixel")
-    explain.add_argument("--at", type=point, required=True, metavar="X,Y", help="the pixel")
+    explain.add_argument("--at", type=_point, required=True, metavar="X,Y", help="the pixel")
     explain.add_argument("--most", type=int, default=5, metavar="N", help="images (5)")
     explain.add_argument("--json", action="store_true", help="for scripts")
     explain.set_defaults(run=_explain)

@@ -58,7 +58,7 @@ def _segmenter_of(args):
     )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #443603ea
-def announce_bank(
+def _announce_bank(
     rim,  # RIM
     vocabulary,
     say=print,
@@ -92,7 +92,7 @@ def announce_bank(
     return bank
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5b72aad6
-def segment(args):
+def _segment(args):
     "rim segment: label maps, overlays and regions of images."
     if args.classes is None and not args.bank:
         raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
@@ -115,8 +115,8 @@ def segment(args):
         print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
     _tell_of_toybox(args, vocabulary)
     if args.method != "trident":
-        announce_bank(segmenter, vocabulary)
-    outcomes = list(report_outcomes(segmenter, vocabulary, pictures, folder, args))
+        _announce_bank(segmenter, vocabulary)
+    outcomes = list(_report_outcomes(segmenter, vocabulary, pictures, folder, args))
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
     if hasattr(segmenter, "curve"):
         from rim.apps.arguments import write_session
@@ -127,7 +127,7 @@ def segment(args):
         print(f"{written}: the regions of {len(done)} image{plural}")
     if faults:
         head = f"rim: {len(faults)} of {len(outcomes)} images failed, the others are done:"
-        print(head, *(describe_outcome(o, folder) for o in faults), sep="\n", file=sys.stderr)
+        print(head, *(_describe_outcome(o, folder) for o in faults), sep="\n", file=sys.stderr)
     return int(bool(faults))
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e6
@@ -169,7 +169,7 @@ def _check_corrections(args):
         )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #86bc32c6
-def describe_outcome(outcome, folder):
+def _describe_outcome(outcome, folder):
     "One line on an image."
     from rim.base.files import clean
 
@@ -182,7 +182,7 @@ def describe_outcome(outcome, folder):
     )
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #411b63bc
-def report_outcomes(segmenter, vocabulary, pictures, folder, args):
+def _report_outcomes(segmenter, vocabulary, pictures, folder, args):
     "The outcomes, told one by one as they come."
     from tqdm import tqdm
     from rim.apps.batch import segment_pictures
@@ -190,7 +190,7 @@ def report_outcomes(segmenter, vocabulary, pictures, folder, args):
     with tqdm(total=len(pictures), unit="image", disable=None) as bar:
         for outcome in segment_pictures(segmenter, vocabulary, pictures, folder, args.force, args.longest):
             if not outcome.fault:
-                tqdm.write(describe_outcome(outcome, folder))
+                tqdm.write(_describe_outcome(outcome, folder))
             bar.update()
             yield outcome
 
@@ -240,7 +240,7 @@ def _add_segment(commands):
     command.add_argument(
         "--keep", action="store_true", help="keep regions and features, so that corrections take seconds"
     )
-    command.set_defaults(run=segment)
+    command.set_defaults(run=_segment)
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5c10e7e8
 def _build_references(args):
@@ -261,9 +261,9 @@ def _build_references(args):
     check_device(settings)
     rim, banks = RIM(settings, store=Store(settings.store)), []
     if args.photographs:
-        banks.append(_photographed_bank(args.photographs, rim, vocabulary))
+        banks.append(_bank_of_photographs(args.photographs, rim, vocabulary))
     try:
-        banks[:0] = [announce_bank(rim, vocabulary, engine=engine)] if vocabulary else []
+        banks[:0] = [_announce_bank(rim, vocabulary, engine=engine)] if vocabulary else []
     except Undone as error:
         print(f"rim: {error}", *(o.trace for o in error.outcomes), sep="\n", file=sys.stderr)
         return 1
@@ -273,7 +273,7 @@ def _build_references(args):
     return 0
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #6899ce74
-def _photographed_bank(folder, rim, vocabulary=None):
+def _bank_of_photographs(folder, rim, vocabulary=None):
     "The bank of a folder of photographs; what is skipped is named."
     import warnings
     from rim.method.bank import ReferenceBank
@@ -337,7 +337,7 @@ def _first_photograph():
     return Path(find_spec("matplotlib").origin).parent / "mpl-data/sample_data/grace_hopper.jpg", "person, tie"
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #289ea5f0
-def demo(args):
+def _demo(args):
     "rim demo: a page in the browser, for this machine alone."
     from rim.apps.demo import load_gradio, serve
 
@@ -379,4 +379,4 @@ def _add_demo(commands):
     command.add_argument("--bank", metavar="FILE", help="references that `rim references build` made")
     command.add_argument("--method", choices=("match", "rim", "trident"))
     command.add_argument("--port", type=int, default=7860, help="7860; 0: a free one")
-    command.set_defaults(run=demo)
+    command.set_defaults(run=_demo)

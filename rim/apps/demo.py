@@ -19,11 +19,11 @@ from ..method.overlay import overlay_colours
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/03_demo.ipynb #a8d8b4e2
-HOST = "127.0.0.1"  # nobody else can reach it
+_HOST = "127.0.0.1"  # nobody else can reach it
 SIDE, _MEGABYTES, WORDS, _LETTERS = 1024, 16, 24, 500  # pixels, of an upload, class names, of the text that names them
 
 # %% ../../nbs/apps/03_demo.ipynb #50c4b0fc
-def read_words(
+def _read_words(
     text: str,  # names separated by commas
 ) -> Vocabulary:
     "The words of the page, if they are few."
@@ -35,7 +35,7 @@ def read_words(
     return vocabulary
 
 # %% ../../nbs/apps/03_demo.ipynb #c8248ff9
-def answer(
+def _answer(
     segmenter,  # RIM or Trident
     path,  # of the image; None: there is none
     text: str,
@@ -43,11 +43,11 @@ def answer(
     "Segment the image of the page."
     if not path:
         raise ValueError("an image is needed: drop one on the page")
-    vocabulary = read_words(text or "")
+    vocabulary = _read_words(text or "")
     return segmenter.segment(shrink(read_image(path), SIDE), vocabulary)
 
 # %% ../../nbs/apps/03_demo.ipynb #8abfb0bf
-def legend(
+def _legend(
     result,  # Segmentation
 ) -> str:
     "Colours, names and shares, as HTML."
@@ -61,7 +61,7 @@ def legend(
     )
 
 # %% ../../nbs/apps/03_demo.ipynb #d12b0055
-def pixel_of(
+def _pixel_of(
     result,  # Segmentation
     at,  # (x, y) in the drawn image
     width: int,  # of the drawn image
@@ -85,24 +85,24 @@ def load_gradio():
     return gradio
 
 # %% ../../nbs/apps/03_demo.ipynb #45294a03
-def _asked_page(gr, segmenter, path, text):
+def _answer_page(gr, segmenter, path, text):
     "What the page shows after a question, and the result to be asked about."
     try:
-        result = answer(segmenter, path, text)
+        result = _answer(segmenter, path, text)
     except (ValueError, OSError) as error:
         raise gr.Error(escape(str(error).replace(str(path), "the image")), print_exception=False) from None
     hint = "<p>Click on the result to see where a name comes from.</p>"
-    return result.overlay(legend=False, names=True), legend(result), hint, result
+    return result.overlay(legend=False, names=True), _legend(result), hint, result
 
 # %% ../../nbs/apps/03_demo.ipynb #dcbbe2e9
-def _explained(
+def _explanation_html(
     result,  # Segmentation; None: there is none yet
     index,  # where the overlay was clicked on
 ) -> str:
     "Why a pixel has its name, as HTML."
     if not result:
         return ""
-    return result.explain(*pixel_of(result, index, result.overlay(legend=False).width))._repr_html_()
+    return result.explain(*_pixel_of(result, index, result.overlay(legend=False).width))._repr_html_()
 
 # %% ../../nbs/apps/03_demo.ipynb #b07ec0f1
 def _question(gr, words, picture):
@@ -125,7 +125,7 @@ def _question(gr, words, picture):
     return image, text, gr.Button("Segment", variant="primary", elem_id="ask")
 
 # %% ../../nbs/apps/03_demo.ipynb #b66eb966
-def page(
+def _page(
     segmenter,  # RIM or Trident
     words: str,  # to begin with
     picture=None,  # path of the image to begin with
@@ -134,10 +134,10 @@ def page(
     gr = load_gradio()
 
     def ask(path, text):
-        return _asked_page(gr, segmenter, path, text)
+        return _answer_page(gr, segmenter, path, text)
 
     def click(result, event: gr.SelectData):
-        return _explained(result, event.index)
+        return _explanation_html(result, event.index)
 
     with gr.Blocks(title="rim", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(
@@ -163,7 +163,7 @@ def page(
     return blocks.queue(max_size=8)
 
 # %% ../../nbs/apps/03_demo.ipynb #5348bc14
-STYLE = (
+_STYLE = (
     "#why {overflow-x: auto} #why table {word-break: normal; overflow-wrap: normal} #why svg {max-width: none "
     "!important; height: 12em}"
 )  # the sanitiser takes the SVG's viewBox away, so that it doesn't scale: it scrolls
@@ -173,7 +173,7 @@ _POLICY = (
 )
 
 # %% ../../nbs/apps/03_demo.ipynb #62fa67bd
-class Guard:
+class _Guard:
     "ASGI middleware: the browser may load from this page alone."
 
     def __init__(self, app):
@@ -194,8 +194,8 @@ class Guard:
         await self.app(scope, receive, guarded)
 
 # %% ../../nbs/apps/03_demo.ipynb #e71b1997
-def _guarded(
-    blocks,  # of `page`
+def _guard(
+    blocks,  # of `_page`
 ):  # FastAPI
     "The page as an application that answers this machine alone."
     gr = load_gradio()
@@ -203,14 +203,14 @@ def _guarded(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(_Guard)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"])
     fonts = dict(font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(
         app,
         blocks,
         "/",
-        server_name=HOST,
+        server_name=_HOST,
         max_file_size=_MEGABYTES * 2**20,
         show_error=False,
         ssr_mode=False,
@@ -220,7 +220,7 @@ def _guarded(
         pwa=False,
         mcp_server=False,
         theme=gr.themes.Default(**fonts),
-        css=STYLE,
+        css=_STYLE,
     )
 
 # %% ../../nbs/apps/03_demo.ipynb #6035f95e
@@ -235,11 +235,11 @@ def serve(
     load_gradio()
     import uvicorn
 
-    with socket.create_server((HOST, port)) as door, tempfile.TemporaryDirectory() as place:
+    with socket.create_server((_HOST, port)) as door, tempfile.TemporaryDirectory() as place:
         os.environ["GRADIO_TEMP_DIR"] = place  # uploads are gone when the page is
         if isinstance(picture, Image.Image):
             picture.save(picture_path := Path(place) / "picture.png")
             picture = picture_path
-        app = _guarded(page(segmenter, words, picture and str(picture)))
-        say(f"http://{HOST}:{door.getsockname()[1]}  (Ctrl-C ends it)")
+        app = _guard(_page(segmenter, words, picture and str(picture)))
+        say(f"http://{_HOST}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[door])

@@ -15,7 +15,7 @@ from ..models.needs import Finding
 
 # %% ../../nbs/apps/04_doctor.ipynb #5b890a8c
 @dataclass(frozen=True)
-class Download:
+class _Download:
     "What several benchmarks are read from."
 
     what: str
@@ -25,25 +25,25 @@ class Download:
     command: str  # {} is the folder of the data
 
 # %% ../../nbs/apps/04_doctor.ipynb #74446699
-HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
-DOWNLOADS = (
-    Download(
+_HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
+_DOWNLOADS = (
+    _Download(
         "PASCAL VOC 2012",
         ("voc21", "voc20"),
         "Flickr terms of use",
         2000,
-        f"curl -L {HOST}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{}}",
+        f"curl -L {_HOST}/voc2012/VOCtrainval_11-May-2012.tar | tar -x -C {{}}",
     ),
-    Download(
+    _Download(
         "PASCAL Context",
         ("context60", "context59"),
         "Flickr terms of use",
         1950,
-        f"curl -L {HOST}/voc2010/VOCtrainval_03-May-2010.tar | tar -x -C {{}} && curl -L -o "
+        f"curl -L {_HOST}/voc2010/VOCtrainval_03-May-2010.tar | tar -x -C {{}} && curl -L -o "
         f"{{}}/VOCdevkit/VOC2010/trainval_merged.json "
         "https://codalabuser.blob.core.windows.net/public/trainval_merged.json && rim data prepare context --root {}",
     ),
-    Download(
+    _Download(
         "COCO 2017, COCO-Stuff 164k",
         ("coco-object", "coco-stuff"),
         "CC BY 4.0, images under Flickr terms of use",
@@ -52,7 +52,7 @@ DOWNLOADS = (
         "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip "
         "&& unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
     ),
-    Download(
+    _Download(
         "Cityscapes",
         ("cityscapes",),
         "own, not for commerce, on registration",
@@ -62,7 +62,7 @@ DOWNLOADS = (
             "{}/cityscapes && unzip -o '*.zip')"
         ),
     ),
-    Download(
+    _Download(
         "ADE20K, SceneParsing",
         ("ade20k",),
         "BSD 3-Clause, images for research and teaching",
@@ -75,7 +75,7 @@ DOWNLOADS = (
 )
 
 # %% ../../nbs/apps/04_doctor.ipynb #119752c3
-def trouble(
+def _trouble(
     name: str,  # of a published benchmark
     root,  # folder of the data
 ) -> str:  # empty where nothing is missing
@@ -93,14 +93,14 @@ def trouble(
     return ""
 
 # %% ../../nbs/apps/04_doctor.ipynb #46fe6444
-def data_findings(
+def _data_findings(
     settings,  # data_dir
 ) -> list:  # of Finding
     "One row per published benchmark."
     rows = []
-    for download in DOWNLOADS:
+    for download in _DOWNLOADS:
         for name in download.benchmarks:
-            problem, root = trouble(name, settings.data_dir), settings.data_dir or "data"
+            problem, root = _trouble(name, settings.data_dir), settings.data_dir or "data"
             quoted = shlex.quote(os.path.expanduser(root))
             where = problem or str(PublishedBenchmark(name, root, 1).home)
             rows.append(
@@ -122,4 +122,4 @@ def findings(
     settings,
 ) -> list:  # of Finding, weights first
     "Everything a profile needs, and which of it this machine has."
-    return weights.findings(settings) + (data_findings(settings) if settings.benchmark in SOURCES else [])
+    return weights.findings(settings) + (_data_findings(settings) if settings.benchmark in SOURCES else [])

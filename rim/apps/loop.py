@@ -30,12 +30,12 @@ from ..base.store import Store, atomic_write
 from ..method.bank import ReferenceBank
 from rim.method.corrections import (
     Correction,
-    corrected_bank,
+    correct_bank,
     correction_vectors,
-    decided_by_hand,
+    decision_by_hand,
     known_name,
     point_at,
-    renumbered,
+    renumber_labels,
     thumbnail_of,
 )
 from ..method.deciding import Decision
@@ -186,7 +186,7 @@ def bank(
                 thumbnail_of(small, image),
             )
     held = [self.vectors[c.image, c.mask.tobytes()] for c in self.corrections]
-    bank = corrected_bank(self.base_bank(), self.corrections, [v for v, _ in held], [t for _, t in held])
+    bank = correct_bank(self.base_bank(), self.corrections, [v for v, _ in held], [t for _, t in held])
     names = [name for name in self.names if name in bank.names]
     return bank if tuple(names) == bank.names else bank.subset(names)
 
@@ -209,7 +209,7 @@ def result(
     "An image as it is named now, and what a person said of it."
     (image, _), bank = self.look(picture), bank or self.bank()
     found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
-    found = renumbered(found, self.vocabulary)
+    found = renumber_labels(found, self.vocabulary)
     own = [c for c in self.corrections if c.image == picture.file]
     return found.corrected([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
 
@@ -237,7 +237,7 @@ _SEEN = 0.0005  # share of an image that a person is told of: half of the last d
 
 
 @dataclass(frozen=True)
-class Change:
+class _Change:
     "What became of an image when it was named again."
 
     file: str
@@ -249,13 +249,13 @@ class Change:
         return f"{clean(self.file)}: {self.share:.1%} of the pixels" + (f": {moves}" if moves else "")
 
 # %% ../../nbs/apps/10_loop.ipynb #a1058e35
-def change_between(
+def _change_between(
     file: str,
     before,  # int [H, W]
     now,  # int [H, W]
     names_before,  # of the labels
     names_now,
-) -> Change:
+) -> _Change:
     "The names that pixels lost and got."
     table = lambda names: [*names, UNKNOWN_NAME]
     place = lambda labels, names: np.where(labels == unknown_label(len(names)), len(names), labels)
@@ -264,7 +264,7 @@ def change_between(
     found, counts = np.unique(pairs, return_counts=True)
     moves = [(a[p // len(b)], b[p % len(b)], n / before.size) for p, n in zip(found.tolist(), counts.tolist())]
     moves = sorted((m for m in moves if m[0] != m[1]), key=lambda m: -m[2])
-    return Change(file, sum(m[2] for m in moves), tuple(moves))
+    return _Change(file, sum(m[2] for m in moves), tuple(moves))
 
 # %% ../../nbs/apps/10_loop.ipynb #319ebef4
 @patch
@@ -284,7 +284,7 @@ def again(
         found = self.result(picture, bank)
         _write_results(found, picture, self.folder, size, made_from(picture, recipe))
         now = read_labels(self.folder / picture.results[0])
-        if (change := change_between(file, before, now, facts["names"], vocabulary.labels)).share:
+        if (change := _change_between(file, before, now, facts["names"], vocabulary.labels)).share:
             changes.append(change)
     return changes
 
@@ -376,7 +376,7 @@ def decision(
     found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
     decided = found.deciding(x * image.shape[1] // size[1], y * image.shape[0] // size[0], most)
     said = [c for c in self.corrections if c.image == picture.file and enlarge(c.mask, size)[y, x]]
-    return decided_by_hand(decided, said[-1], found) if said else decided
+    return decision_by_hand(decided, said[-1], found) if said else decided
 
 # %% ../../nbs/apps/10_loop.ipynb #13c727ab
 @patch

@@ -22,7 +22,7 @@ from ..method.segmentation import from_rle, mask_box, surroundings
 
 # %% ../../nbs/apps/11_review.ipynb #16fac332
 @dataclass(frozen=True)
-class Doubt:
+class _Doubt:
     "A region that a person should look at."
 
     image: str
@@ -43,7 +43,7 @@ class Doubt:
         return {**asdict(self), "at": list(self.at), "choices": list(self.choices), "doubt": self.doubt}
 
 
-def doubts_of(
+def _doubts_of(
     image: str,
     facts: dict,  # of the image's JSON
     skipped=(),  # of [image, x, y]: what a person has passed over
@@ -51,7 +51,7 @@ def doubts_of(
     "The regions of an image in the order of doubt."
     size, passed = facts["size"][0] * facts["size"][1], {tuple(s) for s in skipped}
     found = [
-        Doubt(
+        _Doubt(
             image,
             tuple(r["at"]),
             r["class"],
@@ -75,7 +75,7 @@ def queue(
     for file in self.session["images"]:
         name = file.rpartition(".")[0] or file
         facts = read_json(self.folder / f"{name}.json", "the regions of an image")
-        found += doubts_of(file, facts, self.skipped)
+        found += _doubts_of(file, facts, self.skipped)
         for r in facts["regions"]:
             areas[r["class"]] += r.get("visible", 0) / (facts["size"][0] * facts["size"][1])
     return sorted(found, key=lambda d: (-worth(d.doubt, areas[d.name], len(self)), d.image, d.index))
@@ -96,7 +96,7 @@ def doubtful_images(
 @patch
 def skip(
     self: Review,
-    doubt: Doubt,
+    doubt: _Doubt,
 ):
     "Pass over a region: it doesn't come again."
     self.skipped = [*self.skipped, [doubt.image, *doubt.at]]
@@ -159,7 +159,7 @@ show();
 </script>"""
 
 # %% ../../nbs/apps/11_review.ipynb #6104c2c7
-def _row(doubt: Doubt, cut) -> str:
+def _row(doubt: _Doubt, cut) -> str:
     "A region on the page."
     buttons = " ".join(f'<button value="{escape(n)}">{i} {escape(n)}</button>' for i, n in enumerate(doubt.choices, 1))
     title = f"{doubt.image} at {doubt.at[0]},{doubt.at[1]}"
@@ -174,7 +174,7 @@ def _row(doubt: Doubt, cut) -> str:
 @patch
 def thumbnail(
     self: Review,
-    doubt: Doubt,
+    doubt: _Doubt,
 ) -> np.ndarray:  # uint8 [h, w, 3]
     "A region in its image, its surroundings dimmed; they are a third of the image at least."
     from rim.base.images import read_image

@@ -16,9 +16,9 @@ import traitlets
 from PIL import Image
 from fastcore.basics import patch
 from ..measure import figures
-from ..base.images import data_uri, framed
+from ..base.images import data_uri, side_by_side
 from ..method.proposals import attention_mask, attention_points, foreground_mask
-from ..method.references import paint_pictures, plan
+from ..method.references import generate_batch, plan
 from ..method.explanation import Explanation
 from ..method.segmentation import Segmentation, png_bytes
 from ..method.segmenter import RIM
@@ -27,7 +27,7 @@ from ..method.synthesis import image_seed
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/apps/02_widgets.ipynb #3b24763b
-class Pictured(anywidget.AnyWidget):
+class _ImageWidget(anywidget.AnyWidget):
     "A widget that is an image where widgets don't live; a subclass says which in `picture`."
 
     def _repr_mimebundle_(self, **how):
@@ -39,7 +39,7 @@ class Pictured(anywidget.AnyWidget):
         return f"{type(self).__name__}()"
 
 # %% ../../nbs/apps/02_widgets.ipynb #21f16b46
-def stacked(
+def _stack(
     pictures,  # PIL images
 ) -> Image.Image:
     "Images below each other, on white."
@@ -49,7 +49,7 @@ def stacked(
     return canvas
 
 
-def figure_image(fig) -> Image.Image:
+def _figure_image(fig) -> Image.Image:
     "A matplotlib figure as an image, as large as its contents."
     fig.savefig(buffer := BytesIO(), format="png", dpi=90, bbox_inches="tight")
     plt.close(fig)  # else a notebook shows it a second time
@@ -107,7 +107,7 @@ STYLE = """
 """
 
 # %% ../../nbs/apps/02_widgets.ipynb #adbf0768
-def telling_pixel(
+def _typical_pixel(
     segmentation: Segmentation,
 ) -> tuple:  # (x, y)
     "A pixel of the region that is seen most, the background's aside."
@@ -141,7 +141,7 @@ def _explanation_figure(
     )
 
 # %% ../../nbs/apps/02_widgets.ipynb #3b3fb64b
-class ExplainWidget(Pictured):
+class ExplainWidget(_ImageWidget):
     "A result to click on: each pixel says why it has its name."
 
     _esm, _css = _CLICK, STYLE
@@ -155,7 +155,7 @@ class ExplainWidget(Pictured):
         place=None,  # (x, y) to begin with; None: in the region that is seen most
     ):
         self.segmentation = segmentation
-        super().__init__(stage=segmentation.stage(), place=list(place or telling_pixel(segmentation)))
+        super().__init__(stage=segmentation.stage(), place=list(place or _typical_pixel(segmentation)))
         self.answer()
 
     @traitlets.observe("place")
@@ -165,8 +165,8 @@ class ExplainWidget(Pictured):
 
     def picture(self):
         parts, e = [self.segmentation.overlay()], self.explanation
-        return stacked(
-            [*parts, figure_image(_explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
+        return _stack(
+            [*parts, _figure_image(_explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
         )
 
     def __repr__(self):
@@ -208,15 +208,15 @@ def _slider(name, label, low, high, step=1):
     return dict(name=name, label=label, min=low, max=high, step=step)
 
 
-def choice(name, label, options):
+def _choice(name, label, options):
     return dict(name=name, label=label, options=list(options))
 
 # %% ../../nbs/apps/02_widgets.ipynb #f6d2bc89
-class Controlled(Pictured):
+class _ControlWidget(_ImageWidget):
     "Controls and what follows from them: a subclass's `compute`, of settings, returns what was computed and its page."
 
     _esm, _css = _CONTROLS, STYLE
-    controls = traitlets.List().tag(sync=True)  # of `slider` and `choice`; their names are settings
+    controls = traitlets.List().tag(sync=True)  # of `slider` and `_choice`; their names are settings
     values = traitlets.Dict().tag(sync=True)  # name -> value
     page = traitlets.Unicode().tag(sync=True)  # what follows, HTML
 
@@ -239,7 +239,7 @@ class Controlled(Pictured):
         return f"{type(self).__name__}: {', '.join(f'{k} {v}' for k, v in self.values.items())}"
 
 # %% ../../nbs/apps/02_widgets.ipynb #496dcf26
-def enlarged(
+def _enlarge(
     picture,  # uint8 [H, W, 3]
     side=192,  # pixels, at least
 ) -> np.ndarray:
@@ -259,19 +259,19 @@ def _foreground_panels(
     heat = np.asarray(
         Image.fromarray((255 * attention / max(attention.max(), 1e-9)).astype(np.uint8)).resize(image.shape[1::-1])
     )
-    dimmed = lambda where: enlarged(np.where(where[..., None], image, image * 0.3).astype(np.uint8))
+    dimmed = lambda where: _enlarge(np.where(where[..., None], image, image * 0.3).astype(np.uint8))
     dotted = dimmed(binary)
     factor = dotted.shape[0] // image.shape[0]
     for x, y in points:
         dotted[y * factor : (y + 1) * factor, x * factor : (x + 1) * factor] = 255, 0, 80
     return {
-        "attention": enlarged(heat[..., None].repeat(3, 2)),
+        "attention": _enlarge(heat[..., None].repeat(3, 2)),
         "reaches the threshold, points": dotted,
         "mask": dimmed(mask),
     }
 
 # %% ../../nbs/apps/02_widgets.ipynb #27366115
-class ForegroundWidget(Controlled):
+class ForegroundWidget(_ControlWidget):
     "How a reference's attention becomes its mask: threshold and points."
 
     def __init__(
@@ -289,7 +289,7 @@ class ForegroundWidget(Controlled):
             for i, item in enumerate(batch)
             if item[3] == k
         )
-        self.picture_of, _ = paint_pictures(batch, rim.tools, rim.store)[i]
+        self.picture_of, _ = generate_batch(batch, rim.tools, rim.store)[i]
         self.proposer, self.seed = rim.tools.proposer, image_seed(rim.settings.seed, name, k)
         super().__init__(
             rim.settings,
@@ -323,7 +323,7 @@ def compute(
         f"The mask covers {mask.mean():.0%} of the image and is "
         f"{'SAM’s' if how == 'sam' else 'the attention’s, because SAM’s was too small or too large'}."
     )
-    return (mask, panels), framed(f'<div style="width:100%">{text}</div>', shown)
+    return (mask, panels), side_by_side(f'<div style="width:100%">{text}</div>', shown)
 
 # %% ../../nbs/apps/02_widgets.ipynb #a4226be1
 @patch
@@ -332,7 +332,7 @@ def picture(self: ForegroundWidget):
     return Image.fromarray(np.concatenate(list(self.result[1].values()), 1))
 
 # %% ../../nbs/apps/02_widgets.ipynb #00ce01dd
-class MatchingWidget(Controlled):
+class MatchingWidget(_ControlWidget):
     "How matching and painting make a label map: agents, subcategories, order of painting."
 
     def __init__(
@@ -349,14 +349,14 @@ class MatchingWidget(Controlled):
             [
                 _slider("agents", "agents", 1, max(rim.settings.agents, min(8, classes))),
                 _slider("subcategories", "subcategories", 1, most),
-                choice("painting", "on top", ("area", "score")),
+                _choice("painting", "on top", ("area", "score")),
             ],
         )
 
     def compute(self, settings):
         result = RIM(settings, bank=self.bank).predict(self.first.image, self.regions, self.first.vocabulary, self.bank)
         changed = (result.labels != self.first.labels).mean()
-        return result, framed(
+        return result, side_by_side(
             (
                 f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings '
                 "as they were.</div>"

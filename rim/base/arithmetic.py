@@ -45,11 +45,11 @@ def _set():
     return " ".join(f"{name}={os.environ[name]}" for name in _STEADY if os.environ.get(name))
 
 
-def made() -> str:  # empty: with whatever the processor can do
+def arithmetic_in_use() -> str:  # empty: with whatever the processor can do
     "The arithmetic that this process computes with: its GPU, else the variables that it is held to."
     return ("torch" in sys.modules and _gpu()) or _set()
 
 # %% ../../nbs/base/00_arithmetic.ipynb #a51e0013
-def demanded() -> str:  # empty: none
+def required_arithmetic() -> str:  # empty: none
     "The arithmetic that an entry must have been made with to be taken."
-    return made() if _set() else ""
+    return arithmetic_in_use() if _set() else ""

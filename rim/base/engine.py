@@ -14,7 +14,7 @@ from .ray_crew import Ray
 from .workers import Processes, Serial, cores
 
 # %% ../../nbs/base/09_engine.ipynb #aca7e165
-NAMES = ("serial", "processes", "ray")
+_NAMES = ("serial", "processes", "ray")
 
 # %% ../../nbs/base/09_engine.ipynb #5e73c9e9
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Engine:
     attempts: int = 3  # so often an item may cost a worker its life
 
     def __post_init__(self):
-        if self.name not in NAMES:
-            raise ValueError(f"an engine must be one of {', '.join(NAMES)}: got {self.name!r}")
+        if self.name not in _NAMES:
+            raise ValueError(f"an engine must be one of {', '.join(_NAMES)}: got {self.name!r}")
         if self.workers < 0 or self.attempts < 1 or self.gpus < 0:
             raise ValueError(
                 f"workers and GPUs must be 0 or more, attempts 1 or more: got {self.workers}, {self.gpus:g} "
@@ -46,7 +46,7 @@ class Engine:
 
 # %% ../../nbs/base/09_engine.ipynb #d1c6bfeb
 @dataclass(frozen=True)
-class Outcome:
+class _Outcome:
     "What became of an item."
 
     index: int
@@ -67,12 +67,12 @@ class Undone(RuntimeError):
 _FRUITLESS = 5  # items that cost workers their lives before any is done
 
 # %% ../../nbs/base/09_engine.ipynb #99ea2793
-def outcome_of(index, item, kind, told, fatal, deaths):
+def _outcome_of(index, item, kind, told, fatal, deaths):
     "The outcome of an answer; raises what concerns every item."
     if kind == "done":
-        return Outcome(index, item, told)
+        return _Outcome(index, item, told)
     if kind == "died":
-        return Outcome(
+        return _Outcome(
             index,
             item,
             None,
@@ -81,7 +81,7 @@ def outcome_of(index, item, kind, told, fatal, deaths):
         )
     if kind == "unfit" or isinstance(told.exception, fatal):
         raise told.exception
-    return Outcome(index, item, None, told.error, told.trace)
+    return _Outcome(index, item, None, told.error, told.trace)
 
 # %% ../../nbs/base/09_engine.ipynb #c127ccad
 def _supervise(
@@ -111,7 +111,7 @@ def _supervise(
             else:
                 idle.append(worker)
             good += kind == "done"
-            heard(outcome_of(i, items[i], kind, told, fatal, deaths.get(i, ())))
+            heard(_outcome_of(i, items[i], kind, told, fatal, deaths.get(i, ())))
 
 # %% ../../nbs/base/09_engine.ipynb #4a503b41
 def _crew_of(work, engine):

@@ -15,8 +15,10 @@ _UMASK = os.umask(0o022)  # reading it means setting it
 _ = os.umask(_UMASK)
 
 # %% ../../nbs/base/03_files.ipynb #45071d69
-NAMES = ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EPERM", "EACCES", "EBADF", "EISDIR", "ENOTTY", "ENOLCK")
-_UNABLE = {getattr(errno, name) for name in NAMES if hasattr(errno, name)}  # what file systems answer that cannot do it
+_NAMES = ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EPERM", "EACCES", "EBADF", "EISDIR", "ENOTTY", "ENOLCK")
+_UNABLE = {
+    getattr(errno, name) for name in _NAMES if hasattr(errno, name)
+}  # what file systems answer that cannot do it
 
 
 @contextmanager

@@ -265,7 +265,7 @@ def data_uri(
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 # %% ../../nbs/base/05_images.ipynb #b7b8677d
-def framed(
+def side_by_side(
     *parts,  # HTML
 ) -> str:
     "Parts side by side, in the page's own ink."

@@ -42,7 +42,7 @@ def read_ledger(
     return found
 
 # %% ../../nbs/base/06_ledger.ipynb #df6c01c8
-def held_memory(
+def process_memory(
     field="VmHWM",  # the most so far; VmRSS: at the moment
 ) -> int:  # KB; None where the system has no /proc
     "The memory of this process."
@@ -54,7 +54,7 @@ def held_memory(
 # %% ../../nbs/base/06_ledger.ipynb #777bc6ac
 def peak_memory() -> int:  # MB; None where the system doesn't tell
     "The most memory that this process has held so far."
-    if (kilobytes := held_memory()) is not None:
+    if (kilobytes := process_memory()) is not None:
         return kilobytes // 1024
     try:
         import resource

@@ -12,34 +12,34 @@ from fastcore.basics import patch
 from .workers import Worker, _ARITHMETIC, failure, threads, variables
 
 # %% ../../nbs/base/08_ray_crew.ipynb #3069136e
-LOOPBACK = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 _QUIET = dict(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
-ALONE = dict(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+_ALONE = dict(RAY_AUTH_MODE="token", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
 # %% ../../nbs/base/08_ray_crew.ipynb #7fcb7530
 @cache
-def token() -> str:
+def _token() -> str:
     return secrets.token_hex(32)
 
 # %% ../../nbs/base/08_ray_crew.ipynb #133ba0c4
-def needs(workers):
+def _needs(workers):
     "Variables that the worker of any cluster needs."
     return {**threads(workers), **{name: text for name, text in os.environ.items() if name.startswith(_ARITHMETIC)}}
 
 
-def ours(workers):
+def _ours(workers):
     "Variables that the worker of a cluster of our own needs: it imports what this process can."
-    return {**needs(workers), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+    return {**_needs(workers), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
 
 # %% ../../nbs/base/08_ray_crew.ipynb #dd6af7f2
-def ray_variables(
+def _ray_variables(
     address="",  # of a running cluster; empty: of our own
 ) -> dict:  # variable -> text
     "What Ray is told before it starts."
-    return _QUIET if address else {**_QUIET, **ALONE, "RAY_AUTH_TOKEN": token()}
+    return _QUIET if address else {**_QUIET, **_ALONE, "RAY_AUTH_TOKEN": _token()}
 
 # %% ../../nbs/base/08_ray_crew.ipynb #c7723ed7
-def ray_arguments(
+def _ray_arguments(
     workers: int,
     address="",
 ) -> dict:
@@ -53,7 +53,7 @@ def ray_arguments(
             num_cpus=workers,
             object_store_memory=10**8,
             include_dashboard=False,
-            _node_ip_address=LOOPBACK,
+            _node_ip_address=_LOOPBACK,
             **quiet,
         )
     )
@@ -73,7 +73,7 @@ class Ray:
         self.actors, self.answers = set(), {}
         if "ray" not in sys.modules:
             Ray.alone = not engine.address
-        with variables(ray_variables(engine.address)):
+        with variables(_ray_variables(engine.address)):
             import ray
 
             self.ray = ray
@@ -94,10 +94,10 @@ def begin(self: Ray, engine):
             "a Ray cluster of our own is protected by what Ray reads when it is imported, and it was "
             "imported before: give the address of a running one, or begin in a new process"
         )
-    with variables({} if engine.address else ours(engine.crew)):
+    with variables({} if engine.address else _ours(engine.crew)):
         for attempt in (1, 2):
             try:
-                there = self.ray.init(**ray_arguments(engine.crew, engine.address)).address_info
+                there = self.ray.init(**_ray_arguments(engine.crew, engine.address)).address_info
                 break
             except Exception as e:  # Ray raises Exception itself when it takes too long
                 self.ray.shutdown()
@@ -113,13 +113,13 @@ def begin(self: Ray, engine):
                     ) from e
     if engine.address:
         return
-    if there["node_ip_address"] != LOOPBACK:
+    if there["node_ip_address"] != _LOOPBACK:
         self.ray.shutdown()
         raise RuntimeError(
-            f"a Ray cluster of our own must listen on {LOOPBACK} alone, and this one would on "
+            f"a Ray cluster of our own must listen on {_LOOPBACK} alone, and this one would on "
             f"{there['node_ip_address']}"
         )
-    Ray.begun[there["gcs_address"]] = ours(engine.crew)
+    Ray.begun[there["gcs_address"]] = _ours(engine.crew)
 
 # %% ../../nbs/base/08_ray_crew.ipynb #c098d5bb
 @patch
@@ -139,7 +139,7 @@ def size(self: Ray, engine):
 def lacking(self: Ray):
     "The runtime environment: variables that a worker needs and the cluster was not begun with."
     begun = self.begun.get(self.ray.get_runtime_context().gcs_address)
-    needed = needs(self.workers) if begun is None else ours(self.workers)
+    needed = _needs(self.workers) if begun is None else _ours(self.workers)
     different = {name: text for name, text in needed.items() if (begun or {}).get(name) != text}
     return {"env_vars": different} if different else {}
 

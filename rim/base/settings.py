@@ -250,7 +250,7 @@ class Settings(
 
     def replace(self, **changes):
         "A copy with some fields changed; values may be text."
-        return replace(self, **typed(changes))._say(self.said.union(changes))
+        return replace(self, **_convert(changes))._say(self.said.union(changes))
 
     def subset(self, *names):
         "The values of these fields: what a key of the store is made of."
@@ -259,13 +259,13 @@ class Settings(
 
     def __getattr__(self, name):
         "The fields of a section as its own record: `settings.synthesis`."
-        if name not in SECTIONS:
+        if name not in _SECTIONS:
             raise AttributeError(f"Settings has no field or section {name!r}")
-        kind = SECTIONS[name]
+        kind = _SECTIONS[name]
         return kind(**self.subset(*(field.name for field in fields(kind))))
 
 # %% ../../nbs/base/02_settings.ipynb #d016da78
-KINDS = {field.name: field.type for field in fields(Settings)}
+_KINDS = {field.name: field.type for field in fields(Settings)}
 
 
 def nearest(
@@ -281,16 +281,16 @@ def _check_keys(
 ):
     "ValueError for the first key that is no setting; it names the nearest that is."
     for key in keys:
-        if key not in KINDS:
-            raise ValueError(f"unknown setting {key!r}; the nearest known one is {nearest(key, KINDS)!r}")
+        if key not in _KINDS:
+            raise ValueError(f"unknown setting {key!r}; the nearest known one is {nearest(key, _KINDS)!r}")
 
 # %% ../../nbs/base/02_settings.ipynb #403a7250
-def typed(
+def _convert(
     values,  # key -> text or value
 ):
     "The same values, each of its field's type."
     _check_keys(values)
-    return {key: parse_value(f"setting {key}", KINDS[key].__name__, value) for key, value in values.items()}
+    return {key: parse_value(f"setting {key}", _KINDS[key].__name__, value) for key, value in values.items()}
 
 # %% ../../nbs/base/02_settings.ipynb #142e7a23
 ENVIRONMENT = dict(RIM_STORE="store", RIM_MODELS="models_dir", RIM_DATA="data_dir")
@@ -317,10 +317,10 @@ def from_profile(
         )
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
-    return cls(**typed(values))._say(overrides)
+    return cls(**_convert(values))._say(overrides)
 
 # %% ../../nbs/base/02_settings.ipynb #6bf6a640
-SECTIONS = dict(
+_SECTIONS = dict(
     run=RunSettings,
     models=ModelSettings,
     synthesis=SynthesisSettings,
@@ -342,15 +342,15 @@ def settings_for(
 ):
     "The settings with a method's own values for a benchmark."
     ini = read_ini(shipped_file(), *([f] if (f := file or own_file()) else []))
-    profile, usual, plain = ini[settings.profile], ini.defaults(), typed(dict(ini[settings.profile]))
+    profile, usual, plain = ini[settings.profile], ini.defaults(), _convert(dict(ini[settings.profile]))
     found = [dict(ini[s]) if s in ini else {} for s in (f"{method}.*", f"{method}.{benchmark}")]
     always, here = ({key: value for key, value in one.items() if value != usual.get(key)} for one in found)
-    own = typed({key: value for key, value in always.items() if profile[key] == usual.get(key)} | here)
+    own = _convert({key: value for key, value in always.items() if profile[key] == usual.get(key)} | here)
     own = {k: v for k, v in own.items() if k not in settings.said and getattr(settings, k) == plain[k]}
     return settings.replace(**own) if own else settings
 
 # %% ../../nbs/base/02_settings.ipynb #53c4cb73
-def ini_groups():
+def _ini_groups():
     "The headings of [DEFAULT] in the shipped file, with their keys."
     text = shipped_file().read_text(encoding="utf-8").partition("\n[DEFAULT]\n")[2].partition("\n[")[0]
     blocks = [block.splitlines() for block in text.strip().split("\n\n")]
@@ -364,9 +364,9 @@ def _repr_html_(
 ):
     "The settings as HTML."
     ini = read_ini(shipped_file(), *([f] if (f := own_file()) else []))
-    default, parts = typed(ini.defaults()), []
-    profile = typed(dict(ini[self.profile])) if self.profile in ini else default
-    for heading, keys in ini_groups().items():
+    default, parts = _convert(ini.defaults()), []
+    profile = _convert(dict(ini[self.profile])) if self.profile in ini else default
+    for heading, keys in _ini_groups().items():
         rows, changed = [], 0
         for key in keys:
             value, own = getattr(self, key), getattr(self, key) != profile[key]
@@ -395,5 +395,5 @@ def departures(
     names=None,  # fields to compare; None: all
 ):
     "Settings whose value is not that of `[DEFAULT]` in the shipped file: name -> value."
-    default = typed(read_ini(shipped_file()).defaults())
+    default = _convert(read_ini(shipped_file()).defaults())
     return {name: getattr(settings, name) for name in names or default if getattr(settings, name) != default[name]}

@@ -15,7 +15,7 @@ from .files import address
 from .store import library_versions
 
 # %% ../../nbs/base/10_stages.ipynb #c76db5f9
-STAGES = {}  # name -> Stage, as their modules are imported
+_STAGES = {}  # name -> Stage, as their modules are imported
 _versions = cache(library_versions)  # a process has one of each, and reading it takes a hundredth of a second
 
 # %% ../../nbs/base/10_stages.ipynb #2d8693fe
@@ -32,7 +32,7 @@ def _without_docstrings(tree):
     return tree
 
 # %% ../../nbs/base/10_stages.ipynb #8cd1a8ff
-def code_digest(
+def _code_digest(
     *modules,  # names of modules, as in "rim.method.ranking", or the modules themselves
 ):
     "SHA-256 of the modules' code: docstrings, comments and layout do not count."
@@ -52,7 +52,7 @@ class Stage:
     libraries: tuple = ()  # whose versions count; by default those that compute our results
 
     def __post_init__(self):
-        STAGES[self.name] = self
+        _STAGES[self.name] = self
 
     def key(
         self,
@@ -76,4 +76,4 @@ class Stage:
     @property
     def digest(self) -> str:  # SHA-256, without docstrings, comments and layout
         "The code that `version` stands for."
-        return code_digest(*self.modules)
+        return _code_digest(*self.modules)

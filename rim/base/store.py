@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from safetensors.numpy import load as load_arrays, save as save_arrays
-from .arithmetic import demanded, made
+from .arithmetic import required_arithmetic, arithmetic_in_use
 from .files import address, atomic_write, canonical
 
 # %% ../../nbs/base/04_store.ipynb #44c5cd41
@@ -31,10 +31,10 @@ def checksum(
     return digest.hexdigest()
 
 # %% ../../nbs/base/04_store.ipynb #51712136
-META = "rim"  # the one metadata name
+_META = "rim"  # the one metadata name
 
 
-def pack(
+def _pack(
     key,  # JSON-able dict
     arrays,  # name -> array of numbers or booleans
     record,  # JSON-able dict
@@ -48,7 +48,7 @@ def pack(
         arrays[name] = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     key, record = canonical(key), canonical(record)
     meta = dict(key=key, record=record, checksum=checksum(key, record, arrays, by), **(dict(made=by) if by else {}))
-    return save_arrays(arrays, {META: canonical(meta)})
+    return save_arrays(arrays, {_META: canonical(meta)})
 
 # %% ../../nbs/base/04_store.ipynb #c9718f45
 def _read_meta(
@@ -59,7 +59,7 @@ def _read_meta(
         size = int.from_bytes(file.read(8), "little")
         if size > 100_000_000:
             raise ValueError  # the format's own limit
-        return json.loads(json.loads(file.read(size))["__metadata__"][META])
+        return json.loads(json.loads(file.read(size))["__metadata__"][_META])
     except (ValueError, KeyError, TypeError):
         raise ValueError("its header cannot be read") from None
 
@@ -82,7 +82,7 @@ def _read_entry(
     return arrays, meta
 
 # %% ../../nbs/base/04_store.ipynb #d645e5b7
-def unpack(
+def _unpack(
     data,  # bytes of an entry
     key,  # the key that it ought to have
     by="",  # the arithmetic that it ought to be made with; empty: any
@@ -125,7 +125,7 @@ class Store:
 
     def put(self, kind, key, arrays, record=None):
         "Write an entry (arrays: name -> array; record: what happened, JSON-able) and return its path."
-        return atomic_write(self.path(kind, key), pack(key, arrays, record or {}, made()))
+        return atomic_write(self.path(kind, key), _pack(key, arrays, record or {}, arithmetic_in_use()))
 
 # %% ../../nbs/base/04_store.ipynb #cfd5f583
 @patch
@@ -151,7 +151,7 @@ def entry(self: Store, kind, key):
     except FileNotFoundError:
         return None
     try:
-        return unpack(data, key, demanded())
+        return _unpack(data, key, required_arithmetic())
     except ValueError as e:
         warnings.warn(f"{path} is damaged and will be computed again: {e}", stacklevel=2)
         try:
@@ -184,7 +184,7 @@ def list(
 
 # %% ../../nbs/base/04_store.ipynb #013f3989
 @dataclass(frozen=True)
-class Stored:
+class _Stored:
     "A file of the store."
 
     path: Path
@@ -223,7 +223,7 @@ def scan(
                     facts = file.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue  # removed or renamed meanwhile
-                yield Stored(Path(file.path), kind.name, facts.st_size, facts.st_mtime, bool(half))
+                yield _Stored(Path(file.path), kind.name, facts.st_size, facts.st_mtime, bool(half))
 
 # %% ../../nbs/base/04_store.ipynb #c5bd9de7
 def totals(
@@ -277,7 +277,7 @@ def verify(
 _LEFT_BEHIND = 3600  # seconds after which a temporary file has no writer any more
 
 
-def _doomed(
+def _files_to_prune(
     files,  # of Stored
     older_than=None,  # seconds; None: age is no reason
     limit=None,  # bytes that may stay; None: size is no reason
@@ -306,7 +306,7 @@ def prune(
     dry_run=False,  # whether to say only what would go
 ) -> list:  # of Stored: what went
     "Remove what is too old, too much, or left behind; kinds without age and limit go as a whole."
-    gone = _doomed(self.scan(kinds), older_than, limit, bool(kinds) and older_than is None and limit is None)
+    gone = _files_to_prune(self.scan(kinds), older_than, limit, bool(kinds) and older_than is None and limit is None)
     for file in () if dry_run else gone:
         file.path.unlink(missing_ok=True)
     return gone

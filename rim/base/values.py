@@ -21,7 +21,7 @@ def shipped_file():
 _MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
 
 
-def read_text(
+def _read_text(
     file,  # path
 ):
     "The text of a file in UTF-8, with or without a mark, or in UTF-16; ValueError names a file in another encoding."
@@ -42,13 +42,13 @@ def read_ini(
     ini = configparser.ConfigParser(interpolation=None)
     for file in files:
         try:
-            ini.read_string(read_text(file), source=str(file))
+            ini.read_string(_read_text(file), source=str(file))
         except configparser.Error as e:
             raise ValueError(f"{file} is not a settings file: {' '.join(str(e).split())}") from None
     return ini
 
 # %% ../../nbs/base/01_values.ipynb #47b889ff
-OURS = re.compile(rb"^[^\S\n]*\[toybox\]", re.MULTILINE)  # in the bytes of a settings file, the NULs of UTF-16 skipped
+_OURS = re.compile(rb"^[^\S\n]*\[toybox\]", re.MULTILINE)  # in the bytes of a settings file, the NULs of UTF-16 skipped
 
 
 def own_file(
@@ -62,12 +62,12 @@ def own_file(
         except OSError as e:
             warnings.warn(f"{file} cannot be read, and is not obeyed: {e.strerror}", stacklevel=2)
             continue
-        if OURS.search(re.sub(rb"\0|^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)", b"", found).replace(b"\r", b"\n")):
+        if _OURS.search(re.sub(rb"\0|^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)", b"", found).replace(b"\r", b"\n")):
             return file
 
 # %% ../../nbs/base/01_values.ipynb #37081aef
-BOOLEANS = configparser.ConfigParser.BOOLEAN_STATES  # yes, true, on, 1 and their opposites
-READERS = {kind.__name__: kind for kind in (str, int, float)} | {"bool": lambda text: BOOLEANS[text.lower()]}
+_BOOLEANS = configparser.ConfigParser.BOOLEAN_STATES  # yes, true, on, 1 and their opposites
+_READERS = {kind.__name__: kind for kind in (str, int, float)} | {"bool": lambda text: _BOOLEANS[text.lower()]}
 
 
 def parse_value(
@@ -79,7 +79,7 @@ def parse_value(
     try:
         if isinstance(value, bool) and kind != "bool":
             raise ValueError
-        return READERS.get(kind, ast.literal_eval)(str(value).strip())
+        return _READERS.get(kind, ast.literal_eval)(str(value).strip())
     except (KeyError, SyntaxError, ValueError):
         raise ValueError(f"{key} must be of type {kind}, got {value!r}") from None
 

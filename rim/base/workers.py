@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/base/07_workers.ipynb #745e5421
 @dataclass(frozen=True)
-class Failure:
+class _Failure:
     "An exception that can travel."
 
     error: str  # one sentence
@@ -26,14 +26,14 @@ class Failure:
 # %% ../../nbs/base/07_workers.ipynb #41c5b86b
 def failure(
     error,  # an exception
-) -> Failure:
+) -> _Failure:
     "An exception as something that can be sent to another process."
     text, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(text)
-    return Failure(text, trace, error)
+    return _Failure(text, trace, error)
 
 # %% ../../nbs/base/07_workers.ipynb #ebeb0169
 class Worker:
@@ -100,7 +100,7 @@ def variables(
         os.environ.update(before)
 
 # %% ../../nbs/base/07_workers.ipynb #eb01fe60
-def idle_cores(
+def _idle_cores(
     seconds=0.1,  # for which the system is watched
 ):  # float; None where the system does not tell
     "Cores that nobody uses at the moment."
@@ -125,7 +125,7 @@ def thread_count(
     "Threads of this process, decided once."
     if asked or os.environ.get("OMP_NUM_THREADS"):
         return asked or None
-    free = idle_cores()
+    free = _idle_cores()
     return cores() if free is None else max(1, min(cores(), round(free)))
 
 # %% ../../nbs/base/07_workers.ipynb #492bbea6
@@ -152,14 +152,14 @@ class Serial:
         try:
             self.function = self.function or self.work()
         except Exception as e:
-            return [(self, "unfit", Failure(str(e), "", e))]
+            return [(self, "unfit", _Failure(str(e), "", e))]
         try:
             return [(self, "done", self.function(self.item))]
         except Exception as e:
-            return [(self, "failed", Failure(f"{type(e).__name__}: {e}", "".join(traceback.format_exception(e)), e))]
+            return [(self, "failed", _Failure(f"{type(e).__name__}: {e}", "".join(traceback.format_exception(e)), e))]
 
 # %% ../../nbs/base/07_workers.ipynb #e1482c9f
-def serve(pipe, work, crash):
+def _serve(pipe, work, crash):
     "What a worker process does until its pipe is closed."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(last := open(crash, "w"))
@@ -216,7 +216,7 @@ def start(self: Processes):
     pipe, theirs = self.context.Pipe()
     crash = Path(self.folder.name, str(len(os.listdir(self.folder.name))))
     crash.touch()
-    process = self.context.Process(target=serve, args=(theirs, self.work, str(crash)), daemon=True)
+    process = self.context.Process(target=_serve, args=(theirs, self.work, str(crash)), daemon=True)
     with variables(self.threads):
         process.start()
     theirs.close()

@@ -25,14 +25,14 @@ def zip_folder(
             archive.writestr(entry, file.read_bytes())
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c71009
-MOST_UNPACKED = 4 << 30  # bytes, of all files of an archive
-MOST_ENTRIES = 200_000
-MOST_READ = 256 << 20  # bytes, of a file that is read into memory
+_MOST_UNPACKED = 4 << 30  # bytes, of all files of an archive
+_MOST_ENTRIES = 200_000
+_MOST_READ = 256 << 20  # bytes, of a file that is read into memory
 _BLOCK = 1 << 20  # bytes
 _METHODS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 # %% ../../nbs/exchange/02_archives.ipynb #7471c523
-def size_text(
+def _size_text(
     size: int,  # bytes
 ) -> str:
     "A size for people, 4 GiB."
@@ -40,16 +40,18 @@ def size_text(
     return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB')[power]}"
 
 # %% ../../nbs/exchange/02_archives.ipynb #1dd67bab
-def check_entries(
+def _check_entries(
     entries,  # of zipfile.ZipInfo
     path,  # of the archive
-    most=MOST_UNPACKED,  # bytes
+    most=_MOST_UNPACKED,  # bytes
 ):
     "ValueError where the directory of an archive announces too much, or what isn't read here."
-    if len(entries) > MOST_ENTRIES:
-        raise ValueError(f"an archive has at most {MOST_ENTRIES} entries: {clean(path)} has {len(entries)}")
+    if len(entries) > _MOST_ENTRIES:
+        raise ValueError(f"an archive has at most {_MOST_ENTRIES} entries: {clean(path)} has {len(entries)}")
     if (size := sum(e.file_size for e in entries)) > most:
-        raise ValueError(f"an archive holds at most {size_text(most)}: {clean(path)} would unpack to {size_text(size)}")
+        raise ValueError(
+            f"an archive holds at most {_size_text(most)}: {clean(path)} would unpack to {_size_text(size)}"
+        )
     for entry in entries:
         if entry.compress_type not in _METHODS or entry.flag_bits & 1:
             what = "encrypted" if entry.flag_bits & 1 else f"packed by method {entry.compress_type}"
@@ -62,7 +64,7 @@ def check_entries(
 _DAMAGED = zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error
 
 # %% ../../nbs/exchange/02_archives.ipynb #e82c81a3
-def open_archive(
+def _open_archive(
     path,
 ) -> zipfile.ZipFile:
     "An archive that others made."
@@ -74,7 +76,7 @@ def open_archive(
         raise ValueError(f"an export is a folder or a zip archive: {clean(path)} isn't ({error})") from None
 
 # %% ../../nbs/exchange/02_archives.ipynb #0abc759a
-def blocks(
+def _blocks(
     archive: zipfile.ZipFile,
     entry: zipfile.ZipInfo,
 ):  # of bytes, one after the other
@@ -91,7 +93,7 @@ def blocks(
         raise ValueError(f"entries of an archive can be unpacked: {where} can't ({error})") from None
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c71011
-def unzipped(
+def unpack_archive(
     path,  # archive, or a folder
     into,  # folder for what is in an archive
 ) -> Path:
@@ -99,8 +101,8 @@ def unzipped(
     path, into = Path(path), Path(into)
     if path.is_dir():
         return path
-    with open_archive(path) as archive:
-        check_entries(entries := archive.infolist(), path)
+    with _open_archive(path) as archive:
+        _check_entries(entries := archive.infolist(), path)
         for entry in entries:
             target, root = (into / entry.filename).resolve(), into.resolve()
             if not target.is_relative_to(root) or target == root and not entry.is_dir():
@@ -111,16 +113,16 @@ def unzipped(
             if entry.is_dir():
                 continue
             with target.open("wb") as out:
-                out.writelines(blocks(archive, entry))
+                out.writelines(_blocks(archive, entry))
     return into
 
 # %% ../../nbs/exchange/02_archives.ipynb #1831a92e
 def read_entry(
     path,  # of the archive
     name: str,  # of the entry
-    most=MOST_READ,  # bytes
+    most=_MOST_READ,  # bytes
 ) -> bytes:
     "One file of an archive; KeyError where it has none of that name."
-    with open_archive(path) as archive:
-        check_entries([entry := archive.getinfo(name)], path, most)
-        return b"".join(blocks(archive, entry))
+    with _open_archive(path) as archive:
+        _check_entries([entry := archive.getinfo(name)], path, most)
+        return b"".join(_blocks(archive, entry))

@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from .items import Annotations, check_values, copy_image, listed, reserved, clean
+from .items import Annotations, check_values, copy_image, list_text, reserved_labels, clean
 from ..method.segmentation import label_image, png_bytes
 from ..method.vocabulary import Vocabulary, unscored_label
 
@@ -28,7 +28,7 @@ def flat_names(
     return found
 
 # %% ../../nbs/exchange/08_back.ipynb #9a75aa13
-def names_text(
+def _names_text(
     vocabulary: Vocabulary,
 ) -> str:
     "The lines of names.txt; ValueError names what would be read as something else."
@@ -50,12 +50,12 @@ def write_benchmark(
     folder, words = Path(folder), annotations.vocabulary
     names, ignore = flat_names(annotations.files), unscored_label(len(words.labels))
     palette = np.vstack([words.palette(), np.full((max(0, 256 - len(words.labels)), 3), 255)])  # 255 stays a value
-    (folder / "names.txt").write_text(names_text(words), encoding="utf-8")
+    (folder / "names.txt").write_text(_names_text(words), encoding="utf-8")
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for item, name in zip(annotations, names):
         values = check_values(item.labels, words, clean(item.file)).copy()
-        values[np.isin(values, list(reserved(words)))] = ignore
+        values[np.isin(values, list(reserved_labels(words)))] = ignore
         copy_image(annotations.images / item.file, folder / "images" / name)
         (folder / "labels" / f"{name}.png").write_bytes(png_bytes(label_image(values, palette)))
     return len(names)
@@ -69,7 +69,7 @@ def write_references(
     folder, words, found = Path(folder), annotations.vocabulary, {}
     if odd := [n for n in words.names if set(n) & set("/\\\0") or n.startswith(".")]:
         raise ValueError(
-            f"a folder is named after its class, so a class has no / and no leading dot: got {listed(odd)}"
+            f"a folder is named after its class, so a class has no / and no leading dot: got {list_text(odd)}"
         )
     for item, name in zip(annotations, flat_names(annotations.files)):
         for label, word in enumerate(words.labels):

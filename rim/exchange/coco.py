@@ -21,8 +21,8 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
-    placed,
-    reserved,
+    export_name,
+    reserved_labels,
     segments,
     clean,
     vocabulary_for,
@@ -45,7 +45,7 @@ def _categories(
     panoptic: bool,
 ) -> list:
     "The categories of a file."
-    first, marks = _first(vocabulary, panoptic), reserved(vocabulary)
+    first, marks = _first(vocabulary, panoptic), reserved_labels(vocabulary)
     values = [v for v in range(len(vocabulary.labels)) if v + first] + sorted(v for v in marks if v in used)
     found = [{"id": v + first, "name": label_name(v, vocabulary), "supercategory": ""} for v in values]
     stuff = lambda value: value in marks or vocabulary.background and not value
@@ -102,7 +102,7 @@ def write_instances(
     words, listed, found, copies = annotations.vocabulary, [], [], Path(folder) / "images" if images else None
     first = _first(words, False)
     for number, item in enumerate(annotations, 1):
-        listed.append(_image(number, placed(annotations, item, copies), item.labels.shape))
+        listed.append(_image(number, export_name(annotations, item, copies), item.labels.shape))
         for instance in item.instances:
             if instance.label == 0 and words.background:
                 continue
@@ -125,7 +125,7 @@ def write_panoptic(
     copies = Path(folder) / "images" if images else None
     first, void, place = _first(words, True), unscored_label(len(words.labels)), Path(folder) / "annotations"
     for number, item in enumerate(annotations, 1):
-        listed.append(_image(number, placed(annotations, item, copies), item.labels.shape))
+        listed.append(_image(number, export_name(annotations, item, copies), item.labels.shape))
         numbers, parts = np.zeros((*item.labels.shape, 3), np.uint8), []
         things = tuple(i for i in item.instances if i.label or not words.background)
         for k, part in enumerate(segments(replace(item, instances=things), skip=(void,)), 1):
@@ -264,5 +264,5 @@ def _read_segments(folder, image, annotation, label, vocabulary):  # (labels, in
         raise ValueError(f"segments have their image's size {size}: {clean(annotation['file_name'])} {numbers.shape}")
     table = np.array([known[n] if n else void for n in used.tolist()], np.uint16)
     parts = [(numbers == s["id"], known[s["id"]], s.get("score")) for s in annotation["segments_info"]]
-    kept = [p for p in parts if p[1] not in reserved(vocabulary) and (p[1] or not vocabulary.background)]
+    kept = [p for p in parts if p[1] not in reserved_labels(vocabulary) and (p[1] or not vocabulary.background)]
     return table[inverse].reshape(size), tuple(Instance(*p) for p in kept)

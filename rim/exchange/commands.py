@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/exchange/11_commands.ipynb #55a19369
-def run_export(args):
+def _run_export(args):
     "rim export: results of rim segment for another tool."
     from rim.exchange.handing import export_labels
     from rim.exchange.items import read_results, clean
@@ -26,7 +26,7 @@ def run_export(args):
     return 0
 
 # %% ../../nbs/exchange/11_commands.ipynb #93ba0656
-def run_import(args, vocabulary):
+def _run_import(args, vocabulary):
     "rim import: what another tool exported, as a benchmark or as references."
     from rim.exchange.handing import TARGETS, import_labels
     from rim.exchange.items import new_folder, clean
@@ -41,7 +41,7 @@ def run_import(args, vocabulary):
     return 0
 
 # %% ../../nbs/exchange/11_commands.ipynb #17e9bd76
-def run_dataset(args):
+def _run_dataset(args):
     "rim export-dataset: results of rim segment for a training script."
     from rim.exchange.items import new_folder, read_results, clean
     from rim.exchange.training import export_dataset
@@ -89,6 +89,6 @@ def add_commands(
         where = "folder of the images" + "; by default where they lay" * (command is not back)
         command.add_argument("--images", **more, metavar="DIR", help=where)
         command.add_argument("--out", required=True, metavar="DIR", help="new folder; appears when it is finished")
-    export.set_defaults(run=run_export)
-    dataset.set_defaults(run=run_dataset)
-    back.set_defaults(run=lambda args: run_import(args, names(args.classes) if args.classes is not None else None))
+    export.set_defaults(run=_run_export)
+    dataset.set_defaults(run=_run_dataset)
+    back.set_defaults(run=lambda args: _run_import(args, names(args.classes) if args.classes is not None else None))

@@ -23,8 +23,8 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
-    placed,
-    reserved,
+    export_name,
+    reserved_labels,
     segments,
     clean,
     unknown_label,
@@ -34,7 +34,7 @@ from ..method.segmentation import mask_box
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/exchange/06_cvat.ipynb #1b1f89d0
-def box_runs(
+def _box_runs(
     mask,  # bool [H, W], not empty
 ) -> tuple:  # (run lengths, (left, top, width, height))
     "A mask as CVAT keeps it."
@@ -44,7 +44,7 @@ def box_runs(
     return np.diff(np.r_[0, cuts, flat.size]).tolist(), (x0, y0, x1 - x0, y1 - y0)
 
 # %% ../../nbs/exchange/06_cvat.ipynb #82ac9bb9
-def runs_mask(
+def _runs_mask(
     runs,  # list of int, beside the mask, in it, beside it, ...
     box,  # (left, top, width, height)
     size,  # (H, W)
@@ -96,9 +96,9 @@ def write_cvat(
         _add(entry, "attributes")
     for number, item in enumerate(annotations):
         height, width = item.labels.shape
-        image = _add(root, "image", id=number, name=placed(annotations, item, copies), width=width, height=height)
+        image = _add(root, "image", id=number, name=export_name(annotations, item, copies), width=width, height=height)
         for part in segments(item, (0,) if words.background else (), unknown_label(len(words.labels))):
-            runs, (x, y, w, h) = box_runs(part.mask)
+            runs, (x, y, w, h) = _box_runs(part.mask)
             place = {"rle": ", ".join(map(str, runs)), "left": x, "top": y, "width": w, "height": h, "z_order": 0}
             _add(image, "mask", label=label_name(part.label, words), source="auto", occluded=0, **place)
     folder = Path(folder)
@@ -153,7 +153,7 @@ def _read_shape(
         label = label_of(get("label"), vocabulary, where)
         if element.tag == "mask":
             box = [int(get(key)) for key in ("left", "top", "width", "height")]
-            return Instance(runs_mask([int(r) for r in get("rle").split(",")], box, size, where), label)
+            return Instance(_runs_mask([int(r) for r in get("rle").split(",")], box, size, where), label)
         if element.tag == "box":
             x0, y0, x1, y1 = (float(get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
             points = [x0, y0, x1, y0, x1, y1, x0, y1]
@@ -185,6 +185,8 @@ def read_cvat(
         size, where = (int(found[i].get("height")), int(found[i].get("width"))), f"{clean(files[i])} in {clean(path)}"
         shapes = sorted((e for e in found[i] if e.tag in _SHAPES), key=lambda e: int(e.get("z_order") or 0))
         parts = [_read_shape(e, size, words, where) for e in shapes]
-        return Item(files[i], draw(size, parts, words), tuple(p for p in parts if p.label not in reserved(words)))
+        return Item(
+            files[i], draw(size, parts, words), tuple(p for p in parts if p.label not in reserved_labels(words))
+        )
 
     return Annotations(words, Path(images), files, load)

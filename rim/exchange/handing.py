@@ -8,7 +8,7 @@ __all__ = ['export_labels', 'import_labels']
 # %% ../../nbs/exchange/10_handing.ipynb #5beb09fd
 import tempfile
 from pathlib import Path
-from .archives import unzipped, zip_folder
+from .archives import unpack_archive, zip_folder
 from .back import write_benchmark, write_references
 from .coco import read_instances, read_panoptic, write_instances, write_panoptic
 from .cvat import read_cvat, write_cvat
@@ -30,7 +30,7 @@ def _read_masks(path, images, vocabulary=None):
     path = Path(path)
     path = path / "masks.zip" if (path / "masks.zip").is_file() else path
     place = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    found = read_voc(unzipped(path, place.name), images, vocabulary)
+    found = read_voc(unpack_archive(path, place.name), images, vocabulary)
     return Annotations(found.vocabulary, found.images, found.files, lambda i, _place=place: found.load(i))
 
 # %% ../../nbs/exchange/10_handing.ipynb #54623b50

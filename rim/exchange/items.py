@@ -64,7 +64,7 @@ class Annotations:
 IGNORE_NAME, UNKNOWN_MARK = "__ignore__", "__unknown__"
 
 
-def reserved(
+def reserved_labels(
     vocabulary: Vocabulary,
 ) -> dict:  # value -> name
     "The values of a label map that are no classes."
@@ -77,7 +77,7 @@ def label_name(
     vocabulary: Vocabulary,
 ) -> str:
     "The name of a value of a label map."
-    return reserved(vocabulary).get(int(label)) or vocabulary.labels[int(label)]
+    return reserved_labels(vocabulary).get(int(label)) or vocabulary.labels[int(label)]
 
 # %% ../../nbs/exchange/01_items.ipynb #2797dca1
 def label_of(
@@ -86,7 +86,7 @@ def label_of(
     where: str,  # named in the error
 ) -> int:
     "The value that a name stands for, case ignored."
-    marks = {mark: value for value, mark in reserved(vocabulary).items()}
+    marks = {mark: value for value, mark in reserved_labels(vocabulary).items()}
     if name in marks:
         return marks[name]
     try:
@@ -95,7 +95,7 @@ def label_of(
         raise ValueError(f"{error}: in {where}") from None
 
 # %% ../../nbs/exchange/01_items.ipynb #6902cf5b
-def check_marks(
+def _check_marks(
     vocabulary: Vocabulary,
 ):
     "ValueError where a class has the name of a reserved value."
@@ -110,10 +110,10 @@ def check_values(
     where: str,  # named in the error
 ) -> np.ndarray:
     "The labels, if all are classes or reserved."
-    known = [*range(len(vocabulary.labels)), *reserved(vocabulary)]
+    known = [*range(len(vocabulary.labels)), *reserved_labels(vocabulary)]
     wrong = np.setdiff1d(labels, known)
     if len(wrong):
-        rule = f"0..{len(vocabulary.labels) - 1} or be {' or '.join(map(str, sorted(reserved(vocabulary))))}"
+        rule = f"0..{len(vocabulary.labels) - 1} or be {' or '.join(map(str, sorted(reserved_labels(vocabulary))))}"
         raise ValueError(f"labels must lie in {rule}: {where} contains {wrong[:5].tolist()}")
     return labels
 
@@ -148,7 +148,7 @@ def draw(
     return labels
 
 # %% ../../nbs/exchange/01_items.ipynb #dac84cec
-def listed(
+def list_text(
     things,  # list of paths or str
     most=5,  # how many are spelled out
 ) -> str:
@@ -158,7 +158,7 @@ def listed(
     )
 
 # %% ../../nbs/exchange/01_items.ipynb #92e2e39e
-def image_index(
+def _image_index(
     folder,  # of images
 ) -> dict:  # relative path without ending -> relative paths of images
     "The images below a folder by their names."
@@ -180,7 +180,7 @@ def find_images(
     files,  # names or files, relative to it
 ) -> list:  # of str, relative to it
     "The image of each name; FileNotFoundError lists those that aren't there."
-    index, found, lost, double = image_index(folder), [], [], []
+    index, found, lost, double = _image_index(folder), [], [], []
     for file in files:
         stem = PurePosixPath(file).with_suffix("").as_posix()
         hits = [p for p in index.get(stem, ()) if p == file] or index.get(file) or index.get(stem) or [None]
@@ -188,9 +188,9 @@ def find_images(
         double += [file] * (len(hits) > 1)
         found.append(hits[0])
     if lost:
-        raise FileNotFoundError(f"each label map has an image: {clean(folder)} has none for {listed(lost)}")
+        raise FileNotFoundError(f"each label map has an image: {clean(folder)} has none for {list_text(lost)}")
     if double:
-        raise ValueError(f"one image has each name: {clean(folder)} has several for {listed(double)}")
+        raise ValueError(f"one image has each name: {clean(folder)} has several for {list_text(double)}")
     return found
 
 # %% ../../nbs/exchange/01_items.ipynb #0ff84088
@@ -214,7 +214,7 @@ def copy_image(
     return target
 
 # %% ../../nbs/exchange/01_items.ipynb #95ad4fdd
-def placed(
+def export_name(
     annotations: Annotations,
     item: Item,
     folder=None,  # where a copy of the image is to lie; None: it stays where it is
@@ -300,7 +300,7 @@ def _read_result(
     )
 
 # %% ../../nbs/exchange/01_items.ipynb #33d3fb8f
-def images_of(
+def _images_of(
     folder,  # of `rim segment`
 ) -> Path:
     "The folder of the images, as the session of the results has it."
@@ -326,7 +326,7 @@ def read_results(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of results at {clean(folder)}")
-    images = Path(images) if images is not None else images_of(folder)
+    images = Path(images) if images is not None else _images_of(folder)
     found = _result_files(folder)
     if not found:
         raise FileNotFoundError(f"results are label maps with a JSON beside them: {clean(folder)} has none")
@@ -338,7 +338,7 @@ def read_results(
         )
     background = names[0][0] == BACKGROUND
     vocabulary = Vocabulary(names[0][background:], background=background)
-    check_marks(vocabulary)
+    _check_marks(vocabulary)
     files = tuple(find_images(images, [name for name, _ in found]))
     return Annotations(vocabulary, images, files, lambda i: _read_result(found[i][1], files[i], images, vocabulary))
 

@@ -22,7 +22,7 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
-    reserved,
+    reserved_labels,
     segments,
     clean,
     unknown_label,
@@ -34,7 +34,7 @@ from ..method.vocabulary import Vocabulary
 _SIZES = (3, 4, 8, 16)  # bits of a length
 
 
-def brush_rle(
+def _brush_rle(
     mask,  # bool [H, W]
 ) -> list:  # of integers 0..255, the bytes
     "A mask in Label Studio's run lengths."
@@ -95,7 +95,7 @@ def _result(
     key = hashlib.sha256(f"{item.file}\n{number}".encode()).hexdigest()[:10]
     place = {"original_width": width, "original_height": height, "image_rotation": 0}
     names = {"from_name": "tag", "to_name": "image", "type": "brushlabels", "origin": "prediction"}
-    value = {"format": "rle", "rle": brush_rle(part.mask), "brushlabels": [label_name(part.label, vocabulary)]}
+    value = {"format": "rle", "rle": _brush_rle(part.mask), "brushlabels": [label_name(part.label, vocabulary)]}
     return {"id": key, **names, **place, "value": value, **({} if part.score is None else {"score": part.score})}
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #bfa8dca0
@@ -204,7 +204,7 @@ def read_label_studio(
         found = [_read_result(r, words, where) for r in tasks[i][1]]
         if wrong := [f.mask.shape for f in found if f.mask.shape != size]:
             raise ValueError(f"masks have the size of their image {size}: {where} has {wrong[0]}")
-        things = tuple(f for f in found if f.label not in reserved(words))
+        things = tuple(f for f in found if f.label not in reserved_labels(words))
         return Item(files[i], draw(size, found, words), things)
 
     return Annotations(words, Path(images), files, load)

@@ -30,7 +30,7 @@ def _edges(
     return found
 
 # %% ../../nbs/exchange/07_polygons.ipynb #89efcc8a
-def rings(
+def _rings(
     mask,  # bool [H, W]
 ) -> list:  # of (corners int [n, 2], pixels inside int [m, 2]), x and y; holes run the other way round
     "The closed outlines of a mask."
@@ -68,14 +68,14 @@ def parts(
     "The polygons of a mask."
     places, _ = ndimage.label(mask)
     found = {}
-    for corners, pixels in rings(mask):
+    for corners, pixels in _rings(mask):
         x, y = pixels[0]
         ring = corners if at == "corners" else pixels
         found.setdefault(places[y, x], []).append((_area(corners) < 0, ring))
     return [[ring for _, ring in sorted(rings, key=lambda r: r[0])] for rings in found.values()]
 
 # %% ../../nbs/exchange/07_polygons.ipynb #2768a398
-def fill(
+def _fill(
     polygons,  # list of [outline, hole, ...], float [n, 2]
     size,  # (H, W)
 ) -> np.ndarray:  # bool [H, W]
@@ -134,13 +134,13 @@ def check_tolerance(
         raise ValueError(f"a tolerance is a number of pixels, 0 or more: got {tolerance:g}")
 
 
-def polygons(
+def _polygons(
     mask,  # bool [H, W]
     tolerance=0.0,  # pixels
 ):  # (list of [outline, hole, ...], share of the mask's pixels that change sides)
     "The polygons of a mask, and their loss."
     found = [[simplify(ring, tolerance) for ring in part] if tolerance else part for part in parts(mask)]
-    return found, float((fill(found, mask.shape) != mask).sum() / max(mask.sum(), 1))
+    return found, float((_fill(found, mask.shape) != mask).sum() / max(mask.sum(), 1))
 
 # %% ../../nbs/exchange/07_polygons.ipynb #67a9ec99
 def _geometry(
@@ -161,7 +161,7 @@ def write_polygons(
     words, features, lost, whole = annotations.vocabulary, [], 0, 0
     for item in annotations:
         for part in segments(item, (0,) if words.background else ()):
-            found, loss = polygons(part.mask, tolerance)
+            found, loss = _polygons(part.mask, tolerance)
             area = int(part.mask.sum())
             facts = {"image": item.file, "name": label_name(part.label, words), "label": part.label}
             facts |= {"score": part.score, "area": area, "loss": round(loss, 6)}

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from .back import flat_names
-from .items import Annotations, copy_image, reserved, segments
+from .items import Annotations, copy_image, reserved_labels, segments
 from .polygons import check_tolerance, parts, simplify
 from ..method.segmentation import png_bytes
 from ..method.vocabulary import unscored_label
 
 # %% ../../nbs/exchange/09_training.ipynb #72fabf1c
-def split_by_hash(
+def _split_by_hash(
     names,  # of images
     share=0.2,  # of validation, about
     seed=0,
@@ -44,7 +44,7 @@ def _write_transformers(
     words, rows = annotations.vocabulary, {"train": [], "validation": []}
     ignore = unscored_label(len(words.labels))
     for item, (name, part) in zip(annotations, placed):
-        values = np.where(np.isin(item.labels, list(reserved(words))), ignore, item.labels)
+        values = np.where(np.isin(item.labels, list(reserved_labels(words))), ignore, item.labels)
         image = copy_image(annotations.images / item.file, folder / part / "images" / name, plain=True)
         label = folder / part / "labels" / f"{name}.png"
         label.parent.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def _one_outline(
 def _polygon_lines(item, vocabulary, tolerance):  # (lines, pixels that change sides, pixels of classes)
     "The text file of an image."
     (height, width), first = item.labels.shape, int(vocabulary.background)
-    skip, lines = (*reserved(vocabulary), *((0,) if first else ())), []
+    skip, lines = (*reserved_labels(vocabulary), *((0,) if first else ())), []
     drawn, true = Image.new("I", (width, height)), np.where(np.isin(item.labels, skip), 0, item.labels + 1 - first)
     for segment in segments(item, skip):
         for part in parts(segment.mask, "pixels"):
@@ -122,7 +122,7 @@ def export_dataset(
         raise ValueError(f"a layout is {' or '.join(LAYOUTS)}: got {layout!r}")
     check_tolerance(tolerance)
     names = flat_names(annotations.files)
-    placed, folder, lost = list(zip(names, split_by_hash(names, share, seed))), Path(folder), 0.0
+    placed, folder, lost = list(zip(names, _split_by_hash(names, share, seed))), Path(folder), 0.0
     if layout == "transformers":
         _write_transformers(annotations, folder, placed)
     else:

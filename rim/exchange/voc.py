@@ -17,8 +17,8 @@ from rim.exchange.items import (
     find_images,
     label_name,
     label_of,
-    placed,
-    reserved,
+    export_name,
+    reserved_labels,
     segments,
     clean,
     unknown_label,
@@ -28,7 +28,7 @@ from ..method.segmentation import png_bytes
 from ..method.vocabulary import BACKGROUND, Vocabulary, unscored_label
 
 # %% ../../nbs/exchange/04_voc.ipynb #be83c404
-def voc_colours(
+def _voc_colours(
     numbers,  # integers [...], 0..2^24 - 1
 ) -> np.ndarray:  # uint8 [..., 3]
     "The colours of some numbers, as PASCAL VOC spreads them."
@@ -40,14 +40,14 @@ def voc_colours(
     return found
 
 # %% ../../nbs/exchange/04_voc.ipynb #ef89f19b
-def _coloured(
+def _colour(
     numbers,  # integer [H, W]
 ) -> bytes:
     "Numbers as the PNG of their colours: a palette image where they fit."
     if numbers.max(initial=0) > 255:
-        return png_bytes(Image.fromarray(voc_colours(numbers)))
+        return png_bytes(Image.fromarray(_voc_colours(numbers)))
     image = Image.fromarray(numbers.astype(np.uint8))
-    image.putpalette(voc_colours(np.arange(256)).tobytes())
+    image.putpalette(_voc_colours(np.arange(256)).tobytes())
     return png_bytes(image)
 
 # %% ../../nbs/exchange/04_voc.ipynb #c145d0ea
@@ -56,8 +56,11 @@ def _numbers(
 ) -> dict:  # label or reserved value -> number of VOC, whose 0 is the background
     "The numbers of a vocabulary's values."
     first = int(not vocabulary.background)
-    marks, moved = reserved(vocabulary), Vocabulary((*vocabulary.names, "more"), background=vocabulary.background)
-    far = dict(zip(marks.values(), reserved(moved if first else vocabulary)))
+    marks, moved = (
+        reserved_labels(vocabulary),
+        Vocabulary((*vocabulary.names, "more"), background=vocabulary.background),
+    )
+    far = dict(zip(marks.values(), reserved_labels(moved if first else vocabulary)))
     return {v: v + first for v in range(len(vocabulary.labels))} | {v: far[mark] for v, mark in marks.items()}
 
 # %% ../../nbs/exchange/04_voc.ipynb #9af0c2c3
@@ -66,12 +69,12 @@ def _label_map(
     used,  # labels that occur
 ) -> str:
     "labelmap.txt: a line `name:r,g,b:parts:actions` for each class."
-    marks, rows = reserved(vocabulary), {BACKGROUND: 0} if not vocabulary.background else {}
+    marks, rows = reserved_labels(vocabulary), {BACKGROUND: 0} if not vocabulary.background else {}
     rows |= {label_name(v, vocabulary): n for v, n in _numbers(vocabulary).items() if v not in marks or v in used}
     for name in rows:
         if ":" in name or name.startswith("#"):
             raise ValueError(f"a name of VOC has no colon and does not begin with #: got {name!r}")
-    return "".join(f"{name}:{','.join(map(str, voc_colours(n).tolist()))}::\n" for name, n in rows.items())
+    return "".join(f"{name}:{','.join(map(str, _voc_colours(n).tolist()))}::\n" for name, n in rows.items())
 
 # %% ../../nbs/exchange/04_voc.ipynb #b8d1c800
 def write_voc(
@@ -95,9 +98,9 @@ def write_voc(
         for kind, values in (("Class", numbers), ("Object", objects)):
             path = folder / f"Segmentation{kind}" / f"{item.name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_coloured(values))
+            path.write_bytes(_colour(values))
         if images:
-            placed(annotations, item, folder / "JPEGImages")
+            export_name(annotations, item, folder / "JPEGImages")
     (folder / "labelmap.txt").write_text(_label_map(words, used), encoding="utf-8")
     listing = folder / "ImageSets/Segmentation" / f"{split}.txt"
     listing.parent.mkdir(parents=True)
@@ -175,7 +178,7 @@ def read_voc(
 
     def load(i):
         labels, parts = _read_masks(folder, names[i], table)
-        skip = {*reserved(words), *((0,) if words.background else ())}
+        skip = {*reserved_labels(words), *((0,) if words.background else ())}
         return Item(files[i], labels, tuple(Instance(m, v) for m, v in parts if v not in skip))
 
     return Annotations(words, Path(images), files, load)

@@ -24,7 +24,7 @@ from ..method.segmentation import Segmentation
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/measure/16_agreement.ipynb #4bc4e798
-def plain_pool(
+def _plain_pool(
     grid: torch.Tensor,  # [D, h, w] float32
     masks: np.ndarray,  # [P, H, W] bool
 ) -> torch.Tensor:  # [P, D] float32, NaN where a mask weighs nothing
@@ -39,7 +39,7 @@ def plain_pool(
     return weights @ grid.flatten(1).T / weights.sum(1, keepdim=True)
 
 # %% ../../nbs/measure/16_agreement.ipynb #0b9a1b45
-def plain_similarity(
+def _plain_similarity(
     own: torch.Tensor,  # [P, n] > 0, scores of the regions
     theirs: torch.Tensor,  # [P, M, n] > 0, scores of the references
 ) -> torch.Tensor:  # [P, M]
@@ -51,7 +51,7 @@ def plain_similarity(
     return torch.stack(rows) if rows else theirs.new_zeros(theirs.shape[:2])
 
 # %% ../../nbs/measure/16_agreement.ipynb #fc746abb
-class Plain:
+class _Plain:
     "A RIM that takes no shortcut: the library's mask generator, pooling at full size, all orders."
 
     def __init__(
@@ -69,7 +69,7 @@ class Plain:
     ) -> Regions:
         "The regions of an image and their features."
         found, grid = self.proposer.proposals(image), self.rim.tools.region_encoder.features(image).float()
-        return Regions(found, plain_pool(grid, found.masks).cpu(), grid.cpu())
+        return Regions(found, _plain_pool(grid, found.masks).cpu(), grid.cpu())
 
 # %% ../../nbs/measure/16_agreement.ipynb #507a522d
 def _plain_match(
@@ -86,14 +86,14 @@ def _plain_match(
     own, theirs = (positive_scores(scores, settings)[0] for scores in region_scores(cosine, references.gram, agents))
     among = agents if settings.candidates == "agents" else None
     order, scores = rank_classes(
-        plain_similarity(own, theirs), references.owner, cosine, references.subcategories, among
+        _plain_similarity(own, theirs), references.owner, cosine, references.subcategories, among
     )
     return Match(torch.where(finite, order[:, 0], -1).numpy(), order.numpy(), scores.numpy(), agents.numpy())
 
 # %% ../../nbs/measure/16_agreement.ipynb #7ccc522c
 @patch
 def predict(
-    self: Plain,
+    self: _Plain,
     image: np.ndarray,  # [H, W, 3] uint8 RGB
     regions: Regions,  # of `analyse`
     vocabulary: Vocabulary,
@@ -109,7 +109,7 @@ def predict(
 # %% ../../nbs/measure/16_agreement.ipynb #4c13d41a
 @patch
 def segment(
-    self: Plain,
+    self: _Plain,
     image,  # path, PIL image or uint8 [H, W, 3]
     vocabulary,  # anything that Vocabulary.of takes
 ) -> Segmentation:
@@ -118,7 +118,7 @@ def segment(
     return self.predict(image, self.analyse(image), Vocabulary.of(vocabulary))
 
 # %% ../../nbs/measure/16_agreement.ipynb #5245e4df
-def mean_fit(
+def _mean_fit(
     a: np.ndarray,  # [P, H, W] bool
     b: np.ndarray,  # [Q, H, W] bool
 ) -> float:  # [0, 1]; 1 where there is nothing to pair
@@ -132,7 +132,7 @@ def mean_fit(
 
 # %% ../../nbs/measure/16_agreement.ipynb #d21ff836
 @dataclass(frozen=True)
-class Row:
+class _Row:
     "One image: the fast way in some precision against the plain way in float32."
 
     image: str
@@ -169,9 +169,9 @@ def compare(
     images: dict,  # name -> uint8 [H, W, 3]
     vocabulary,  # anything that Vocabulary.of takes
     dtypes: tuple = ("float32", "bfloat16"),
-) -> list[Row]:  # image by image, precisions in turn
+) -> list[_Row]:  # image by image, precisions in turn
     "The fast way against the plain way."
-    vocabulary, plain, rows = Vocabulary.of(vocabulary), Plain(rim), []
+    vocabulary, plain, rows = Vocabulary.of(vocabulary), _Plain(rim), []
     rim.bank_for(vocabulary)
     fast = {dtype: _in_precision(rim, dtype) for dtype in dtypes}
     for name, image in tqdm(images.items(), disable=None, desc="agreement"):
@@ -181,23 +181,23 @@ def compare(
             found = other.analyse(image)
             equal = (other.predict(image, found, vocabulary, other.bank_for(vocabulary)).labels == labels).mean()
             rows.append(
-                Row(
+                _Row(
                     name,
                     dtype,
                     len(found),
                     len(regions),
-                    mean_fit(found.proposals.masks, regions.proposals.masks),
+                    _mean_fit(found.proposals.masks, regions.proposals.masks),
                     float(equal),
                 )
             )
     return rows
 
 # %% ../../nbs/measure/16_agreement.ipynb #86374d04
-TARGETS = dict(float32=0.9999, bfloat16=0.995)  # share of equal pixels
+_TARGETS = dict(float32=0.9999, bfloat16=0.995)  # share of equal pixels
 
 
 def summary(
-    rows: list[Row],
+    rows: list[_Row],
 ) -> list[dict]:  # one per precision
     "All images together."
     found = []
@@ -212,7 +212,7 @@ def summary(
                 fast=sum(row.fast for row in own),
                 plain=sum(row.plain for row in own),
                 **mean,
-                target=TARGETS.get(dtype),
+                target=_TARGETS.get(dtype),
             )
         )
     return found

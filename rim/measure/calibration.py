@@ -41,7 +41,7 @@ def calibration_error(
     return float(np.nansum(share * np.abs(sure - hit)))
 
 # %% ../../nbs/measure/18_calibration.ipynb #09ead119
-def risk_coverage(
+def _risk_coverage(
     confidence,  # float [n], 0..1
     right,  # float [n], share that is right, 0..1
     weight=None,  # float [n]; None: equal
@@ -61,7 +61,7 @@ def accuracy_at(
     weight=None,  # float [n]; None: equal
 ) -> float:  # 0..1
     "Accuracy of the surest answers that make up a coverage."
-    _, covered, accuracy = risk_coverage(confidence, right, weight)
+    _, covered, accuracy = _risk_coverage(confidence, right, weight)
     return float(accuracy[min(np.searchsorted(covered, coverage - 1e-12), len(covered) - 1)])
 
 # %% ../../nbs/measure/18_calibration.ipynb #163d002d
@@ -88,7 +88,7 @@ class Answers:
         return np.where(np.isnan(self.margin), curve.uncovered, sure)
 
 # %% ../../nbs/measure/18_calibration.ipynb #436bca10
-def without_classes(
+def _without_classes(
     truth,  # int [H, W], 0..classes-1; larger values don't count
     lacking,  # labels that a list lacks, not the background
     classes: int,
@@ -99,7 +99,7 @@ def without_classes(
     return np.where(truth < classes, table[np.minimum(truth, classes - 1)], truth)
 
 # %% ../../nbs/measure/18_calibration.ipynb #436bcace
-def _counted(index, truth, classes):
+def _count(index, truth, classes):
     "int64 [A, classes]: pixels of each cell by true label, those that don't count aside."
     scored = truth < classes
     pair = index[scored].astype(np.int64) * classes + truth[scored]
@@ -124,7 +124,7 @@ def _answers_of_regions(matcher, found, masks, truth, gone, typical, background,
     )
 
 # %% ../../nbs/measure/18_calibration.ipynb #0275f5b1
-def answers_of(
+def _answers_of(
     matcher: Matcher,
     regions,  # Regions of an image
     truth,  # int [H, W]
@@ -137,11 +137,11 @@ def answers_of(
     found, masks = matcher.match(regions, bank, background), regions.proposals.masks
     usable, classes = found.labels >= 0, found.scores.shape[1]
     typical = matcher.typical(bank, background)
-    gone, truth = np.isin(truth, lacking), without_classes(truth, lacking, classes + len(lacking))
+    gone, truth = np.isin(truth, lacking), _without_classes(truth, lacking, classes + len(lacking))
     scores = torch.from_numpy(found.scores[usable])
     cast = votes(masks[usable], scores, present_labels(scores, matcher.settings, background), truth.shape)
     n, named = len(cast.labels), np.maximum(cast.labels, 0)
-    counts = _counted(cast.index, truth, classes)[:n]
+    counts = _count(cast.index, truth, classes)[:n]
     counts = np.vstack([counts, np.zeros((n - len(counts), classes), int)])
     lost = np.bincount(cast.index[gone], minlength=n)
     free, held, hits = cast.labels < 0, counts.sum(1), counts[np.arange(n), named]
@@ -175,7 +175,7 @@ def collect(
             if lacking not in subsets:
                 subsets[lacking] = bank.subset([n for n in vocabulary.names if vocabulary.index(n) not in lacking])
             own = subsets[lacking] if lacking else bank
-            parts = answers_of(matcher, regions, truth, own, vocabulary.background, lacking, len(found))
+            parts = _answers_of(matcher, regions, truth, own, vocabulary.background, lacking, len(found))
             found.append([replace(a, weight=a.weight / len(some)) for a in parts])
     return tuple(Answers.join(parts) for parts in zip(*found))
 

@@ -9,16 +9,16 @@ __all__ = []
 from dataclasses import dataclass, replace
 import numpy as np
 import torch
-from .calibration import _counted
+from .calibration import _count
 from ..method.bank import ReferenceBank
-from ..method.corrections import Correction, corrected_bank, correction_vectors, worth
+from ..method.corrections import Correction, correct_bank, correction_vectors, worth
 from ..method.matcher import Matcher, cells, present_labels, vote
 from ..method.regions import Regions
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/measure/19_correcting.ipynb #22c24ad6
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class _CellImage:
     "An image cut into cells, with its ground truth."
 
     name: str
@@ -42,14 +42,14 @@ def labelled(
         none = np.zeros((1, len(masks)), bool), np.zeros(truth.shape, np.int64)
         cover, index = cells(masks) if len(masks) else none
         counts = np.zeros((len(cover), classes), np.int64)
-        held = _counted(index, truth, classes)
+        held = _count(index, truth, classes)
         counts[: len(held)] = held
-        found.append(Labelled(name, regions, truth, cover, index, counts))
+        found.append(_CellImage(name, regions, truth, cover, index, counts))
     return found
 
 # %% ../../nbs/measure/19_correcting.ipynb #8fef3448
 @dataclass(frozen=True, eq=False)
-class Named:
+class _NamedImage:
     "An image named with a bank."
 
     labels: np.ndarray  # int64 [A], of the cells
@@ -57,11 +57,11 @@ class Named:
     seen: np.ndarray  # int64 [A], region that is seen in each cell, -1: none
 
 
-def name_cells(
+def _name_cells(
     matcher: Matcher,
-    item: Labelled,
+    item: _CellImage,
     bank: ReferenceBank,
-) -> Named:  # with a background
+) -> _NamedImage:  # with a background
     "The name of each cell, and the region that is seen there."
     found = matcher.match(item.regions, bank)
     usable, scores = found.labels >= 0, torch.from_numpy(found.scores)
@@ -71,13 +71,13 @@ def name_cells(
     seen = np.full(len(labels), -1)
     for i in np.argsort(-item.regions.proposals.areas, kind="stable"):
         seen[cover[:, i] & (labels == found.labels[i])] = i
-    return Named(labels, found, seen)
+    return _NamedImage(labels, found, seen)
 
 # %% ../../nbs/measure/19_correcting.ipynb #e8b9bf1a
-def visible_doubts(
+def _visible_doubts(
     matcher: Matcher,
-    item: Labelled,
-    named: Named,
+    item: _CellImage,
+    named: _NamedImage,
     bank: ReferenceBank,
 ) -> tuple:  # int64 [n] regions that are seen; float64 [n], their doubt, and float64 [n], what is seen, in images
     "What the queue orders by."
@@ -90,8 +90,8 @@ def visible_doubts(
     return regions, (1 - sure[regions]) * seen, seen
 
 
-def true_label(
-    item: Labelled,
+def _true_label(
+    item: _CellImage,
     region: int,
 ) -> int:  # -1 where none of its pixels counts
     "What a person would call a region: what most of its pixels are."
@@ -100,7 +100,7 @@ def true_label(
 
 # %% ../../nbs/measure/19_correcting.ipynb #e6adc777
 @dataclass(frozen=True, eq=False)
-class Step:
+class _Step:
     "The state after some corrections."
 
     corrections: int
@@ -112,7 +112,7 @@ def _confusions(matcher, items, bank, made):
     "int64 [n, C, C] of all images; a corrected region is what was said."
     found = []
     for item in items:
-        labels, classes = name_cells(matcher, item, bank).labels, item.counts.shape[1]
+        labels, classes = _name_cells(matcher, item, bank).labels, item.counts.shape[1]
         if item.name not in made:
             matrix = np.zeros((classes, classes), np.int64)
             np.add.at(matrix.T, labels, item.counts)
@@ -144,7 +144,7 @@ def simulate(
     rng, asked, made, states, grown = np.random.default_rng(seed), set(), {}, [], bank
     for n in range(max(steps) + 1):
         if n in steps:
-            states.append(Step(n, _confusions(matcher, pool, grown, made), _confusions(matcher, test, grown, {})))
+            states.append(_Step(n, _confusions(matcher, pool, grown, made), _confusions(matcher, test, grown, {})))
         if n == max(steps):
             break
         if (chosen := _choose(matcher, grown, pool, asked, choice, rng)) is None:  # all were shown
@@ -152,10 +152,10 @@ def simulate(
             break
         i, region = chosen
         asked.add(chosen)
-        mask, label = pool[i].regions.proposals.masks[region], true_label(pool[i], region)
+        mask, label = pool[i].regions.proposals.masks[region], _true_label(pool[i], region)
         made.setdefault(pool[i].name, []).append((mask, label))
         correction = Correction(pool[i].name, vocabulary.labels[label], mask, ((0, 0),))
-        grown = corrected_bank(grown, [correction], [correction_vectors(pool[i].regions, mask)], times=times)
+        grown = correct_bank(grown, [correction], [correction_vectors(pool[i].regions, mask)], times=times)
     return states
 
 
@@ -163,10 +163,10 @@ def _choose(matcher, bank, pool, asked, choice, rng):
     "(image, region) to be shown next; None where all were."
     options, doubts, names, areas = [], [], [], np.zeros(pool[0].counts.shape[1])
     for i, item in enumerate(pool):
-        named = name_cells(matcher, item, bank)
-        for region, doubt, seen in zip(*visible_doubts(matcher, item, named, bank)):
+        named = _name_cells(matcher, item, bank)
+        for region, doubt, seen in zip(*_visible_doubts(matcher, item, named, bank)):
             areas[name := named.found.labels[region]] += seen
-            if (i, region) not in asked and true_label(item, region) >= 0:
+            if (i, region) not in asked and _true_label(item, region) >= 0:
                 options.append((i, int(region)))
                 doubts.append(doubt)
                 names.append(name)

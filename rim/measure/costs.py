@@ -15,11 +15,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
-from ..base.ledger import held_memory
-from .style import COLOURS, _FAINT, _INK, _styled
+from ..base.ledger import process_memory
+from .style import COLOURS, _FAINT, _INK, _with_style
 
 # %% ../../nbs/measure/17_costs.ipynb #99c5553b
-def extra_memory(
+def _extra_memory(
     call,  # function without arguments
 ) -> float:  # MB; NaN where the system doesn't tell
     "The memory that a call needs on top of what is held already."
@@ -35,9 +35,9 @@ def extra_memory(
     except (OSError, AttributeError):
         call()
         return float("nan")
-    before = held_memory("VmRSS")
+    before = process_memory("VmRSS")
     call()
-    return max((held_memory() - before) / 1024, 0.0)
+    return max((process_memory() - before) / 1024, 0.0)
 
 # %% ../../nbs/measure/17_costs.ipynb #9aa2adcf
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def cost_of(
         start = time.perf_counter()
         method(image)
         times.append(time.perf_counter() - start)
-    return Cost(float(np.median(times)), max(extra_memory(lambda: method(image)) for image in images[:2]))
+    return Cost(float(np.median(times)), max(_extra_memory(lambda: method(image)) for image in images[:2]))
 
 # %% ../../nbs/measure/17_costs.ipynb #5d79976d
-def spaced(
+def _space(
     heights,  # float [n]
     gap: float,
 ) -> np.ndarray:  # float [n]
@@ -90,7 +90,7 @@ def _name_point(ax, text, point, height, colour):
     )
 
 # %% ../../nbs/measure/17_costs.ipynb #b440fcfb
-@_styled
+@_with_style
 def trade_off(
     points,  # name -> (seconds, (low, value, high), kind)
     unit="mIoU, %",
@@ -112,7 +112,7 @@ def trade_off(
     low, high = min(np.nanmin(quality), 0), np.nanmax([p[1][2] for p in points.values()])
     span = max(high - low, 1)
     ax.set_ylim(low - 0.03 * span, high + 0.06 * span)
-    places = spaced(np.nan_to_num(quality), 1.09 * span / max(len(points), 12))
+    places = _space(np.nan_to_num(quality), 1.09 * span / max(len(points), 12))
     for (name, (_, (_, value, _), kind)), x, y in zip(points.items(), at, places):
         _name_point(ax, f"{value:.1f}  {name}", (x, np.nan_to_num(value)), y, COLOURS[kinds.index(kind) % 8])
     ax.set(xlabel="seconds per image", ylabel=unit, title=title)

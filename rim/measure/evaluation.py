@@ -15,7 +15,7 @@ from ..base.engine import Engine, run
 from ..base.ledger import note
 from ..base.settings import Settings
 from .folders import benchmark_page
-from .report import Report, SetAside
+from .report import Report, ExcludedImage
 from .results import _as_methods, item_key, measure, pack_confusion, unpack_confusion
 
 # %% ../../nbs/measure/09_evaluation.ipynb #17eec744
@@ -49,7 +49,7 @@ def _measure_image(
     return results
 
 # %% ../../nbs/measure/09_evaluation.ipynb #4ca6e82b
-def ahead(benchmark, indices):
+def _read_ahead(benchmark, indices):
     "(index, function that returns the image or raises why not) in order; a thread reads the next image meanwhile."
     with ThreadPoolExecutor(1) as thread:
         coming = []
@@ -71,13 +71,13 @@ def _measure_item(methods, i, read, classes, store):
     return i, item[2], _measure_image(methods, item, classes, store)
 
 # %% ../../nbs/measure/09_evaluation.ipynb #2f64d560
-def set_aside(
+def _exclude(
     i: int,
     error: Unmeasured,
-) -> SetAside:
+) -> ExcludedImage:
     "An image that could not be measured."
     cause = error.__cause__
-    return SetAside(i, str(error), f"{type(cause).__name__}: {cause}", "".join(traceback.format_exception(cause)))
+    return ExcludedImage(i, str(error), f"{type(cause).__name__}: {cause}", "".join(traceback.format_exception(cause)))
 
 # %% ../../nbs/measure/09_evaluation.ipynb #2eba245e
 def describe_excluded(
@@ -116,17 +116,17 @@ def _report_of(methods, benchmark, settings, done, aside):
     return report
 
 # %% ../../nbs/measure/09_evaluation.ipynb #a8dae88f
-PATIENCE = 5  # so many images fail alike before any succeeds: then it isn't the images
+_PATIENCE = 5  # so many images fail alike before any succeeds: then it isn't the images
 
 
-class Patience:
+class _Patience:
     "Whether it is still the images that fail."
 
     def __init__(
         self,
         images: int,
     ):
-        self.limit, self.failed, self.kinds, self.succeeded = min(PATIENCE, images), 0, set(), False
+        self.limit, self.failed, self.kinds, self.succeeded = min(_PATIENCE, images), 0, set(), False
 
     def ends(self, aside):
         "Count a SetAside; True if it was one too many."
@@ -137,14 +137,14 @@ class Patience:
 # %% ../../nbs/measure/09_evaluation.ipynb #8c0438b7
 def _measure_here(methods, benchmark, indices, store, progress):
     "Image after image, the next being read meanwhile -> lists of (index, key, results) and of SetAside."
-    done, aside, patience, classes = [], [], Patience(len(benchmark)), len(benchmark.vocabulary.labels)
+    done, aside, patience, classes = [], [], _Patience(len(benchmark)), len(benchmark.vocabulary.labels)
     try:
-        for i, read in ahead(benchmark, tqdm(indices, desc=benchmark.name, disable=not progress)):
+        for i, read in _read_ahead(benchmark, tqdm(indices, desc=benchmark.name, disable=not progress)):
             try:
                 done.append(_measure_item(methods, i, read, classes, store))
                 patience.succeeded = True
             except Unmeasured as e:
-                aside.append(set_aside(i, e))
+                aside.append(_exclude(i, e))
                 if patience.ends(aside[-1]):
                     raise e.__cause__
     except KeyboardInterrupt:
@@ -155,7 +155,7 @@ def _measure_here(methods, benchmark, indices, store, progress):
 
 # %% ../../nbs/measure/09_evaluation.ipynb #5ea53360
 @dataclass(frozen=True)
-class Measuring:
+class _Measure:
     "What a worker does: make the methods once, then measure image after image into the store."
 
     methods: object  # function of the benchmark -> name -> Method
@@ -169,18 +169,18 @@ class Measuring:
             try:
                 _measure_item(methods, i, lambda: self.benchmark[i], classes, self.store)
             except Unmeasured as e:
-                return set_aside(i, e)
+                return _exclude(i, e)
 
         return measure
 
 # %% ../../nbs/measure/09_evaluation.ipynb #ff91eacf
 def _measure_elsewhere(methods, benchmark, store, engine, progress):
     "Let workers measure what the store lacks -> index -> SetAside."
-    aside, patience = {}, Patience(len(benchmark))
+    aside, patience = {}, _Patience(len(benchmark))
 
     def heard(outcome):
         bad = (
-            SetAside(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace)
+            ExcludedImage(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace)
             if outcome.error
             else outcome.value
         )
@@ -192,7 +192,7 @@ def _measure_elsewhere(methods, benchmark, store, engine, progress):
             raise Unmeasured(f"the first {patience.failed} images fail alike: {bad.error}")
 
     run(
-        Measuring(methods, benchmark, store),
+        _Measure(methods, benchmark, store),
         range(len(benchmark)),
         engine,
         (Exception,),

@@ -25,7 +25,7 @@ from ..trident.trident import Trident
 from ..method.vocabulary import IGNORE, IGNORE_COLOUR, unscored_label
 
 # %% ../../nbs/measure/14_examination.ipynb #46652fe3
-def true_segments(
+def _true_segments(
     truth,  # integer [H, W]
     background=True,  # whether label 0 is background
     smallest=0.002,  # share of the image below which a part doesn't count
@@ -41,7 +41,7 @@ def true_segments(
     return found
 
 # %% ../../nbs/measure/14_examination.ipynb #f0eee5a2
-def majority(
+def _majority(
     masks,  # bool [P, H, W]
     truth,  # integer [H, W]
     classes,  # number of labels
@@ -57,9 +57,9 @@ def majority(
     return np.where(total > 0, counts.argmax(1), -1), counts.max(1) / np.maximum(total, 1)
 
 # %% ../../nbs/measure/14_examination.ipynb #ba76a942
-def fits(
+def _fits(
     masks,  # bool [P, H, W]
-    segments,  # of `true_segments`
+    segments,  # of `_true_segments`
 ):
     "IoU of every mask with every true segment -> float64 [P, S]."
     if not len(masks) or not segments:
@@ -70,7 +70,7 @@ def fits(
     return both / np.maximum(a.sum(1)[:, None] + b.sum(1) - both, 1)
 
 # %% ../../nbs/measure/14_examination.ipynb #9f3f4e07
-def digest(image):
+def _digest(image):
     return hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest()
 
 # %% ../../nbs/measure/14_examination.ipynb #25eb235e
@@ -86,8 +86,8 @@ def oracle(
 
     def look_up(image):
         for i in range(len(benchmark)) if not places else ():
-            places.setdefault(digest(benchmark[i][0]), []).append(i)
-        truths = [benchmark[i][1] for i in places[digest(image)]]
+            places.setdefault(_digest(benchmark[i][0]), []).append(i)
+        truths = [benchmark[i][1] for i in places[_digest(image)]]
         if any(not np.array_equal(truths[0], other) for other in truths[1:]):
             raise ValueError(
                 f"an image has one ground truth, or it is given: {benchmark.name} has {len(truths)} of this image"
@@ -96,7 +96,7 @@ def oracle(
 
     def predict(image, regions, truth=None):
         truth = look_up(image) if truth is None else truth
-        labels, share = majority(regions.proposals.masks, truth, classes)
+        labels, share = _majority(regions.proposals.masks, truth, classes)
         return paint(regions.proposals.masks, labels, share, image.shape[:2], rim.settings.painting).clip(0)
 
     key = _ORACLE.key(parts={"analysis": rim.analysis_key}, method="oracle", painting=rim.settings.painting)
@@ -104,7 +104,7 @@ def oracle(
 
 # %% ../../nbs/measure/14_examination.ipynb #f99803e3
 @dataclass(frozen=True)
-class RegionTable:
+class _RegionTable:
     "Every proposal of a benchmark: where it is, what it is, what it is called."
 
     labels: tuple  # names of the labels
@@ -137,9 +137,9 @@ def examine(
     rows, segments, covered, classes = [], [], [], len(benchmark.vocabulary.labels)
     for i in range(len(benchmark)):
         image, truth, _ = benchmark[i]
-        regions, parts = analyse(image), true_segments(truth, ignore=unscored_label(classes))
-        label, share = majority(regions.proposals.masks, truth, classes)
-        fit = fits(regions.proposals.masks, parts)
+        regions, parts = analyse(image), _true_segments(truth, ignore=unscored_label(classes))
+        label, share = _majority(regions.proposals.masks, truth, classes)
+        fit = _fits(regions.proposals.masks, parts)
         segments += [l for l, _ in parts]
         covered += list(fit.max(0, initial=0))
         named = [np.asarray(name(image, regions)) for name in namers.values()]
@@ -155,7 +155,7 @@ def examine(
             )
         )
     columns = [np.concatenate(c) for c in zip(*rows)]
-    return RegionTable(
+    return _RegionTable(
         benchmark.vocabulary.labels,
         *columns[:6],
         dict(zip(namers, columns[6:])),
@@ -258,7 +258,7 @@ def _trident_for(settings, benchmark):
     return Trident(settings_for(settings, settings.benchmark)).method(benchmark.vocabulary, words)
 
 
-METHODS = {
+_METHODS = {
     "rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
     "match": lambda rim, benchmark: Matcher(rim.settings, store=rim.store).method(benchmark.vocabulary),
     **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
@@ -268,16 +268,16 @@ METHODS = {
 }  # name -> function(RIM, Benchmark) -> Method
 
 # %% ../../nbs/measure/14_examination.ipynb #7bfd15dc
-def _named_methods(
+def _methods_of(
     names,  # keys of METHODS
     rim,  # RIM, whose proposals all of them name
     benchmark,  # Benchmark
 ):
     "The methods of these names -> dict name -> Method."
     for name in names:
-        if name not in METHODS:
-            raise ValueError(f"a method must be one of {', '.join(METHODS)}: got {name!r}")
-    return {name: METHODS[name](rim, benchmark) for name in names}
+        if name not in _METHODS:
+            raise ValueError(f"a method must be one of {', '.join(_METHODS)}: got {name!r}")
+    return {name: _METHODS[name](rim, benchmark) for name in names}
 
 # %% ../../nbs/measure/14_examination.ipynb #161a2cac
 def make_methods(
@@ -286,7 +286,7 @@ def make_methods(
     benchmark,  # Benchmark
 ):
     "The methods of these names with models of their own, as the worker of an engine makes them -> dict name -> Method."
-    return _named_methods(names, RIM(settings, store=Store(settings.store)), benchmark)
+    return _methods_of(names, RIM(settings, store=Store(settings.store)), benchmark)
 
 # %% ../../nbs/measure/14_examination.ipynb #a85e9f9a
 def small(

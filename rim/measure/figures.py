@@ -9,7 +9,7 @@ __all__ = ['comparison']
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from .style import COLOURS, _FAINT, _GRID, _INK, _legend_below, _styled
+from .style import COLOURS, _FAINT, _GRID, _INK, _legend_below, _with_style
 
 # %% ../../nbs/measure/12_figures.ipynb #112deeaa
 from .grids import add_classes, cut_out, overlay_grid, region_gallery, value_grid
@@ -54,7 +54,7 @@ def _mark_values(
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
 
 # %% ../../nbs/measure/12_figures.ipynb #323a28cc
-@_styled
+@_with_style
 def bars(
     names,  # one per bar, first on top
     values,  # in percent
@@ -128,7 +128,7 @@ def _draw_question(
     ax.margins(x=0.06)
 
 # %% ../../nbs/measure/12_figures.ipynb #29d60090
-@_styled
+@_with_style
 def curves(
     panels,  # dicts: x, series = {name: rows of (low, value, high)}; title, xlabel, chosen, levels = {name: value}
     unit="mIoU, %",
@@ -213,7 +213,7 @@ def _draw_rankings(
     ax.legend(fontsize=8, loc="upper right", ncols=3)
 
 # %% ../../nbs/measure/12_figures.ipynb #9d062f3f
-@_styled
+@_with_style
 def individual_or_relational(
     image,
     mask,  # uint8 [H, W, 3], bool [H, W]: the region
@@ -244,7 +244,7 @@ def individual_or_relational(
     return fig
 
 # %% ../../nbs/measure/12_figures.ipynb #196f1d1b
-@_styled
+@_with_style
 def feature_maps(
     panels,  # dicts: points [R, 2], owner int [R], stars [C, 2], title, note
     names,  # of the C classes, at most 8
@@ -296,7 +296,7 @@ def _draw_panel(
     ax.set_title(panel["title"], fontsize=8.5)
 
 # %% ../../nbs/measure/12_figures.ipynb #6d3cccb0
-@_styled
+@_with_style
 def comparison(
     panels,  # dicts: title, reported = {method: value}, measured = {method: (low, value, high)}
     methods,  # on top the first

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 import numpy as np
 from fastcore.basics import patch
-from ..base.images import data_uri, framed, read_image, read_labels, swatch
+from ..base.images import data_uri, side_by_side, read_image, read_labels, swatch
 from ..method.vocabulary import IGNORE_COLOUR, Vocabulary, unscored_label
 
 # %% ../../nbs/measure/02_folders.ipynb #0eced1c3
@@ -62,7 +62,7 @@ def benchmark_page(
         for label, c in zip(labels[:most], self.vocabulary.palette())
     )
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return framed(
+    return side_by_side(
         (
             f'<div style="width:100%"><b>{escape(self.name)}</b>, {len(self)} image{"s" * (len(self) != 1)}, '
             f"{len(labels)} classes<br>{names}{more}</div>"
@@ -128,7 +128,7 @@ def _by_stem(
     return found
 
 # %% ../../nbs/measure/02_folders.ipynb #e6707d28
-def check_labels(
+def _check_labels(
     labels,  # integer [H, W]
     classes: int,  # valid labels are 0 .. classes - 1
     where: str,  # named in the error
@@ -222,7 +222,7 @@ class FolderBenchmark:
         stem, image_path, label_path = self.items[i]
         image, labels = (
             read_image(image_path),
-            check_labels(read_labels(label_path), len(self.vocabulary.labels), str(label_path)),
+            _check_labels(read_labels(label_path), len(self.vocabulary.labels), str(label_path)),
         )
         check_size(image.shape[:2], labels.shape, image_path, label_path)
         return image, labels, stem

@@ -8,11 +8,11 @@ __all__ = ['overlay_grid']
 # %% ../../nbs/measure/11_grids.ipynb #96318fca
 import matplotlib.pyplot as plt
 import numpy as np
-from .style import _FAINT, _HOUSE, _INK, _legend_below, _styled
+from .style import _FAINT, _HOUSE, _INK, _legend_below, _with_style
 from ..method.overlay import overlay_colours
 
 # %% ../../nbs/measure/11_grids.ipynb #41d9df8b
-@_styled
+@_with_style
 def value_grid(
     values,  # [rows, columns], in percent, NaN where there is nothing
     rows,
@@ -49,7 +49,7 @@ def value_grid(
     return fig
 
 # %% ../../nbs/measure/11_grids.ipynb #03e5a8a6
-@_styled
+@_with_style
 def overlay_grid(
     pictures,  # rows of images, [H, W, 3] uint8 or PIL
     columns=(),  # titles on top

@@ -86,7 +86,7 @@ def mean_iou(
     return float(_mean_present(iou(confusion), skip))
 
 # %% ../../nbs/measure/01_metrics.ipynb #2e9cd79d
-def resampled_mious(
+def resample_miou(
     confusions,  # integer [n, C, C], one per image
     weights,  # [draws, n], how often each image was drawn
     skip=(),  # classes that are not scored
@@ -130,7 +130,7 @@ def bootstrap(
     skip=(),  # classes that are not scored
 ):
     "(low, mIoU, high): 95 % interval of the mIoU over images."
-    values = resampled_mious(confusions, draw_weights(len(confusions), draws, seed), skip)
+    values = resample_miou(confusions, draw_weights(len(confusions), draws, seed), skip)
     return interval(values, mean_iou(np.sum(confusions, 0), skip))
 
 # %% ../../nbs/measure/01_metrics.ipynb #fa0d4543
@@ -147,5 +147,5 @@ def paired_bootstrap(
             f"both methods must have seen the same images and classes, got shapes {np.shape(a)} and {np.shape(b)}"
         )
     weights = draw_weights(len(a), draws, seed)
-    values = resampled_mious(a, weights, skip) - resampled_mious(b, weights, skip)
+    values = resample_miou(a, weights, skip) - resample_miou(b, weights, skip)
     return interval(values, mean_iou(np.sum(a, 0), skip) - mean_iou(np.sum(b, 0), skip))

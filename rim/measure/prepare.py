@@ -26,7 +26,7 @@ from ..base.settings import Settings
 from ..base.files import atomic_write
 
 # %% ../../nbs/measure/06_prepare.ipynb #5fcec129
-def write_labels(
+def _write_labels(
     path,  # of the PNG
     labels,  # uint8 [H, W]
 ) -> bool:  # whether it had to be written
@@ -42,7 +42,7 @@ def write_labels(
 
 # %% ../../nbs/measure/06_prepare.ipynb #cde10048
 @dataclass(frozen=True)
-class Prepared:
+class _Preparation:
     "What a preparation did."
 
     name: str
@@ -73,12 +73,12 @@ def _write_all(
     home: Path,
     jobs: list,  # of (Path of a label map, function that makes it)
     progress=None,  # whether to show a bar; None: in a terminal
-) -> Prepared:
+) -> _Preparation:
     "Make the label maps that aren't there; ValueError lists those that couldn't be made."
     written, problems = 0, []
     for path, make in tqdm(jobs, desc=f"prepare {name}", disable=None if progress is None else not progress):
         try:
-            written += write_labels(path, make())
+            written += _write_labels(path, make())
         except ValueError as e:
             problems.append(str(e))
     if problems:
@@ -90,17 +90,17 @@ def _write_all(
                 ]
             )
         )
-    return Prepared(name, home, written, len(jobs) - written)
+    return _Preparation(name, home, written, len(jobs) - written)
 
 # %% ../../nbs/measure/06_prepare.ipynb #2d01510e
-def converted(
+def _convert_labels(
     name: str,
     picture: Path,  # image
     raw: Path,  # its label map as published
 ) -> np.ndarray:  # uint8 [H, W]
     "The labels of a published label map."
     labels = (
-        polygon_labels(raw) if raw.suffix == ".json" else translate(read_labels(raw), SOURCES[name].raw_values, raw)
+        _polygon_labels(raw) if raw.suffix == ".json" else translate(read_labels(raw), SOURCES[name].raw_values, raw)
     )
     check_size(image_size(picture), labels.shape, picture, raw)
     return labels
@@ -110,7 +110,7 @@ def _prepare_maps(
     name: str,  # coco-object, coco-stuff, cityscapes
     root,  # folder of the benchmark, or one above
     progress=None,
-) -> Prepared:
+) -> _Preparation:
     "Convert label maps that lie beside their images."
     source, jobs, missing = SOURCES[name], [], []
     patterns = source.raw + (_POLYGONS if name == "cityscapes" else ())
@@ -124,7 +124,7 @@ def _prepare_maps(
                 (home / p.format(key) for p in (*source.labels, *source.labels)),
             )
         )[raw]
-        jobs.append((ready, lambda picture=picture, raw=raw: converted(name, picture, raw)))
+        jobs.append((ready, lambda picture=picture, raw=raw: _convert_labels(name, picture, raw)))
     if not jobs:
         raise FileNotFoundError(f"{name} was not prepared: {home} has no images of it")
     _require(name, missing)
@@ -134,7 +134,7 @@ def _prepare_maps(
 _POLYGONS = ("gtFine/val/{}_gtFine_polygons.json",)
 
 
-def polygon_labels(
+def _polygon_labels(
     path,  # JSON of one image
 ) -> np.ndarray:  # uint8 [H, W]
     "Draw the train identifiers of a Cityscapes annotation."
@@ -177,7 +177,7 @@ def _run_lengths(
     return runs
 
 # %% ../../nbs/measure/06_prepare.ipynb #4258ac05
-def run_mask(
+def _run_mask(
     segmentation: dict,  # size (H, W), counts
 ) -> np.ndarray:  # bool [H, W]
     "The mask that run lengths describe."
@@ -192,17 +192,17 @@ _IDS = """
     220 232 258 259 260 284 295 296 308 324 326 347 349 354 355 360 366 368 397 415 416 420 424 427 440 445
     454 458
 """
-CONTEXT_IDS = tuple(map(int, _IDS.split()))
+_CONTEXT_IDS = tuple(map(int, _IDS.split()))
 
 # %% ../../nbs/measure/06_prepare.ipynb #8156edee
-def detail_labels(
+def _detail_labels(
     image: dict,  # height, width, file_name
     masks: list,  # of dict: category_id, segmentation (run lengths)
 ) -> np.ndarray:  # uint8 [H, W], 0..59
     "The labels of one image of the detail annotations."
     labels = np.zeros((image["height"], image["width"]), np.uint8)
     for mask in masks:
-        if mask["category_id"] not in CONTEXT_IDS:
+        if mask["category_id"] not in _CONTEXT_IDS:
             raise ValueError(f"a category must be one of Context's 59: {image['file_name']} has {mask['category_id']}")
         if tuple(mask["segmentation"]["size"]) != labels.shape:
             raise ValueError(
@@ -210,7 +210,7 @@ def detail_labels(
                 f"{mask['segmentation']['size']}"
             )
         try:
-            labels[run_mask(mask["segmentation"])] = CONTEXT_IDS.index(mask["category_id"])
+            labels[_run_mask(mask["segmentation"])] = _CONTEXT_IDS.index(mask["category_id"])
         except ValueError as e:
             raise ValueError(f"{e}: in {image['file_name']}") from None
     return labels
@@ -244,7 +244,7 @@ def _read_details(
 def _prepare_context(
     root,  # folder of VOC2010, or one above
     progress=None,
-) -> Prepared:
+) -> _Preparation:
     "Make the 60-class label maps of PASCAL Context and the list of its validation images."
     source, name = SOURCES["context60"], "trainval_merged.json"
     home = find_home("context60", root, source.pictures)
@@ -267,7 +267,7 @@ def _prepare_context(
         )
     _require("context", [p for p in (file_of(home, source.pictures, key) for key in keys) if not p.is_file()])
     jobs = [
-        (home / source.labels[0].format(key), lambda i=i: detail_labels(i, masks[i["image_id"]]))
+        (home / source.labels[0].format(key), lambda i=i: _detail_labels(i, masks[i["image_id"]]))
         for key, i in zip(keys, images)
     ]
     prepared = _write_all("context", home, jobs, progress)
@@ -275,18 +275,18 @@ def _prepare_context(
     return prepared
 
 # %% ../../nbs/measure/06_prepare.ipynb #ada68bbb
-PREPARATIONS = ("context", "coco-object", "coco-stuff", "cityscapes")
+_PREPARATIONS = ("context", "coco-object", "coco-stuff", "cityscapes")
 
 # %% ../../nbs/measure/06_prepare.ipynb #44ffffee
 def prepare(
     name: str,  # context, coco-object, coco-stuff, cityscapes
     root,  # folder of the benchmark, or one above
     progress=None,  # whether to show a bar; None: in a terminal
-) -> Prepared:
+) -> _Preparation:
     "Convert the label maps of a benchmark; what is done already is kept."
-    if name not in PREPARATIONS:
+    if name not in _PREPARATIONS:
         raise ValueError(
-            f"what can be prepared is {', '.join(PREPARATIONS)}; the other benchmarks are read as they are: "
+            f"what can be prepared is {', '.join(_PREPARATIONS)}; the other benchmarks are read as they are: "
             f"got {name!r}"
         )
     return _prepare_context(root, progress) if name == "context" else _prepare_maps(name, root, progress)

@@ -17,7 +17,7 @@ from .metrics import bootstrap, draw_weights, interval, iou, mean_iou, paired_bo
 
 # %% ../../nbs/measure/08_report.ipynb #f63b018f
 @dataclass(frozen=True)
-class SetAside:
+class ExcludedImage:
     "An image that could not be measured."
 
     index: int  # in the benchmark

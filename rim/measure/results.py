@@ -14,7 +14,7 @@ from ..method.segmentation import Method, Segmentation
 from ..method.vocabulary import unknown_label, unscored_label
 
 # %% ../../nbs/measure/07_results.ipynb #040d4ae2
-def as_method(
+def _as_method(
     method,  # Method, segmenter with .method(vocabulary), or function of an image
     vocabulary,
 ) -> Method:
@@ -29,12 +29,12 @@ def as_method(
 
 # %% ../../nbs/measure/07_results.ipynb #6bf2c3df
 def _as_methods(
-    methods,  # name -> what `as_method` takes, or a function of the benchmark that makes such a dict
+    methods,  # name -> what `_as_method` takes, or a function of the benchmark that makes such a dict
     benchmark,
 ) -> dict:  # name -> Method
     "Methods by name, made first if need be."
     return {
-        name: as_method(m, benchmark.vocabulary)
+        name: _as_method(m, benchmark.vocabulary)
         for name, m in (methods(benchmark) if callable(methods) else methods).items()
     }
 

@@ -32,7 +32,7 @@ def relabel(
     return table
 
 # %% ../../nbs/measure/03_sources.ipynb #f018a88d
-def numbered(
+def _number_labels(
     classes: int,
     first=0,  # value of label 0
     ignored=(IGNORE,),  # values that aren't scored
@@ -41,7 +41,7 @@ def numbered(
     return relabel({**dict.fromkeys(ignored, IGNORE), **{first + label: label for label in range(classes)}})
 
 # %% ../../nbs/measure/03_sources.ipynb #e511d1c6
-def spans(
+def _spans(
     table,  # int16 [256]
 ) -> str:
     "The values that may occur, for a message."
@@ -60,18 +60,18 @@ def translate(
     wrong = (labels < 0) | (values > 255)
     if wrong.any():
         raise ValueError(
-            f"label values must be among {spans(table)}: {path} contains {np.unique(values[wrong])[:5].tolist()}"
+            f"label values must be among {_spans(table)}: {path} contains {np.unique(values[wrong])[:5].tolist()}"
         )
     return labels.astype(np.uint8)
 
 # %% ../../nbs/measure/03_sources.ipynb #cdf21200
-THINGS = 80
+_THINGS = 80
 _COCO_VALUES = tuple(
     v for v in range(182) if v not in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 )  # of the 171 classes, things first
 _COCO_STUFF = relabel({**{value: label for label, value in enumerate(_COCO_VALUES)}, IGNORE: IGNORE})
 _COCO_OBJECT = relabel(
-    {**{value: label + 1 if label < THINGS else 0 for label, value in enumerate(_COCO_VALUES)}, IGNORE: 0}
+    {**{value: label + 1 if label < _THINGS else 0 for label, value in enumerate(_COCO_VALUES)}, IGNORE: 0}
 )
 
 # %% ../../nbs/measure/03_sources.ipynb #343653d7
@@ -123,7 +123,7 @@ CITYSCAPES = relabel(
 
 # %% ../../nbs/measure/03_sources.ipynb #06f51d47
 @dataclass(frozen=True, eq=False)
-class Source:
+class _Source:
     "A published benchmark: where its files lie and what their values mean."
 
     images: int  # how many there are
@@ -140,7 +140,7 @@ class Source:
     made_by: str = ""  # what makes the label maps
 
 # %% ../../nbs/measure/03_sources.ipynb #651e8efa
-VOC = dict(
+_VOC = dict(
     images=1449,
     names="voc",
     homes=("VOC2012", "VOCdevkit/VOC2012", "voc"),
@@ -150,7 +150,7 @@ VOC = dict(
     split="ImageSets/Segmentation/val.txt",
 )
 _CONTEXT = {
-    **VOC,
+    **_VOC,
     **dict(
         images=5105,
         names="context",
@@ -163,7 +163,7 @@ _CONTEXT = {
 _COCO_MAPS = ("stuffthingmaps/val2017/{}", "annotations/val2017/{}", "stuffthingmaps_trainval2017/val2017/{}")
 
 # %% ../../nbs/measure/03_sources.ipynb #caab415b
-COCO = dict(
+_COCO = dict(
     images=5000,
     homes=("coco", "coco2017", "coco_stuff164k", "coco_stuff"),
     pictures=("val2017/{}.jpg", "images/val2017/{}.jpg"),
@@ -173,44 +173,44 @@ COCO = dict(
 
 # %% ../../nbs/measure/03_sources.ipynb #e9ff764c
 SOURCES = {
-    "voc21": Source(**VOC, values=numbered(21)),
-    "voc20": Source(**VOC, values=numbered(20, 1, (0, IGNORE)), background=False),
-    "context60": Source(**_CONTEXT, values=numbered(60)),
-    "context59": Source(**_CONTEXT, values=numbered(59, 1, (0, IGNORE)), background=False),
-    "coco-object": Source(
-        **COCO,
+    "voc21": _Source(**_VOC, values=_number_labels(21)),
+    "voc20": _Source(**_VOC, values=_number_labels(20, 1, (0, IGNORE)), background=False),
+    "context60": _Source(**_CONTEXT, values=_number_labels(60)),
+    "context59": _Source(**_CONTEXT, values=_number_labels(59, 1, (0, IGNORE)), background=False),
+    "coco-object": _Source(
+        **_COCO,
         names="coco-object",
         labels=tuple(f"{m}_instanceTrainIds.png" for m in _COCO_MAPS),
-        values=numbered(81, ignored=()),
+        values=_number_labels(81, ignored=()),
         raw_values=_COCO_OBJECT,
     ),
-    "coco-stuff": Source(
-        **COCO,
+    "coco-stuff": _Source(
+        **_COCO,
         names="coco-stuff",
         labels=tuple(f"{m}_labelTrainIds.png" for m in _COCO_MAPS),
-        values=numbered(171),
+        values=_number_labels(171),
         raw_values=_COCO_STUFF,
         background=False,
     ),
-    "cityscapes": Source(
+    "cityscapes": _Source(
         500,
         "cityscapes",
         ("cityscapes",),
         ("leftImg8bit/val/{}_leftImg8bit.png",),
         ("gtFine/val/{}_gtFine_labelTrainIds.png",),
-        numbered(19),
+        _number_labels(19),
         key=r"\w+/\w+_\d{6}_\d{6}",
         raw=("gtFine/val/{}_gtFine_labelIds.png",),
         raw_values=CITYSCAPES,
         background=False,
     ),
-    "ade20k": Source(
+    "ade20k": _Source(
         2000,
         "ade20k",
         ("ADEChallengeData2016", "ade/ADEChallengeData2016", "ade20k"),
         ("images/validation/{}.jpg",),
         ("annotations/validation/{}.png",),
-        numbered(150, 1, (0,)),
+        _number_labels(150, 1, (0,)),
         key=r"ADE_val_\d{8}",
         background=False,
     ),

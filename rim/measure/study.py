@@ -19,7 +19,7 @@ from ..method.shipped import photographed_part, read_shipped
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/measure/20_study.ipynb #d47e4617
-class Study(NamedTuple):
+class _Study(NamedTuple):
     "What a study measures with."
 
     rim: RIM  # or a Matcher
@@ -34,13 +34,13 @@ def begin(
     profile,  # section of settings.ini
     overrides,  # further settings
     papers=None,  # benchmarks of the paper, of which the first is taken; None: the profile's own
-) -> Study:
+) -> _Study:
     "The segmenter of a profile with its benchmark and references."
     rim = RIM.from_profile(profile, keep=True, **overrides)
     settings = rim.settings.replace(benchmark=where(rim.settings, papers)[0]) if papers else rim.settings
     benchmark = get_benchmark(settings.benchmark, settings)
     bank = rim.bank_for(benchmark.vocabulary, progress=False)
-    return Study(rim, settings, benchmark, benchmark.vocabulary, len(benchmark), bank)
+    return _Study(rim, settings, benchmark, benchmark.vocabulary, len(benchmark), bank)
 
 # %% ../../nbs/measure/20_study.ipynb #ba56de8d
 def own_bank(
@@ -68,7 +68,7 @@ def begin_matching(
     else:
         tuning = ToyboxBenchmark(images, "validation")
     bank = own_bank(matcher, benchmark.vocabulary)
-    study = Study(matcher, settings, benchmark, benchmark.vocabulary, len(benchmark), bank)
+    study = _Study(matcher, settings, benchmark, benchmark.vocabulary, len(benchmark), bank)
     return study, Part(tuning, range(min(images, len(tuning))))
 
 # %% ../../nbs/measure/20_study.ipynb #99073e01

@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in 
 # %% ../../nbs/measure/10_style.ipynb #415c0409
 _INK, _FAINT, _GRID = "#22272e", "#6b7280", "#e5e7eb"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")  # Okabe & Ito
-STYLE = {
+_STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -47,10 +47,10 @@ STYLE = {
     "legend.frameon": False,
     "image.interpolation": "antialiased",
 }
-_HOUSE = ["default", STYLE]  # the library's own defaults below it: a matplotlibrc may ask for LaTeX, or for anything
+_HOUSE = ["default", _STYLE]  # the library's own defaults below it: a matplotlibrc may ask for LaTeX, or for anything
 
 # %% ../../nbs/measure/10_style.ipynb #4ba253e6
-def _styled(draw):
+def _with_style(draw):
     "Draw with the house style, whatever the session's rcParams are."
 
     def wrapped(*args, **kwargs):
@@ -108,7 +108,7 @@ def profile_line(
     return join.join(filter(None, [line, _departure_line(settings, methods)]))
 
 # %% ../../nbs/measure/10_style.ipynb #34e2251a
-@_styled
+@_with_style
 def label_profile(
     fig,
     settings: Settings,

@@ -9,7 +9,7 @@ __all__ = []
 from dataclasses import fields, replace
 import numpy as np
 from .report import Report
-from .metrics import draw_weights, interval, resampled_mious
+from .metrics import draw_weights, interval, resample_miou
 from ..method.bank import ReferenceBank
 from ..method.segmentation import Method
 from ..method.segmenter import RIM, VARIANTS, fill_uncovered, name_regions
@@ -165,7 +165,7 @@ def contrast(
     weights = np.vstack([np.ones((1, n), int), draw_weights(n, report.draws, report.seed)])
 
     def mean(some):
-        return np.mean([resampled_mious(report.confusions[name], weights, report.skip) for name in some], axis=0)
+        return np.mean([resample_miou(report.confusions[name], weights, report.skip) for name in some], axis=0)
 
     names, minus = ([some] if isinstance(some, str) else list(some) for some in (names, minus))
     values = 100 * (mean(names) - (mean(minus) if minus else 0))

@@ -73,7 +73,7 @@ def _count_references(
     return dict(zip(_COUNTS, (len(kept), len(made) - len(kept), fallbacks, redraws)))
 
 # %% ../../nbs/method/11_bank.ipynb #098ff2bd
-def bank_from_references(
+def _bank_from_references(
     names,  # class names
     made,  # of `make_references`: (class index, word, k, arrays, record)
     record=None,  # further facts for the bank's record
@@ -129,7 +129,7 @@ def build(
         "settings": settings.as_dict(),
         "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
     }
-    return bank_from_references(vocabulary.names, made, facts)
+    return _bank_from_references(vocabulary.names, made, facts)
 
 # %% ../../nbs/method/11_bank.ipynb #86234b9c
 @patch(cls_method=True)
@@ -143,7 +143,7 @@ def from_photographs(
     vocabulary=None,  # names and synonyms that the folders are named after; None: the folders' names are the classes
 ) -> ReferenceBank:
     "A bank of your own photographs."
-    return bank_from_references(*describe_photographs(folder, settings, store, progress, tools, vocabulary))
+    return _bank_from_references(*describe_photographs(folder, settings, store, progress, tools, vocabulary))
 
 # %% ../../nbs/method/11_bank.ipynb #3d54992a
 def _vectors_of(
@@ -270,7 +270,7 @@ def subset(
     )
 
 # %% ../../nbs/method/11_bank.ipynb #00bc442d
-def _joined_rows(
+def _join_rows(
     first: dict,  # name -> float [n, D_k]
     second: dict,  # name -> float [m, D_k]
 ) -> dict:  # name -> float [n + m, D_k]
@@ -278,16 +278,16 @@ def _joined_rows(
     return {k: np.concatenate([first[k], second[k]]) for k in first if k in second}
 
 
-def _joined_negatives(
+def _join_negatives(
     first: dict,  # name -> float [n, D_k]
     second: dict,  # name -> float [m, D_k]
 ) -> dict:  # name -> float [n + m, D_k]; of parts of one bank, those that it had
     "Regions without a name of two banks."
     same = first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
-    return dict(first or second) if same or not (first and second) else _joined_rows(first, second)
+    return dict(first or second) if same or not (first and second) else _join_rows(first, second)
 
 # %% ../../nbs/method/11_bank.ipynb #4c70a05a
-def _joined_names(
+def _join_names(
     bank: ReferenceBank,
     other: ReferenceBank,
 ) -> tuple:  # (names, int [classes of the other]: their numbers among these)
@@ -297,11 +297,11 @@ def _joined_names(
     return names, np.array([i if i >= 0 else names.index(n) for n, i in zip(other.names, known)])
 
 # %% ../../nbs/method/11_bank.ipynb #92574253
-def _joined_record(
+def _join_records(
     bank: ReferenceBank,
     other: ReferenceBank,
     names,  # of both
-    renumber,  # of `_joined_names`
+    renumber,  # of `_join_names`
 ) -> dict:
     "The record of both."
     synonyms = {name: [] for name in names}
@@ -332,7 +332,7 @@ def merge(
             f"banks can be merged if one encoder made both: got {self.record.get('encoder')} of width "
             f"{self.dim} and {other.record.get('encoder')} of width {other.dim}"
         )
-    names, renumber = _joined_names(self, other)
+    names, renumber = _join_names(self, other)
     owner, shown = (
         np.concatenate([a, renumber[b]])
         for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"]))
@@ -346,9 +346,9 @@ def merge(
         part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown]
         for part in ("image", "mask", "attention")
     }
-    record = _joined_record(self, other, names, renumber)
-    extra = {k: v[order] for k, v in _joined_rows(self.extra, other.extra).items()}
-    negatives = _joined_negatives(self.negatives, other.negatives)
+    record = _join_records(self, other, names, renumber)
+    extra = {k: v[order] for k, v in _join_rows(self.extra, other.extra).items()}
+    negatives = _join_negatives(self.negatives, other.negatives)
     thumbnails = {"owner": shown[order_shown], **thumbnails}
     return ReferenceBank(names, owner[order], *vectors, thumbnails, record, extra, negatives)
 

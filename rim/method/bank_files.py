@@ -44,7 +44,7 @@ def save_bank(
     )
 
 # %% ../../nbs/method/09_bank_files.ipynb #452253bd
-def taken(
+def _take(
     arrays: dict,  # loses them
     prefix: str,
 ) -> dict:  # without the prefix
@@ -89,8 +89,8 @@ def load_bank(
         width = arrays["foreground"].shape[1]
         empty = [k for k in ARRAYS[1:] if arrays[k].shape[1] == 0 < width]
         arrays |= {k: np.full((len(arrays[k]), width), np.nan, np.float32) for k in empty}
-        groups = {part: taken(arrays, f"{part}.") for part in GROUPS}
-        thumbnails, names = taken(arrays, "thumbnail_"), tuple(json.loads(facts["names"]))
+        groups = {part: _take(arrays, f"{part}.") for part in GROUPS}
+        thumbnails, names = _take(arrays, "thumbnail_"), tuple(json.loads(facts["names"]))
         bank = cls(names, **arrays, thumbnails=thumbnails, record=json.loads(facts["record"]), **groups)
         if problem := _bank_problem(bank):
             raise ValueError(problem)

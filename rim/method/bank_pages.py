@@ -9,7 +9,7 @@ __all__ = []
 from html import escape
 import numpy as np
 from PIL import Image, ImageDraw
-from ..base.images import data_uri, framed, typeset
+from ..base.images import data_uri, side_by_side, typeset
 from .references import THUMB
 
 # %% ../../nbs/method/10_bank_pages.ipynb #5e49a0b9
@@ -87,7 +87,7 @@ def bank_page(
         for i, name in enumerate(shown)
     )
     more = f"<p>and {len(bank) - len(shown)} more</p>" if len(bank) > len(shown) else ""
-    return framed(
+    return side_by_side(
         f"<div>{len(bank)} classes, {len(bank.owner)} references of width {bank.dim}; below each, its "
         f"attention<table>{rows}</table>{more}</div>"
     )

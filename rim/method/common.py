@@ -24,7 +24,7 @@ from .words import coco_things, known_words
 from ..models.loading import load_efficientnet, weights_key
 
 # %% ../../nbs/method/20_common.ipynb #c0770007
-def area_mean(
+def _area_mean(
     grid: torch.Tensor,  # float32 [D, h, w]
     masks,  # bool or float [P, H, W]
 ) -> np.ndarray:  # float32 [P, D], NaN where a mask is empty
@@ -38,7 +38,7 @@ def area_mean(
 LEAST_AREA, ENOUGH, LEAST_PART, PARTS, SEGMENTS, NEARNESS = 0.0001, 0.0008, 0.002, 4, 6, 0.7
 
 
-def category_regions(
+def _category_regions(
     values: np.ndarray,  # uint8 [H, W], category map
 ) -> tuple:  # bool [P, H, W], list of P categories
     "The regions of a category map: each category, and its larger parts."
@@ -55,7 +55,7 @@ def category_regions(
     return np.array(masks, bool).reshape(-1, *values.shape), categories
 
 # %% ../../nbs/method/20_common.ipynb #eb1523af
-def background_segments(
+def _background_segments(
     grid: torch.Tensor,  # float32 [D, h, w]
     values: np.ndarray,  # uint8 [H, W], category map
 ) -> np.ndarray:  # bool [S, H, W]
@@ -75,50 +75,50 @@ def background_segments(
     return masks[masks.mean((1, 2)) > 0.003]
 
 # %% ../../nbs/method/20_common.ipynb #c077000c
-def describe_map(
+def _describe_map(
     tools: Tools,
     image: np.ndarray,  # uint8 [H, W, 3]
     values: np.ndarray,  # uint8 [H, W], category map
 ) -> dict:  # arrays by name: category [P], foreground, background, whole [P, D], negative [S, D]
     "The vectors of a photograph with a category map, seen as test images are."
     grid = tools.region_encoder.features(image).cpu()
-    (masks, categories), segments = category_regions(values), background_segments(grid, values)
+    (masks, categories), segments = _category_regions(values), _background_segments(grid, values)
     found = {
         "category": np.array(categories, np.int64),
         "area": masks.mean((1, 2)),
         "whole": np.tile(grid.mean((1, 2)).numpy(), (len(masks), 1)),
     }
     return found | {
-        "foreground": area_mean(grid, masks),
-        "background": area_mean(grid, ~masks),
-        "negative": area_mean(grid, segments),
+        "foreground": _area_mean(grid, masks),
+        "background": _area_mean(grid, ~masks),
+        "negative": _area_mean(grid, segments),
     }
 
 # %% ../../nbs/method/20_common.ipynb #c077000f
 @torch.no_grad()
-def activation(
+def _activation(
     tools: Tools,
     image: np.ndarray,  # uint8 [H, W, 3]
     name: int,  # of the classifier
 ) -> torch.Tensor:  # float32 [h, w], 0 or more
     "Where the evidence for a name is."
-    scores = EfficientNetFeatures(classifier(tools), tools.settings.reference_side, "logits").features(image)[name]
+    scores = EfficientNetFeatures(_classifier(tools), tools.settings.reference_side, "logits").features(image)[name]
     found = scores.clamp_min(0).cpu()
     return found if found.any() else torch.ones_like(found)
 
 
-def classifier(tools: Tools):  # timm.models.EfficientNet
+def _classifier(tools: Tools):  # timm.models.EfficientNet
     "The network that knows the samples' names; the encoder, if it is that."
     return tools.network if tools.settings.feature == "efficientnet" else load_efficientnet(tools.settings)
 
 # %% ../../nbs/method/20_common.ipynb #1006f650
-def describe_sample(
+def _describe_sample(
     tools: Tools,
     image: np.ndarray,  # uint8 [H, W, 3]
     name: int,  # of the classifier
 ) -> dict:  # foreground, background, whole: float32 [D]
     "The vectors of a photograph of one thing, seen as references are."
-    grid, where = tools.encoder.features(image).cpu(), activation(tools, image, name)
+    grid, where = tools.encoder.features(image).cpu(), _activation(tools, image, name)
     where = F.interpolate(where[None, None], grid.shape[1:], mode="area")[0, 0]
     shares = {"foreground": where, "background": where.max() - where, "whole": torch.ones_like(where)}
     return {part: ((grid * share).sum((1, 2)) / share.sum()).numpy() for part, share in shares.items()}
@@ -142,7 +142,7 @@ def _thing_key(
     return _THING.key(tools.settings, parts, files=[file_digest(f) for f in files], **more)
 
 # %% ../../nbs/method/20_common.ipynb #bc902f87
-def _kept(store, key, make):
+def _cached_arrays(store, key, make):
     "The arrays of a photograph, from the store or made now."
     if store and key and (entry := store.entry("thing", key)):
         return entry[0]
@@ -152,41 +152,41 @@ def _kept(store, key, make):
     return arrays
 
 # %% ../../nbs/method/20_common.ipynb #2a0b15f4
-def map_references(
+def _map_references(
     folder,  # with images/, coco_ids/ and index.csv
     keys,  # of the photographs
     tools: Tools,
     store=None,
     progress=True,
-) -> list:  # of (id, arrays of `describe_map`)
+) -> list:  # of (id, arrays of `_describe_map`)
     "The vectors of all photographs with category maps."
     found = []
     for key in tqdm(keys, desc="photographs with maps", disable=None if progress else True):
         image, values = Path(folder, "images", f"{key}.jpg"), Path(folder, "coco_ids", f"{key}.png")
-        make = lambda: describe_map(tools, read_image(image), read_labels(values))
-        found.append((key, _kept(store, _thing_key(tools, image, values), make)))
+        make = lambda: _describe_map(tools, read_image(image), read_labels(values))
+        found.append((key, _cached_arrays(store, _thing_key(tools, image, values), make)))
     return found
 
 # %% ../../nbs/method/20_common.ipynb #baa7ac18
-def sample_references(
+def _sample_references(
     folder,  # of files that are named nSYNSET_name
     tools: Tools,
     store=None,
     progress=True,
-) -> list:  # of (synset, vectors of `describe_sample`)
+) -> list:  # of (synset, vectors of `_describe_sample`)
     "The vectors of one photograph per name of the classifier, which are numbered in the order of their synsets."
-    files, found, network = sorted(Path(folder).glob("n*_*")), [], classifier(tools)
+    files, found, network = sorted(Path(folder).glob("n*_*")), [], _classifier(tools)
     if len(files) != network.num_classes:
         raise ValueError(
             f"samples must be one per name of the classifier, {network.num_classes}: {folder} has {len(files)}"
         )
     for name, file in enumerate(tqdm(files, desc="samples", disable=None if progress else True)):
-        make = lambda: describe_sample(tools, read_image(file), name)
-        found.append((file.name.partition("_")[0], _kept(store, _thing_key(tools, file, name=name), make)))
+        make = lambda: _describe_sample(tools, read_image(file), name)
+        found.append((file.name.partition("_")[0], _cached_arrays(store, _thing_key(tools, file, name=name), make)))
     return found
 
 # %% ../../nbs/method/20_common.ipynb #c0770013
-def licences(
+def _licences(
     folder,  # with index.csv
 ) -> dict:  # id -> licence
     "The licence of each photograph."
@@ -194,9 +194,9 @@ def licences(
         return {row["id"]: row["licence"] for row in csv.DictReader(file)}
 
 # %% ../../nbs/method/20_common.ipynb #48728870
-def flattened(
-    maps: list,  # of `map_references`
-    samples: list,  # of `sample_references`
+def _flatten(
+    maps: list,  # of `_map_references`
+    samples: list,  # of `_sample_references`
 ) -> list:  # of (synset, whether the mask is true, vectors)
     "A line per reference, things in the order of their synsets."
     things, parts = coco_things(), ("foreground", "background", "whole")
@@ -212,13 +212,13 @@ def flattened(
 
 # %% ../../nbs/method/20_common.ipynb #c0770014
 def common_bank(
-    maps: list,  # of `map_references`
-    samples: list,  # of `sample_references`
+    maps: list,  # of `_map_references`
+    samples: list,  # of `_sample_references`
     tools: Tools,
     record=None,  # further facts
 ) -> ReferenceBank:
     "The bank of all these references; its names are the first words of their synsets."
-    words, lines = known_words(), flattened(maps, samples)
+    words, lines = known_words(), _flatten(maps, samples)
     synsets = list(dict.fromkeys(synset for synset, *_ in lines))
     parts = ("foreground", "background", "whole")
     vectors = [np.stack([v[part] for *_, v in lines]).astype(np.float32) for part in parts]

@@ -72,7 +72,7 @@ def nearness(
     return scores[np.arange(len(labels)), labels] - np.asarray(typical, np.float64)[labels]
 
 # %% ../../nbs/method/21_confidence.ipynb #963a78e8
-def with_unknown(
+def mark_unknown(
     labels,  # int [H, W], 0..classes-1
     confidence,  # float [H, W], 0..1
     below: float,  # probability; 0: nothing is unknown

@@ -139,7 +139,7 @@ def thumbnail_of(
     return np.asarray(cut), np.asarray(Image.fromarray(mask).convert("L").crop(box).resize((THUMB, THUMB)))
 
 # %% ../../nbs/method/26_corrections.ipynb #08ba3b41
-def corrected_bank(
+def correct_bank(
     bank: ReferenceBank,
     corrections,  # of Correction
     vectors,  # of `correction_vectors`, one pair per correction
@@ -158,7 +158,7 @@ def corrected_bank(
     return replace(bank, record={**bank.record, "corrections": said, "references": len(bank.owner)}, memory={})
 
 # %% ../../nbs/method/26_corrections.ipynb #4effdc29
-def _marked(held: dict, n: int) -> dict:
+def _mark(held: dict, n: int) -> dict:
     "The arrays with the number of each row's correction; 0: none."
     return {**held, "correction": held.get("correction", np.zeros((n, 1), np.float32))}
 
@@ -168,7 +168,7 @@ def _with_negative(bank, name, vector, whole, shown, number, times):
     held = dict(bank.negatives)
     if "foreground" not in held:  # the complements of the references, which no longer follow them
         held = {"foreground": bank.background[np.isfinite(bank.background).all(1)]}
-    held = _marked(held, len(held["foreground"]))
+    held = _mark(held, len(held["foreground"]))
     new = {"foreground": vector, "correction": np.float32([number])}
     rows = {k: np.concatenate([np.tile(new.get(k, np.nan), (times, 1)).astype(v.dtype), v]) for k, v in held.items()}
     return replace(bank, negatives=rows, memory={})
@@ -180,7 +180,7 @@ def _with_reference(bank, name, vector, whole, shown, number, times):
     i = names.index(name)
     at, thumbs = (int(np.searchsorted(owner, i)) for owner in (bank.owner, bank.thumbnails["owner"]))
     put = lambda array, value, at: np.insert(array, [at] * times, np.asarray(value, array.dtype), axis=0)
-    extra = _marked(bank.extra, len(bank.owner))
+    extra = _mark(bank.extra, len(bank.owner))
     side = bank.thumbnails["image"].shape[1:3]  # others' banks may have thumbnails of another size
     cut, mask = (np.asarray(Image.fromarray(part).resize(side)) for part in shown)
     shown = {"owner": i, "image": cut, "mask": mask, "attention": mask}
@@ -197,7 +197,7 @@ def _with_reference(bank, name, vector, whole, shown, number, times):
     )
 
 # %% ../../nbs/method/26_corrections.ipynb #7c0dfff1
-def renumbered(
+def renumber_labels(
     found: Segmentation,
     vocabulary: Vocabulary,  # with all names of the result, and others
 ) -> Segmentation:
@@ -212,7 +212,7 @@ def renumbered(
     return replace(found, labels=renumber(found.labels), named=named, vocabulary=vocabulary, regions=regions)
 
 # %% ../../nbs/method/26_corrections.ipynb #7c0dfff3
-def decided_by_hand(
+def decision_by_hand(
     decided: Decision,  # by references
     c: Correction,  # that covers the pixel
     found: Segmentation,  # what the references said

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from transformers import CLIPModel, CLIPProcessor
 from .features import to_input
-from ..models.roles import halving
+from ..models.roles import halve_batches
 
 # %% ../../nbs/method/24_crops.ipynb #3fa93dd1
 class ClipCrops:
@@ -47,7 +47,7 @@ class ClipCrops:
                 self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output
             ).float()
 
-        parts = [torch.empty(0, self.dim, device=self.model.device), *halving(embed, pixels, self.batch)]
+        parts = [torch.empty(0, self.dim, device=self.model.device), *halve_batches(embed, pixels, self.batch)]
         return F.normalize(torch.cat(parts), dim=1)
 
 # %% ../../nbs/method/24_crops.ipynb #f6fb0974

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 import torch
 from fastcore.basics import patch
-from ..base.images import data_uri, framed
+from ..base.images import data_uri, side_by_side
 from .bank import ReferenceBank
 from .bank_pages import tile
 from .matcher import Matcher, Nearest, present_labels, vote
@@ -33,7 +33,7 @@ def _rows_of(
     return [np.flatnonzero(np.isfinite(behind).all(1)), *groups]
 
 # %% ../../nbs/method/25_deciding.ipynb #d7e6fb4e
-def origin_of(
+def _origin_of(
     bank: ReferenceBank,
     row: int,  # of the bank, or of its negatives
     negative=False,  # whether it is one of the bank's negatives
@@ -94,7 +94,7 @@ class Part:
     without: str = ""  # what the pixel would be called without this image; empty: not computed
 
 # %% ../../nbs/method/25_deciding.ipynb #cc3011c3
-def _asked(
+def _features_at(
     regions: Regions,
     x: int,
     y: int,
@@ -112,7 +112,7 @@ def _asked(
     return regions.grid[:, y * height // size[0], x * width // size[1]][None], False
 
 
-def parts_of(
+def _parts_of(
     matcher: Matcher,
     features,  # float32 [q, D], of the regions that cover a pixel
     bank: ReferenceBank,
@@ -130,7 +130,7 @@ def parts_of(
     for j in np.unique(index):
         own, row = values[index == j], int(rows[j])
         share = len(own) / len(index)
-        origin = origin_of(bank, row, negative)
+        origin = _origin_of(bank, row, negative)
         origin = f"behind {origin}" if ours and not negative else origin
         found.append(Part(name, origin, row, negative, share, float(own.mean())))
     return sorted(found, key=lambda part: (-part.weight, -part.cosine, part.row))
@@ -151,7 +151,9 @@ def name_at(
     usable = found.labels >= 0
     over = regions.proposals.masks[usable, y, x] if usable.any() else np.zeros(0, bool)
     if not over.any():
-        return names[0 if background else int(matcher.scores(_asked(regions, x, y, size)[0], bank, False).argmax())]
+        return names[
+            0 if background else int(matcher.scores(_features_at(regions, x, y, size)[0], bank, False).argmax())
+        ]
     if matcher.settings.match_voting == "smallest":
         return names[matcher.label_pixels(regions, found, bank, size, background)[0][y, x]]
     scores = torch.from_numpy(found.scores[usable])
@@ -208,12 +210,12 @@ def deciding(
     e, named = self.evidence, self.labels if self.named is None else self.named
     label, sure = int(named[y, x]), 1.0 if self.confidence is None else float(self.confidence[y, x])
     doubt = dict(confidence=sure, unknown=bool(self.labels[y, x] != label))
-    features, covered = _asked(e.regions, x, y, (height, width), e.matcher.settings.match_voting == "smallest")
+    features, covered = _features_at(e.regions, x, y, (height, width), e.matcher.settings.match_voting == "smallest")
     if background and not covered:
         return Decision(x, y, e.names[0], 0.0, "", (), (), **doubt)
     mean = e.matcher.scores(features, e.bank, background).mean(0).numpy()
     others = [int(i) for i in np.argsort(-mean, kind="stable") if i != label]
-    both = [parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]
+    both = [_parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]
     again = lambda bank: name_at(e.matcher, e.regions, bank, x, y, (height, width), background)
     own = tuple(replace(p, without=again(without(e.bank, p.row, p.negative))) for p in both[0][:most])
     images = tuple(_image_of(e.bank, p, background and label == 0) for p in own)
@@ -245,4 +247,4 @@ def _repr_html_(
     )
     head = "".join(f"<th {cell}>{h}</th>" for h in ("", "image", "weight", "cosine", "without it"))
     said = f"<b>({self.x}, {self.y})</b> {escape(self.text)}"
-    return framed(f"<div>{said}</div><table><tr>{head}</tr>{rows}</table>")
+    return side_by_side(f"<div>{said}</div><table><tr>{head}</tr>{rows}</table>")

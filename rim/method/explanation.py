@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 import numpy as np
 from fastcore.basics import patch
-from ..base.images import data_uri, framed
+from ..base.images import data_uri, side_by_side
 
 # %% ../../nbs/method/15_explanation.ipynb #5ded6aa3
 @dataclass(frozen=True, eq=False)
@@ -125,4 +125,4 @@ def _repr_html_(self: Explanation) -> str:
         )
     if self.distributions is not None:
         parts.append(_ranking_bars(self.rankings, self.distributions, ["the region", self.region.name, self.runner_up]))
-    return framed(f'<div style="width:100%"><b>({self.x}, {self.y})</b> {escape(self.text)}</div>', *parts)
+    return side_by_side(f'<div style="width:100%"><b>({self.x}, {self.y})</b> {escape(self.text)}</div>', *parts)

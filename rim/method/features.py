@@ -31,7 +31,7 @@ class Encoder(Protocol):
         "The feature grid of one image."
 
 # %% ../../nbs/method/05_features.ipynb #be4124e5
-def patch_grid(
+def _patch_grid(
     size: tuple[int, int],  # H, W of the image
     side: int,  # long side of the encoder's input, pixels
     patch: int,  # pixels
@@ -74,7 +74,7 @@ class PatchEncoder:
         )
 
     def _input(self, image: np.ndarray) -> torch.Tensor:
-        grid = patch_grid(image.shape[:2], self.side, self.patch)
+        grid = _patch_grid(image.shape[:2], self.side, self.patch)
         return to_input(image, (grid[0] * self.patch, grid[1] * self.patch), self.mean, self.std)
 
     def _tokens(self, tokens: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:  # [B, h w, D] -> [B, D, h, w]
@@ -138,7 +138,7 @@ def _layer_number(
     return int(layer)
 
 # %% ../../nbs/method/05_features.ipynb #315051b6
-class TransformerFeatures(PatchEncoder):
+class _TransformerFeatures(PatchEncoder):
     "Keys, values or tokens of one layer on the patch grid, class token dropped; subclasses define `embed` and `norm`."
 
     def __init__(
@@ -166,7 +166,7 @@ class TransformerFeatures(PatchEncoder):
         return self._tokens(projection(layer, self.kind)(getattr(layer, self.norm)(hidden))[:, 1:], pixels)
 
 # %% ../../nbs/method/05_features.ipynb #5ba15f93
-class DinoKeys(TransformerFeatures):
+class DinoKeys(_TransformerFeatures):
     "DINOv2's keys, those of the last layer unless asked otherwise; method of the paper, section 3."
 
     name, norm = "dino-keys", "norm1"
@@ -179,7 +179,7 @@ class DinoKeys(TransformerFeatures):
         return self.model.embeddings(pixels)
 
 # %% ../../nbs/method/05_features.ipynb #138d9bd3
-class MaeKeys(TransformerFeatures):
+class MaeKeys(_TransformerFeatures):
     "The keys of a masked autoencoder that sees every patch, those of the last layer unless asked otherwise."
 
     name, norm = "mae-keys", "layernorm_before"

@@ -16,7 +16,7 @@ from ..base.settings import Settings
 from ..base.stages import Stage
 from ..base.store import Store
 from .bank import ReferenceBank
-from .confidence import curves_of, margins, nearness, with_unknown
+from .confidence import curves_of, margins, nearness, mark_unknown
 from .prototypes import Prototypes, nearest_scores, prototypes, typical_scores
 from .regions import Match, Regions, paint
 from .segmentation import Method, Segmentation, named_regions
@@ -24,7 +24,7 @@ from .segmenter import RIM
 from .vocabulary import Vocabulary
 
 # %% ../../nbs/method/23_matcher.ipynb #791a14f8
-def add_margin(
+def _add_margin(
     scores,  # float [P, C]
     settings: Settings,  # match_margin
     background=True,  # whether label 0 is the background
@@ -74,7 +74,7 @@ def vote(
 
 # %% ../../nbs/method/23_matcher.ipynb #8dbda4f9
 @dataclass(frozen=True, eq=False)
-class Votes:
+class _Votes:
     "What the proposals say of the cells of an image."
 
     index: np.ndarray  # int64 [H, W], of each pixel's cell
@@ -87,14 +87,14 @@ def votes(
     scores,  # float [P, C], the background's with its margin
     present,  # bool [C], labels that take part
     size,  # (H, W)
-) -> Votes:
+) -> _Votes:
     "The label with the highest mean score in each cell."
     if not len(masks):
-        return Votes(np.zeros(size, np.int64), np.full(1, -1), np.zeros((1, scores.shape[1])))
+        return _Votes(np.zeros(size, np.int64), np.full(1, -1), np.zeros((1, scores.shape[1])))
     cover, index = cells(masks)
     voted = vote(cover, scores).nan_to_num()
     labels = voted.masked_fill(~present, -torch.inf).argmax(1)
-    return Votes(index, torch.where(torch.as_tensor(cover).any(1), labels, -1).numpy(), voted.numpy())
+    return _Votes(index, torch.where(torch.as_tensor(cover).any(1), labels, -1).numpy(), voted.numpy())
 
 # %% ../../nbs/method/23_matcher.ipynb #5a4187ef
 def covered_labels(*asked) -> np.ndarray:  # int64 [H, W], -1 where no proposal covers
@@ -134,7 +134,7 @@ def scores(
     "Scores of feature vectors, the background's with its margin; those of a vector that isn't finite mean nothing."
     known = self._prototypes(bank, background)
     cosine = known.cosine(torch.where(torch.isfinite(features), features, 1.0).float().cpu())
-    return add_margin(nearest_scores(cosine, known, self.settings, background), self.settings, background)
+    return _add_margin(nearest_scores(cosine, known, self.settings, background), self.settings, background)
 
 # %% ../../nbs/method/23_matcher.ipynb #e4627613
 @patch
@@ -265,7 +265,7 @@ def predict(
     "Match the regions and let the pixels vote."
     found, names = self.match(regions, bank, vocabulary.background), vocabulary.labels
     named, sure = self.label_pixels(regions, found, bank, image.shape[:2], vocabulary.background)
-    labels = with_unknown(named, sure, self.settings.unknown, len(names))
+    labels = mark_unknown(named, sure, self.settings.unknown, len(names))
     own = self.confidence(found.scores, found.labels, bank, vocabulary.background, self.region_curve)
     rows, described = named_regions(found, regions.proposals, names, confidence=own if self.curve else None)
     record, evidence = {"proposals": len(regions), **found.record}, Nearest(found, rows, bank, names, regions, self)
@@ -273,7 +273,7 @@ def predict(
     return Segmentation(image, labels.astype(np.int32), vocabulary, described, record, evidence, *doubt)
 
 # %% ../../nbs/method/23_matcher.ipynb #1c44a2ac
-MATCH = (
+_MATCH = (
     "match_references",
     "match_negatives",
     "match_margin",
@@ -288,7 +288,7 @@ _MATCHER = Stage(
     "matcher",
     1,
     tuple(f"rim.method.{name}" for name in ("bank", "confidence", "prototypes", "regions", "matcher")),
-    MATCH,
+    _MATCH,
 )
 
 # %% ../../nbs/method/23_matcher.ipynb #39d4afbc
@@ -301,8 +301,8 @@ def method(
 ) -> Method:
     "One row of a table: this matcher with these references."
     vocabulary, other = Vocabulary.of(vocabulary), Matcher(self.settings.replace(**changes), store=self.store)
-    if unknown := [name for name in changes if name not in MATCH]:
-        raise ValueError(f"the regions stay, so only {', '.join(MATCH)} can be varied: got {unknown[0]!r}")
+    if unknown := [name for name in changes if name not in _MATCH]:
+        raise ValueError(f"the regions stay, so only {', '.join(_MATCH)} can be varied: got {unknown[0]!r}")
     bank = bank or self.bank_for(vocabulary)
     key = {
         "method": "match",
@@ -316,7 +316,7 @@ def method(
     return Method(lambda image, regions: other.predict(image, regions, vocabulary, bank), self.analyse, key)
 
 # %% ../../nbs/method/23_matcher.ipynb #ba51f542
-STEPS = {
+_STEPS = {
     "nearest reference, nearest complements": dict(match_presence=0.0, match_voting="smallest"),
     "+ vote": dict(match_presence=0.0),
     "+ presence": dict(),

@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 from ..base.images import typeset
 
 # %% ../../nbs/method/14_overlay.ipynb #c4e2c20b
-def label_edges(
+def _label_edges(
     labels,  # int [H, W]
 ) -> np.ndarray:  # bool [H, W]
     "Pixels whose right or lower neighbour has another label."
@@ -33,7 +33,7 @@ def overlay_colours(
     return (np.asarray(palette, np.float32) * strength + 128 * (1 - strength)).round().astype(np.uint8)
 
 # %% ../../nbs/method/14_overlay.ipynb #6aa7a352
-def hatching(
+def _hatching(
     size,  # (H, W)
     step=8,  # pixels from stripe to stripe
 ) -> np.ndarray:  # bool [H, W]
@@ -59,9 +59,9 @@ def draw_overlay(
     if background:
         mixed = np.where(labels[..., None] == 0, image * 0.55, mixed)
     if unknown.any():
-        stripes = hatching(labels.shape)[..., None]
+        stripes = _hatching(labels.shape)[..., None]
         mixed = np.where(unknown[..., None], np.where(stripes, (grey + 255) / 2, grey * 0.8), mixed)
-    mixed[label_edges(labels)] = 255
+    mixed[_label_edges(labels)] = 255
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 # %% ../../nbs/method/14_overlay.ipynb #c4e838d9

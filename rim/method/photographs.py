@@ -30,7 +30,7 @@ _CLICKS, MASK = "clicks.csv", ".mask.png"  # names of files beside the photograp
 
 
 @dataclass(frozen=True)
-class Photograph:
+class _Photograph:
     "An image of one class."
 
     path: Path
@@ -79,7 +79,7 @@ def _class_of(
 
 # %% ../../nbs/method/08_photographs.ipynb #20aae730
 def _fault_of(
-    photo: Photograph,
+    photo: _Photograph,
 ) -> str:  # empty where there is none
     "Why a photograph can't be opened; ValueError where its mask or clicks don't fit it."
     try:
@@ -99,7 +99,7 @@ def _fault_of(
     return ""
 
 # %% ../../nbs/method/08_photographs.ipynb #7444d622
-def _composed(name):
+def _normal_form(name):
     "A file's name in normal form C: macOS writes é as two code points."
     return unicodedata.normalize("NFC", name)
 
@@ -110,9 +110,9 @@ def _photographs_of(
 ) -> list:  # of Photograph, by file name
     "The photographs of a class."
     kept = lambda f: f.is_file() and not f.name.startswith(".") and f.name.casefold() != _CLICKS
-    files = {_composed(f.name): f for f in sorted(folder.iterdir()) if kept(f)}
+    files = {_normal_form(f.name): f for f in sorted(folder.iterdir()) if kept(f)}
     masks = {n[: -len(MASK)]: files.pop(n) for n in list(files) if n.casefold().endswith(MASK)}
-    clicks, stems = _read_clicks(folder), {_composed(f.stem) for f in files.values()}
+    clicks, stems = _read_clicks(folder), {_normal_form(f.stem) for f in files.values()}
     for n in files:
         stem, kind = re.match(r"(.*?)(?:[._ -]masks?)?(\.[^.]*)?$", n, re.IGNORECASE).groups()
         if stem in stems - {n.removesuffix(kind or "")}:
@@ -123,8 +123,8 @@ def _photographs_of(
             f"masks and clicks belong to photographs of the same folder: in {folder} there is none for "
             f"{', '.join(sorted(lost))}"
         )
-    found = [Photograph(f, name, masks.get(_composed(f.stem)), tuple(clicks.get(n, ()))) for n, f in files.items()]
-    return [Photograph(p.path, p.name, p.mask, p.clicks, _fault_of(p)) for p in found]
+    found = [_Photograph(f, name, masks.get(_normal_form(f.stem)), tuple(clicks.get(n, ()))) for n, f in files.items()]
+    return [_Photograph(p.path, p.name, p.mask, p.clicks, _fault_of(p)) for p in found]
 
 # %% ../../nbs/method/08_photographs.ipynb #5f28ac51
 def photographs_in(
@@ -159,8 +159,8 @@ def _bumps(
     return (joined / joined.max()).astype(np.float32)
 
 # %% ../../nbs/method/08_photographs.ipynb #8c9b65fb
-def find_mask(
-    photo: Photograph,
+def _find_mask(
+    photo: _Photograph,
     image,  # uint8 [H, W, 3]
     tools: Tools,
     seed: int,  # of the points drawn from the bump
@@ -183,7 +183,7 @@ _PHOTOGRAPH = Stage("photograph", 1, ("rim.method.photographs", "rim.base.images
 
 # %% ../../nbs/method/08_photographs.ipynb #eb2d47a2
 def _photograph_key(
-    photo: Photograph,
+    photo: _Photograph,
     tools: Tools,
 ) -> dict:
     "What determines the reference that a photograph becomes."
@@ -192,7 +192,7 @@ def _photograph_key(
 
 # %% ../../nbs/method/08_photographs.ipynb #d85c045c
 def _describe_photograph(
-    photo: Photograph,
+    photo: _Photograph,
     tools: Tools,
     store=None,
 ):  # (arrays of `describe_reference`, record)
@@ -207,7 +207,7 @@ def _describe_photograph(
     except ValueError as e:
         return {}, {"degenerate": True, "fault": str(e)}
     seed = image_seed(tools.settings.seed, key["photograph"], 0)
-    mask, how, attention = find_mask(photo, image, tools, seed)
+    mask, how, attention = _find_mask(photo, image, tools, seed)
     entry = describe_reference(image, attention, seed, tools, (mask, how))[0], {"mask": how}
     if store:
         store.put("photograph", key, *entry)

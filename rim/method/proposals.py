@@ -24,7 +24,7 @@ from ..base.images import IMAGENET_MEAN, IMAGENET_STD
 from ..models.fast_sam import Axis, PointDecoder, _count, _to_host, full_masks, in_dtype, measure
 from ..models.sam_on_gpu import fused_encoder
 from ..models.loading import weights_key
-from ..models.roles import dtype_of, halving
+from ..models.roles import dtype_of, halve_batches
 
 # %% ../../nbs/method/03_proposals.ipynb #654a637f
 def attention_mask(
@@ -99,7 +99,7 @@ def _by_area(
     return Proposals(masks, *(x[order].astype(np.float32) for x in (boxes, scores, stability)))
 
 # %% ../../nbs/method/03_proposals.ipynb #8a5f7c24
-def stock_proposals(
+def _stock_proposals(
     generator: SamAutomaticMaskGenerator,
     image: np.ndarray,  # [H, W, 3] uint8 RGB
 ) -> Proposals:
@@ -175,7 +175,7 @@ def candidates(
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
 
 # %% ../../nbs/method/03_proposals.ipynb #78111b69
-CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
+_CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
 
 
 @patch
@@ -200,11 +200,11 @@ def decode(
         return [x[stable] for x in (logits, boxes, ious, stability)]
 
     if device.type == "cpu":
-        step = max(1, min(self.batch, CHUNK // self.decoder.places.nbytes))
-        parts = over_cores(lambda xy: [*halving(piece, xy, step)], points.split(step))
+        step = max(1, min(self.batch, _CHUNK // self.decoder.places.nbytes))
+        parts = over_cores(lambda xy: [*halve_batches(piece, xy, step)], points.split(step))
         found = [one for part in parts for one in part]
     else:
-        found = halving(piece, points, self.batch)
+        found = halve_batches(piece, points, self.batch)
     logits, boxes, ious, stability = (torch.cat(part) for part in zip(*found))
     kept = batched_nms(boxes, ious, torch.zeros_like(ious), self.nms)
     return _by_area(
@@ -222,7 +222,7 @@ def generate(
     return self.decode(*self.embed(image), image.shape[:2])
 
 # %% ../../nbs/method/03_proposals.ipynb #0edd2003
-def thresholds(
+def _thresholds(
     settings,
 ) -> dict:
     "The filters of the automatic generation: the settings' own, or those of the preset `dense`."
@@ -249,10 +249,10 @@ class Proposer:
         grid = settings.points_per_side, settings.points_per_batch
         if settings.mask_generator == "stock":
             grid = grid[0], min(grid[1], STOCK)
-            self.generate = partial(stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **thresholds(settings)))
+            self.generate = partial(_stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **_thresholds(settings)))
         else:
             self.generate = MaskGenerator(
-                sam, *grid, **thresholds(settings), dtype=dtype or dtype_of(settings)
+                sam, *grid, **_thresholds(settings), dtype=dtype or dtype_of(settings)
             ).generate
 
     @property
@@ -354,7 +354,7 @@ def proposal_key(
         return dict(proposer="maskformer", **own, weights=weights_key("maskformer", settings))
     return dict(
         proposer="sam",
-        **thresholds(settings),
+        **_thresholds(settings),
         **settings.subset("points_per_side", "mask_generator"),
         weights=weights_key("sam", settings),
     )

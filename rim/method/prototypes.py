@@ -30,7 +30,7 @@ class Prototypes:
         return torch.nn.functional.normalize(features - self.centre, dim=1) @ self.vectors.T
 
 # %% ../../nbs/method/22_prototypes.ipynb #83d5b8a4
-def negatives_of(
+def _negatives_of(
     bank: ReferenceBank,
 ) -> np.ndarray:  # float32 [m, D]
     "Vectors of what is no class: single regions, or else the complement of each reference."
@@ -46,7 +46,7 @@ def prototypes(
     "The references of a bank as a matcher wants them."
     groups = [bank.foreground[bank.owner == i] for i in range(len(bank))]
     if background:
-        groups.insert(0, negatives_of(bank))
+        groups.insert(0, _negatives_of(bank))
         if not len(groups[0]):
             raise ValueError("a background needs negatives: no reference of the bank has a complement")
     vectors = torch.from_numpy(np.concatenate(groups)).float()

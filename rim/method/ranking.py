@@ -52,7 +52,7 @@ def ranking_distribution(
 
 # %% ../../nbs/method/12_ranking.ipynb #01345ef5
 @cache
-def subset_levels(
+def _subset_levels(
     n,  # number of agents
     device="cpu",  # where the table is used
 ):
@@ -67,24 +67,24 @@ def subset_levels(
     return levels
 
 # %% ../../nbs/method/12_ranking.ipynb #a9b97626
-def smallest_shares(
+def _smallest_shares(
     scores,  # float [n, ...], positive
 ):
     "For each size k = 1..n-1: [C(n,k), ...], the smallest sum of k scores over the sum of each set of k, in 0..1."
     sums, shares = scores, []
-    for last, rest, _ in subset_levels(len(scores), scores.device)[:-1]:
+    for last, rest, _ in _subset_levels(len(scores), scores.device)[:-1]:
         sums = sums.index_select(0, rest).add_(scores.index_select(0, last)) if shares else scores
         shares.append(sums.amin(0) / sums)
     return shares
 
 # %% ../../nbs/method/12_ranking.ipynb #3982d9bb
-def overlap(
+def _overlap(
     shares,  # for each size k = 1..n-1: float [C(n,k), ...], factors of the sets
     like,  # tensor of the shape [...] and the type of the result
 ):
     "g of all agents, [...]: the sum over all paths from none to all of the product of their sets' factors."
     n, g = len(shares) + 1, torch.ones_like(like)[None]
-    for (_, _, subsets), factors in itertools.zip_longest(subset_levels(n, like.device), shares):
+    for (_, _, subsets), factors in itertools.zip_longest(_subset_levels(n, like.device), shares):
         g = F.embedding_bag(subsets, g.reshape(len(g), like.numel()), mode="sum").view(len(subsets), *like.shape)
         if factors is not None:
             g.mul_(factors)
@@ -97,9 +97,9 @@ def _subset_cosine(
 ):
     "Cosine of the ranking distributions of a and b, [...]; the scores are not checked."
     a, b = (s.reshape(*[1] * (max(a.ndim, b.ndim) - s.ndim), *s.shape).movedim(-1, 0).contiguous() for s in (a, b))
-    of_a, of_b = smallest_shares(a), smallest_shares(b)
-    aa, bb = overlap([x * x for x in of_a], a[0]), overlap([x * x for x in of_b], b[0])
-    return overlap([x * y for x, y in zip(of_a, of_b)], a[0] * b[0]) / (aa * bb).sqrt()
+    of_a, of_b = _smallest_shares(a), _smallest_shares(b)
+    aa, bb = _overlap([x * x for x in of_a], a[0]), _overlap([x * x for x in of_b], b[0])
+    return _overlap([x * y for x, y in zip(of_a, of_b)], a[0] * b[0]) / (aa * bb).sqrt()
 
 # %% ../../nbs/method/12_ranking.ipynb #42659b31
 def ranking_similarity(

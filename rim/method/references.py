@@ -25,7 +25,7 @@ from .vocabulary import Vocabulary
 THUMB = 64  # side of thumbnails, pixels
 
 
-def thumbnail(
+def _thumbnail(
     array,  # uint8 or bool [H, W] or [H, W, 3], or float in 0..1
 ) -> np.ndarray:  # uint8 [THUMB, THUMB] or [THUMB, THUMB, 3]
     "A small image of an image, mask or attention map."
@@ -49,7 +49,7 @@ def describe_reference(
     vectors, valid = pool(tools.encoder.features(image), np.stack([mask, ~mask, np.ones_like(mask)]))
     vectors = vectors.float().masked_fill(~valid[:, None], torch.nan).cpu().numpy()
     parts = dict(zip(("foreground", "background", "whole"), vectors))
-    return {**parts, "image": thumbnail(image), "mask": thumbnail(mask), "attention": thumbnail(attention)}, how
+    return {**parts, "image": _thumbnail(image), "mask": _thumbnail(mask), "attention": _thumbnail(attention)}, how
 
 # %% ../../nbs/method/07_references.ipynb #188a3dc1
 def plan(
@@ -73,7 +73,7 @@ def _request(
     return {"prompt": prompt, "start": prompt.start, "word": word, "k": k}
 
 # %% ../../nbs/method/07_references.ipynb #e1b2c5ca
-def paint_pictures(
+def generate_batch(
     batch,  # of `plan`
     tools: Tools,
     store=None,
@@ -103,7 +103,7 @@ def reference_key(
     return {**_request(item), "picture": tools.painting_key, **tools.masking_key}
 
 # %% ../../nbs/method/07_references.ipynb #0601f923
-def _kept_mask(
+def _cached_mask(
     item,  # of `plan`
     picture,  # arrays: image, attention
     tools: Tools,
@@ -123,7 +123,7 @@ def _kept_mask(
     return mask, how
 
 # %% ../../nbs/method/07_references.ipynb #3d732d66
-def _describe_pictures(
+def _describe_batch(
     batch,  # of `plan`
     tools: Tools,
     store=None,
@@ -133,12 +133,12 @@ def _describe_pictures(
     found = [store and store.entry("reference", key) for key in keys]
     if all(found):
         return found
-    for i, (picture, record) in enumerate(paint_pictures(batch, tools, store)):
+    for i, (picture, record) in enumerate(generate_batch(batch, tools, store)):
         if found[i]:
             continue
         seed = image_seed(tools.settings.seed, *batch[i][2:])
         arrays, how = describe_reference(
-            picture["image"], picture["attention"], seed, tools, _kept_mask(batch[i], picture, tools, store)
+            picture["image"], picture["attention"], seed, tools, _cached_mask(batch[i], picture, tools, store)
         )
         found[i] = arrays, {**record, "mask": how}
         if store:
@@ -156,7 +156,7 @@ def _check_words(
 
 # %% ../../nbs/method/07_references.ipynb #c06fd5e3
 @dataclass(frozen=True)
-class Describing:
+class _Describe:
     "What a worker does: load the models once, then make batch after batch of references into the store."
 
     settings: Settings
@@ -166,7 +166,7 @@ class Describing:
         tools = Tools(self.settings)
 
         def describe(batch):
-            _describe_pictures(batch, tools, self.store)
+            _describe_batch(batch, tools, self.store)
 
         return describe
 
@@ -182,7 +182,7 @@ def _make_elsewhere(batches, tools, store, engine, progress):
         raise ValueError(f"the workers of an engine load the parts of the settings: use serial with your own {own[0]}")
     try:
         outcomes = run(
-            Describing(tools.settings, store),
+            _Describe(tools.settings, store),
             batches,
             engine,
             progress=f"references, {engine.name}" * progress,
@@ -230,8 +230,7 @@ def make_references(
         try:
             for batch in batches:
                 made += [
-                    (c, word, k, *entry)
-                    for (c, _, word, k), entry in zip(batch, _describe_pictures(batch, tools, store))
+                    (c, word, k, *entry) for (c, _, word, k), entry in zip(batch, _describe_batch(batch, tools, store))
                 ]
                 bar.update(len(batch))
         except KeyboardInterrupt:

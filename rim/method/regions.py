@@ -38,7 +38,7 @@ class Regions:
         return zlib.crc32(self.proposals.boxes.astype(np.float32).tobytes())  # the same for the same proposals
 
 # %% ../../nbs/method/13_regions.ipynb #bac04d8f
-def pack_proposals(
+def _pack_proposals(
     proposals: Proposals,
 ) -> dict:  # arrays by name
     "Proposals as arrays."
@@ -52,8 +52,8 @@ def pack_proposals(
     }
 
 # %% ../../nbs/method/13_regions.ipynb #43c37f4b
-def unpack_proposals(
-    arrays,  # of `pack_proposals`
+def _unpack_proposals(
+    arrays,  # of `_pack_proposals`
 ) -> Proposals:
     "The proposals from their arrays."
     shape = tuple(int(n) for n in arrays["shape"])
@@ -68,10 +68,10 @@ def _compute_regions(
 ) -> Regions:
     "Proposals of an image and their features (eq. 5)."
     proposals, grid = proposer.proposals(image), encoder.features(image).float()
-    return describe(proposals, grid)
+    return _describe(proposals, grid)
 
 # %% ../../nbs/method/13_regions.ipynb #08182f95
-def describe(
+def _describe(
     proposals: Proposals,
     grid,  # float [D, h, w]
 ) -> Regions:
@@ -120,7 +120,7 @@ def analyse(self: Analyser, image) -> Regions:
     proposals, key = self.kept_proposals(image, content), content | self.analysis_key
     if found := self.store.get("analysis", key):
         return Regions(proposals, torch.from_numpy(found["features"]), torch.from_numpy(found["grid"]))
-    regions = describe(proposals, self.tools.region_encoder.features(image).float())
+    regions = _describe(proposals, self.tools.region_encoder.features(image).float())
     self.store.put("analysis", key, {"features": regions.features.numpy(), "grid": regions.grid.numpy()})
     return regions
 
@@ -129,11 +129,11 @@ def analyse(self: Analyser, image) -> Regions:
 def kept_proposals(self: Analyser, image, content):
     "Proposals of an image; the same for every encoder."
     if arrays := self.store.get("proposals", content | self.proposals_key):
-        return unpack_proposals(arrays)
+        return _unpack_proposals(arrays)
     self.store.put(
         "proposals",
         content | self.proposals_key,
-        pack_proposals(proposals := self.tools.region_proposer.proposals(image)),
+        _pack_proposals(proposals := self.tools.region_proposer.proposals(image)),
     )
     return proposals
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fastcore.basics import patch
 from pycocotools import mask as coco
 from ..base.files import atomic_write
-from ..base.images import data_uri, framed, swatch
+from ..base.images import data_uri, side_by_side, swatch
 from .explanation import Explanation
 from .overlay import add_legend, draw_overlay, overlay_colours, write_names
 from .vocabulary import UNKNOWN_COLOUR, UNKNOWN_NAME, Vocabulary, unknown_label
@@ -167,7 +167,7 @@ def overlay(
     return add_legend(picture, entries) if legend else picture
 
 # %% ../../nbs/method/16_segmentation.ipynb #8c65d5f9
-def reduced(
+def _reduce(
     array,  # [H, W, ...]
     side,  # pixels
 ) -> np.ndarray:
@@ -180,7 +180,7 @@ def reduced(
     return array[rows][:, columns]
 
 # %% ../../nbs/method/16_segmentation.ipynb #beeeb5cf
-def run_paths(
+def _run_paths(
     indices,  # int [H, W], -1: nothing
 ) -> dict:  # index -> path data of SVG
     "Each index as horizontal runs of pixels."
@@ -204,16 +204,16 @@ def stage(
     self: Segmentation,
 ) -> str:
     "The overlay with its layer of regions, as HTML."
-    seen, (height, width) = reduced(self.region_map, 160), self.labels.shape
+    seen, (height, width) = _reduce(self.region_map, 160), self.labels.shape
     small = Segmentation(
-        np.asarray(Image.fromarray(self.image).resize(reduced(self.labels, 640).shape[::-1])),
-        reduced(self.labels, 640),
+        np.asarray(Image.fromarray(self.image).resize(_reduce(self.labels, 640).shape[::-1])),
+        _reduce(self.labels, 640),
         self.vocabulary,
     )
     picture = data_uri(small.overlay(legend=False, names=True), kind="PNG" if max(height, width) < 448 else "JPEG")
     paths = "".join(
         f'<path d="{d}"><title>{escape(self.regions[i].name)} {self.regions[i].score:.3f}</title></path>'
-        for i, d in run_paths(seen).items()
+        for i, d in _run_paths(seen).items()
     )
     return (
         f'{_STAGE}<div class="rim-stage" data-width="{width}" data-height="{height}" '
@@ -234,7 +234,7 @@ def _repr_html_(
         f"<div>{swatch(palette[min(i, len(palette) - 1)])}{escape(name)} {share:.1%}</div>"
         for i, name, share in self.legend
     )
-    return framed(self.stage(), f"<div>{rows}</div>")
+    return side_by_side(self.stage(), f"<div>{rows}</div>")
 
 # %% ../../nbs/method/16_segmentation.ipynb #e12ef32b
 def surroundings(
@@ -296,7 +296,7 @@ def label_image(
     return image
 
 # %% ../../nbs/method/16_segmentation.ipynb #2e759cb4
-def describe(
+def _describe(
     region: Region,
 ) -> dict:
     "A region as JSON: class, score, box, area, COCO run lengths, and the evidence."
@@ -353,7 +353,7 @@ def save(
         "size": [height, width],
         "names": list(self.vocabulary.labels),
         "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
-        "regions": [describe(r) | seen for r, seen in zip(self.regions, self.seen())],
+        "regions": [_describe(r) | seen for r, seen in zip(self.regions, self.seen())],
         "record": self.record,
     }
     if self.below:

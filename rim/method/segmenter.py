@@ -19,7 +19,7 @@ from rim.method.ranking import (
     softmax_scores,
 )
 from .bank import ReferenceBank
-from .shipped import extended, shipped_bank
+from .shipped import extend_bank, shipped_bank
 from .references import References, cosine_matrix
 from .tools import Tools
 from .regions import Analyser, Match, Regions, paint, rank_classes
@@ -175,7 +175,7 @@ def bank_for(self: RIM, vocabulary, progress=True) -> ReferenceBank:
     "The references of a vocabulary: cut from the given bank, shipped with the package, or generated."
     vocabulary = Vocabulary.of(vocabulary)
     if self.bank is not None:
-        return self.bank if self.bank.names == vocabulary.names else extended(self.bank, vocabulary, self.tools)
+        return self.bank if self.bank.names == vocabulary.names else extend_bank(self.bank, vocabulary, self.tools)
     key = tuple((name, vocabulary.synonyms.get(name, ())) for name in vocabulary.names)
     if key not in self.banks:
         self.analysis_key  # what the analysis lacks is found before anything is generated
@@ -215,7 +215,7 @@ def match(
 
 # %% ../../nbs/method/19_segmenter.ipynb #ac93647e
 @dataclass(frozen=True)
-class Evidence:
+class _Evidence:
     "What the regions of a result were matched with."
 
     match: Match
@@ -238,7 +238,7 @@ class Evidence:
         ).numpy()
 
 # %% ../../nbs/method/19_segmenter.ipynb #4ec37be6
-def words(
+def _words(
     by,  # what decided
     ranked,  # (class, score), best first
     cosines,  # (class, cosine), best first
@@ -260,7 +260,7 @@ def words(
 # %% ../../nbs/method/19_segmenter.ipynb #b1142c88
 @patch
 def explain(
-    self: Evidence,
+    self: _Evidence,
     i: int,  # of the result's region
 ) -> dict:  # fields of an Explanation
     "The numbers behind a region's name."
@@ -279,7 +279,7 @@ def explain(
         agents=tuple(self.names[a] for a in agents),
         runner_up=self.names[order[1]] if len(order) > 1 else "",
         pictures={name: self.bank.strip(name, 3) for name in shown},
-        text=words("Ranking" if len(agents) else "The cosine", list(scores.items()), list(cosines.items())),
+        text=_words("Ranking" if len(agents) else "The cosine", list(scores.items()), list(cosines.items())),
     )
     if 0 < len(agents) <= 6:
         fields |= dict(zip(("rankings", "distributions"), self.distributions(row, order[:2])))
@@ -307,7 +307,7 @@ def predict(
     found, labels, uncovered = name_regions(regions, image.shape[:2], asked, settings, background, **how)
     rows, named = named_regions(found, regions.proposals, names, settings.painting)
     record = {"proposals": len(regions), "uncovered": uncovered, **found.record}
-    evidence = Evidence(found, rows, regions.features, asked, bank, settings, names)
+    evidence = _Evidence(found, rows, regions.features, asked, bank, settings, names)
     return Segmentation(image, labels.astype(np.int32), vocabulary, named, record, evidence)
 
 # %% ../../nbs/method/19_segmenter.ipynb #e4214126
@@ -329,7 +329,7 @@ def segment(
 _MATCHING = Stage("matching", 1, tuple(f"rim.method.{name}" for name in ("ranking", "bank", "regions", "segmenter")))
 
 # %% ../../nbs/method/19_segmenter.ipynb #2a538363
-def matching_key(
+def _matching_key(
     settings: Settings,
     references="foreground",
     ranking=True,
@@ -368,7 +368,7 @@ def method(
         "labels": list(vocabulary.labels),
         "bank": bank.digest,
         "analysis": self.analysis_key,
-        "matching": matching_key(self.settings, **variant),
+        "matching": _matching_key(self.settings, **variant),
     }
     if self.analysis_key is None:
         key = None  # a part without a key: nothing identifies the result

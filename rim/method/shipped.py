@@ -174,7 +174,7 @@ def shipped_bank(
     return photographed_part(bank, vocabulary, name)
 
 # %% ../../nbs/method/18_shipped.ipynb #5e1b0013
-def extended(
+def extend_bank(
     bank: ReferenceBank,
     vocabulary: Vocabulary,
     tools: Tools,

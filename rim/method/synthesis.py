@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from transformers import CLIPTokenizer
 from fastcore.basics import patch
 from ..models.marked_attention import CapturingProcessor, fusible
-from ..models.roles import halving
+from ..models.roles import halve_batches
 
 # %% ../../nbs/method/02_synthesis.ipynb #ab7d70bf
 def _token_attention(
@@ -219,15 +219,15 @@ def encode_prompt(
     return pipeline.text_encoder(ids.to(pipeline.text_encoder.device))[0]
 
 # %% ../../nbs/method/02_synthesis.ipynb #c24a33a1
-ENCODED = WeakKeyDictionary()  # text encoder -> {(prompt, its parameters' state): states}, the latest few
+_ENCODED = WeakKeyDictionary()  # text encoder -> {(prompt, its parameters' state): states}, the latest few
 
 
-def encoded_prompt(
+def cached_prompt(
     pipeline,  # `StableDiffusionPipeline`
     prompt: str,
 ) -> torch.Tensor:  # [1, L, E]
     "As `encode_prompt`, remembered from batch to batch while the encoder's weights stay as they are."
-    known = ENCODED.setdefault(pipeline.text_encoder, {})
+    known = _ENCODED.setdefault(pipeline.text_encoder, {})
     key = prompt, tuple((p.data_ptr(), p._version) for p in pipeline.text_encoder.parameters())
     if key not in known:
         if len(known) >= 128:
@@ -236,7 +236,7 @@ def encoded_prompt(
     return known[key]
 
 # %% ../../nbs/method/02_synthesis.ipynb #752975b1
-def first_noise(
+def _first_noise(
     pipeline,  # `StableDiffusionPipeline`
     generators: list[torch.Generator],  # on the CPU, one per image
     side: int,  # of the images, in pixels
@@ -263,9 +263,9 @@ def _denoise(
     scheduler.set_timesteps(
         settings.denoising_steps
     )  # on the CPU: schedulers read them, and a GPU would make them wait
-    x = first_noise(pipeline, generators, settings.image_size) * scheduler.init_noise_sigma
+    x = _first_noise(pipeline, generators, settings.image_size) * scheduler.init_noise_sigma
     if guided:
-        context = torch.cat([encoded_prompt(pipeline, "").expand_as(context), context])
+        context = torch.cat([cached_prompt(pipeline, "").expand_as(context), context])
     sides = tuple(int(side) for side in settings.attention_resolutions.split(",") if side.strip())
     compiled = settings.compile and len(x) == settings.synthesis_batch  # another size would be compiled for one batch
     with AttentionCapture(pipeline.unet, tokens, sides, compiled=compiled) as capture:
@@ -287,7 +287,7 @@ def _stochastic(scheduler, generators) -> dict:
 
 # %% ../../nbs/method/02_synthesis.ipynb #4ba34ef6
 @torch.no_grad()
-def decode(
+def _decode(
     pipeline,  # `StableDiffusionPipeline`
     latents: torch.Tensor,  # [B, C, h, w]
     side: int,  # of the images, in pixels
@@ -301,7 +301,7 @@ def decode(
 
 # %% ../../nbs/method/02_synthesis.ipynb #dae895d9
 @dataclass
-class Reference:
+class _Reference:
     "A generated image and where its class is."
 
     image: np.ndarray  # [H, W, 3] uint8 RGB
@@ -313,7 +313,7 @@ class Reference:
     degenerate: bool = False  # still degenerate after the last redraw
 
 # %% ../../nbs/method/02_synthesis.ipynb #ff267e43
-def is_degenerate(
+def _is_degenerate(
     image: np.ndarray,  # uint8
     attention: np.ndarray,
     settings,
@@ -327,18 +327,18 @@ def generate(
     items: list[tuple[str, str, int]],  # prompt, class name, k
     redraw: int,  # how often these were drawn before
     settings,
-) -> list[Reference]:
+) -> list[_Reference]:
     "One batch of images with their attention."
     seeds = [image_seed(settings.seed, name, k, redraw) for _, name, k in items]
     length = prompt_length(pipeline)
     tokens = [class_tokens(pipeline.tokenizer, prompt, name, length) for prompt, name, _ in items]
-    context = torch.cat([encoded_prompt(pipeline, prompt) for prompt, _, _ in items])
+    context = torch.cat([cached_prompt(pipeline, prompt) for prompt, _, _ in items])
     latents, attention = _denoise(
         pipeline, context, tokens, [torch.Generator().manual_seed(s) for s in seeds], settings
     )
-    pictures, attention = decode(pipeline, latents, settings.image_size), attention.cpu().numpy()
+    pictures, attention = _decode(pipeline, latents, settings.image_size), attention.cpu().numpy()
     return [
-        Reference(p, a, name, k, s, redraw, is_degenerate(p, a, settings))
+        _Reference(p, a, name, k, s, redraw, _is_degenerate(p, a, settings))
         for p, a, (_, name, k), s in zip(pictures, attention, items, seeds)
     ]
 
@@ -347,7 +347,7 @@ def _generate_within(pipeline, items, redraw, settings):
     "The same as `generate`, in smaller pieces where the device has no memory for all."
     return [
         reference
-        for part in halving(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items))
+        for part in halve_batches(lambda piece: generate(pipeline, piece, redraw, settings), items, len(items))
         for reference in part
     ]
 
@@ -356,7 +356,7 @@ def synthesise(
     pipeline,  # `StableDiffusionPipeline`
     items: list[tuple[str, str, int]],  # prompt, class name, k
     settings,
-) -> Iterator[Reference]:
+) -> Iterator[_Reference]:
     "References in the order of `items`, made in batches; degenerate images are drawn again."
     for start in range(0, len(items), settings.synthesis_batch):
         batch = items[start : start + settings.synthesis_batch]

@@ -71,7 +71,7 @@ _CUTTING = (
     "rim.method.tools",
     "rim.method.references",
 )
-MASK = Stage("mask", 1, _CUTTING, MASKING)
+_MASK = Stage("mask", 1, _CUTTING, MASKING)
 _REFERENCE = Stage(
     "reference", 1, (*_CUTTING, "rim.method.pooling", "rim.method.features"), (*MASKING, "feature", "reference_side")
 )
@@ -88,7 +88,7 @@ class _Keys:
 
     @cached_property
     def cutting_key(self):  # dict: what determines the mask of an image
-        return MASK.key(self.settings, dtype=str(dtype_of(self.settings)), sam=_masks_by(self))
+        return _MASK.key(self.settings, dtype=str(dtype_of(self.settings)), sam=_masks_by(self))
 
     @cached_property
     def masking_key(self):  # dict: what determines masks and features of an image

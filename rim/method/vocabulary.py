@@ -129,7 +129,7 @@ _COMMAS = re.compile(r"[,，、،﹐﹑]|\s\.(?=\s)")  # of any keyboard; Ground
 _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
 
 # %% ../../nbs/method/01_vocabulary.ipynb #afdfd078
-def _unquoted(entry):
+def _unquote(entry):
     "An entry without the quotes around it."
     entry = entry.strip()
     if len(entry) > 1 and entry[0] + entry[-1] in _QUOTES:
@@ -156,7 +156,7 @@ def parse(
 ):
     "A vocabulary from text; a leading `background` is understood."
     lines = [re.sub(r"\s\.$", "", line) for line in _lines(text)]
-    return cls.of([_unquoted(word) for line in lines for word in _COMMAS.split(line)], background)
+    return cls.of([_unquote(word) for line in lines for word in _COMMAS.split(line)], background)
 
 # %% ../../nbs/method/01_vocabulary.ipynb #dad02c86
 @patch(cls_method=True)
@@ -172,7 +172,7 @@ def from_file(
         raise ValueError(f"a file of class names must be UTF-8 text, got {path}") from None
     if len(lines) == 1 and _COMMAS.search(lines[0]):
         raise ValueError(f"a file of class names has one per line, got the single line {lines[0]!r} in {path}")
-    entries = [_unquoted(line) for line in lines]
+    entries = [_unquote(line) for line in lines]
     named = [bool(e.strip()) and _stands_for(clean_name(e), BACKGROUND) for e in entries]
     if background is None:
         background = any(named[:1]) or any(named[1:2]) and _stands_for(clean_name(entries[0]), "ignore")
@@ -207,7 +207,7 @@ def of(
     return cls(tuple(names), dict(entries), background)
 
 # %% ../../nbs/method/01_vocabulary.ipynb #c51dc02e
-class Prompt(str):
+class _Prompt(str):
     "A prompt that knows where its word starts."
 
     def __new__(
@@ -234,7 +234,7 @@ def prompts(
         for word in (name, *self.synonyms.get(name, ()))
     ]
     start = template.index("{}")
-    return [(number, Prompt(template.replace("{}", word), start), word) for number, word in pairs]
+    return [(number, _Prompt(template.replace("{}", word), start), word) for number, word in pairs]
 
 # %% ../../nbs/method/01_vocabulary.ipynb #8e13ebe5
 IGNORE, IGNORE_COLOUR = 255, (245, 245, 240)
@@ -296,7 +296,7 @@ def _hue_colour(
     return tuple(round(255 * channel) for channel in colorsys.hls_to_rgb(index * 0.381966 % 1, lightness, saturation))
 
 # %% ../../nbs/method/01_vocabulary.ipynb #3accb925
-def palette(
+def _palette(
     self,
 ):
     "uint8 [n, 3], the RGB colour of each class number."
@@ -305,4 +305,4 @@ def palette(
     return np.array([(0, 0, 0)] * self.background + colours, np.uint8)
 
 
-Vocabulary.palette = palette
+Vocabulary.palette = _palette

@@ -16,10 +16,10 @@ from ..base.values import HERE
 from ..base.files import atomic_write
 
 # %% ../../nbs/method/17_words.ipynb #3c0a0006
-FOLDER = HERE / "data" / "words"
+_FOLDER = HERE / "data" / "words"
 
 
-def read_table(
+def _read_table(
     path,  # tab-separated text, lines that start with # are remarks
 ) -> list:  # of lists of fields
     "The lines of a table."
@@ -30,7 +30,7 @@ def read_table(
 @lru_cache
 def coco_things() -> dict:  # COCO's category id -> synset
     "The synset of each of COCO's 80 things."
-    return {int(row[0]): row[2] for row in read_table(FOLDER / "coco.txt")}
+    return {int(row[0]): row[2] for row in _read_table(_FOLDER / "coco.txt")}
 
 # %% ../../nbs/method/17_words.ipynb #3c0a000b
 def _read_synsets(
@@ -63,7 +63,7 @@ def _read_ranks(
 
 # %% ../../nbs/method/17_words.ipynb #3c0a000d
 _FOOD, _PLANT, _DEPTH = "n00021265", "n00017222", 5
-OWN = {  # synset -> a broader one that WordNet doesn't name
+_OWN = {  # synset -> a broader one that WordNet doesn't name
     "n07555863": _FOOD,  # solid food
     "n04019101": "n04524313",  # public transport: vehicles
     **dict.fromkeys(("n04404412", "n03782006", "n04152593"), "n04405907"),  # television system, monitor, screen: tv
@@ -80,12 +80,12 @@ OWN = {  # synset -> a broader one that WordNet doesn't name
 }
 
 # %% ../../nbs/method/17_words.ipynb #0c394dee
-def gather(
+def _gather(
     folder,  # of WordNet
     leaves,  # synsets that have references, besides COCO's
 ):  # (synset -> words, synset -> broader synsets of the table, synset -> word of a broader one)
     "The synsets of the table: COCO's, the leaves, and all that are broader, but for the most abstract."
-    synsets, rows = _read_synsets(folder), read_table(FOLDER / "coco.txt")
+    synsets, rows = _read_synsets(folder), _read_table(_FOLDER / "coco.txt")
     own = {row[2]: (row[1], (row[4],)) for row in rows if len(row) > 4}
     synsets |= {s: ((word,), broader) for s, (word, broader) in own.items()}
     depths = {}
@@ -95,11 +95,11 @@ def gather(
             depths[s] = 1 + min(map(depth, synsets[s][1])) if synsets[s][1] else 0
         return depths[s]
 
-    always = {*leaves, *coco_things().values(), _FOOD, _PLANT, *OWN}
+    always = {*leaves, *coco_things().values(), _FOOD, _PLANT, *_OWN}
 
     def above(s):
         "The broader synsets of the table, across those that it lacks."
-        next_ = synsets[s][1] + ((OWN[s],) if s in OWN else ())
+        next_ = synsets[s][1] + ((_OWN[s],) if s in _OWN else ())
         kept = [b for b in next_ if b in always or depth(b) >= _DEPTH]
         return tuple(dict.fromkeys([*kept, *(b for c in next_ if c not in kept for b in above(c))]))
 
@@ -118,7 +118,7 @@ def _share_out(
     ranks: dict,  # of `read_ranks`
 ) -> dict:  # synset -> words; each word is there once
     "The words of each synset, its name first, each word with one sense."
-    rows = read_table(FOLDER / "coco.txt")
+    rows = _read_table(_FOLDER / "coco.txt")
     owner = {w: row[2] for row in rows for w in (row[1], *(row[3].split("|") if len(row) > 3 and row[3] else ()))}
     first = {row[2]: [row[1], *(row[3].split("|") if len(row) > 3 and row[3] else ())] for row in rows}
     claims = defaultdict(list)
@@ -143,7 +143,7 @@ def _write_words(
     path,  # of the table to write
 ):
     "Write the table of synsets."
-    words, broader, above = gather(folder, leaves)
+    words, broader, above = _gather(folder, leaves)
     found = _share_out(words, above, _read_ranks(folder))
     head = "# From WordNet 3.0, Copyright 2006 by Princeton University (LICENSE.txt): synset, words, broader synsets\n"
     lines = ["\t".join([s, "|".join(found[s]), "|".join(broader[s])]).rstrip() for s in sorted(found)]
@@ -151,7 +151,7 @@ def _write_words(
 
 # %% ../../nbs/method/17_words.ipynb #3c0a0012
 @dataclass(frozen=True, eq=False)
-class Words:
+class _Words:
     "Synsets, their words, and what is broader."
 
     names: dict  # synset -> words, the first is its name
@@ -176,15 +176,15 @@ class Words:
 
 # %% ../../nbs/method/17_words.ipynb #19325349
 @lru_cache
-def known_words() -> Words:
+def known_words() -> _Words:
     "The words that come with the package."
-    rows = [(*row, "", "")[:3] for row in read_table(FOLDER / "wordnet.txt")]
-    return Words(
+    rows = [(*row, "", "")[:3] for row in _read_table(_FOLDER / "wordnet.txt")]
+    return _Words(
         {s: tuple(words.split("|")) for s, words, _ in rows}, {s: tuple(filter(None, b.split("|"))) for s, _, b in rows}
     )
 
 # %% ../../nbs/method/17_words.ipynb #3c0a0014
-def singulars(
+def _singulars(
     word,  # in lower case
 ):
     "The word, and what it may be the plural of."
@@ -194,16 +194,16 @@ def singulars(
 
 @patch
 def find(
-    self: Words,
+    self: _Words,
     word: str,
 ):  # synset; None where the word is unknown
     "The synset of a word."
-    return next((self.synsets[w] for w in singulars(word.casefold()) if w in self.synsets), None)
+    return next((self.synsets[w] for w in _singulars(word.casefold()) if w in self.synsets), None)
 
 # %% ../../nbs/method/17_words.ipynb #3c0a0019
 @patch
 def nearest(
-    self: Words,
+    self: _Words,
     word: str,
     n=3,  # number of words
 ) -> list:  # of str

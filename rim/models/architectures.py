@@ -57,7 +57,7 @@ _SAM_VIT_B = dict(
 )
 
 # %% ../../nbs/models/03_architectures.ipynb #e8a97a5b
-TINY_SAM = dict(
+_TINY_SAM = dict(
     image_size=64,
     patch_size=8,
     encoder_dim=32,
@@ -320,7 +320,7 @@ _ARCHITECTURES: dict[str, Callable] = {
     "CompVis/stable-diffusion-v1-4": _stable_diffusion_v1,
     "tiny:diffusion": _tiny_diffusion,
     **{name: partial(build_sam, sizes) for name, sizes in SAM_SIZES.items()},
-    "tiny:sam": partial(build_sam, TINY_SAM),
+    "tiny:sam": partial(build_sam, _TINY_SAM),
     "mobile-sam": partial(build_sam, MOBILE_SAM),
     "facebook/dinov2-base": lambda: Dinov2Model(Dinov2Config(image_size=518, patch_size=14)),
     "facebook/dinov2-small": _dinov2_small,

@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from rim.models.sam_on_gpu import one_kernel, settle
 
 # %% ../../nbs/models/06_fast_sam.ipynb #685a434a
-def split(
+def _split(
     x: torch.Tensor,  # [..., n, heads c]
     heads: int,
 ) -> torch.Tensor:  # [..., heads, n, c]
@@ -23,21 +23,21 @@ def split(
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #d33d9e85
-def folded(
+def _fold_scores(
     own: torch.nn.Linear,  # of the tokens
     other: torch.nn.Linear,  # of the places
     tokens: torch.Tensor,  # [B, t, C] float32
     heads: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # directions [B, heads t, C]; offsets [B, heads t, 1]
     "Attention scores of tokens with places, as a linear function of the places."
-    x = split(own(tokens), heads)
+    x = _split(own(tokens), heads)
     x = x * x.shape[-1] ** -0.5
     return (x @ other.weight.unflatten(0, (heads, -1))).flatten(1, 2), (
         x @ other.bias.unflatten(0, (heads, -1, 1))
     ).flatten(1, 2)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #42c9869f
-def read(
+def _read_locations(
     attention: torch.nn.Module,  # of SAM's decoder
     weights: torch.Tensor,  # [B, heads t, places], sum 1 over places
     places: torch.Tensor,  # [B, places, C]
@@ -51,7 +51,7 @@ def read(
     return attention.out_proj(value.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/models/06_fast_sam.ipynb #334f8439
-def written(
+def _write_locations(
     attention: torch.nn.Module,
     weights: torch.Tensor,  # [B, heads t, places], sum 1 over the tokens of a head
     tokens: torch.Tensor,  # [B, t, C] float32
@@ -59,13 +59,13 @@ def written(
     "What locations take from the tokens: answers are projected first, so each head brings its part of the bias."
     heads = attention.num_heads
     answers = (
-        split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
+        _split(attention.v_proj(tokens), heads) @ attention.out_proj.weight.T.unflatten(0, (heads, -1))
         + attention.out_proj.bias / heads
     )
     return weights.transpose(1, 2) @ answers.flatten(1, 2).to(weights.dtype)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #f1748371
-def quartering(
+def _quarters(
     conv: torch.nn.ConvTranspose2d,  # kernel 2, stride 2
 ) -> tuple[torch.Tensor, torch.Tensor]:  # weight [C, 4 D]; bias [4 D]
     "A transposed convolution without overlap, as the four places that a place becomes."
@@ -90,7 +90,7 @@ class PointDecoder:
     ):
         self.prompts, self.net, self.dtype = sam.prompt_encoder, sam.mask_decoder, dtype
         first, self.between, _, second, _ = in_dtype(self.net.output_upscaling, dtype)
-        self.first, self.second = quartering(first), quartering(second)
+        self.first, self.second = _quarters(first), _quarters(second)
         self.norms = [in_dtype(layer.norm4, dtype) for layer in self.net.transformer.layers]
         self.settle = one_kernel(settle, sam.device)
 
@@ -105,7 +105,7 @@ class PointDecoder:
         where = self.prompts.get_dense_pe()[0].flatten(1).T
         shared = into.k_proj(places + where), into.v_proj(places), back.q_proj(places + where)
         self.keys, self.values, self.queries = (
-            split(x, into.num_heads).to(self.dtype) for x in shared
+            _split(x, into.num_heads).to(self.dtype) for x in shared
         )  # [heads, places, c]
         self.places, self.where = (x.to(self.dtype).contiguous() for x in (places, where))  # sums read them in rows
         self.grid = tuple(features.shape[2:])
@@ -123,16 +123,16 @@ def first_layer(
     into, back = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
     tokens = layer.norm1(layer.self_attn(points, points, points))
     asked = (
-        split(into.q_proj(tokens + points), into.num_heads).transpose(0, 1).flatten(1, 2).to(self.dtype)
+        _split(into.q_proj(tokens + points), into.num_heads).transpose(0, 1).flatten(1, 2).to(self.dtype)
     )  # [heads, B t, c]
     found = F.scaled_dot_product_attention(asked[None], self.keys[None], self.values[None])[0].float()
     tokens = layer.norm2(tokens + into.out_proj(found.unflatten(1, points.shape[:2]).permute(1, 2, 0, 3).flatten(2)))
     tokens = layer.norm3(tokens + layer.mlp(tokens))
-    offered = split(back.k_proj(tokens + points), back.num_heads)
+    offered = _split(back.k_proj(tokens + points), back.num_heads)
     scores = (offered * offered.shape[-1] ** -0.5).to(self.dtype) @ self.queries.transpose(
         1, 2
     )  # [B, heads, t, places]
-    return tokens, *self._settle(0, written(back, scores.softmax(2).flatten(1, 2), tokens), self.places)
+    return tokens, *self._settle(0, _write_locations(back, scores.softmax(2).flatten(1, 2), tokens), self.places)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #e38e7b3a
 @patch
@@ -143,13 +143,13 @@ def _settle(self: PointDecoder, number, received, places):
 
 @patch
 def _scores(self: PointDecoder, own, other, tokens, heads, placed):
-    direction, offset = (x.to(self.dtype) for x in folded(own, other, tokens, heads))
+    direction, offset = (x.to(self.dtype) for x in _fold_scores(own, other, tokens, heads))
     return torch.baddbmm(offset, direction, placed.transpose(1, 2))  # [B, heads t, places]
 
 
 @patch
 def _ask(self: PointDecoder, attention, tokens, placed, places):
-    return read(
+    return _read_locations(
         attention,
         self._scores(attention.q_proj, attention.k_proj, tokens, attention.num_heads, placed).softmax(2),
         places,
@@ -176,7 +176,7 @@ def later_layer(
         .unflatten(1, (back.num_heads, -1))
         .softmax(2)
     )
-    return tokens, *self._settle(number, written(back, weights.flatten(1, 2), tokens), places)
+    return tokens, *self._settle(number, _write_locations(back, weights.flatten(1, 2), tokens), places)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #d4f1f59d
 @patch
@@ -237,7 +237,7 @@ def finest(
     places: torch.Tensor,  # [B, places, C]
     hyper: torch.Tensor,  # [B, c, 3], what each mask looks for
 ) -> torch.Tensor:  # [B, places 16, 3]
-    "The masks at the sixteen places that each place becomes, in the order of `quartering`, twice."
+    "The masks at the sixteen places that each place becomes, in the order of `_quarters`, twice."
     norm, (first, shift), (second, offset) = self.between, self.first, self.second
     x = torch.addmm(shift, places.flatten(0, 1), first).view(-1, len(norm.weight))
     x = F.gelu(F.layer_norm(x, x.shape[1:], norm.weight, norm.bias, norm.eps))
@@ -271,7 +271,7 @@ class Axis:
         return (slice(a, b), slice(self.first[a], self.last[b - 1] + 1)) if a < b else (slice(0, 0), slice(0, 0))
 
 # %% ../../nbs/models/06_fast_sam.ipynb #87948334
-def above(
+def _above(
     values: torch.Tensor,  # float32
     level: float,
 ) -> torch.Tensor:  # bool, of the same shape
@@ -279,7 +279,7 @@ def above(
     return values > level if values.device.type != "cpu" else torch.from_numpy(values.numpy() > np.float32(level))
 
 # %% ../../nbs/models/06_fast_sam.ipynb #53e0e508
-def extent(
+def _extent(
     masks: torch.Tensor,  # bool [K, h, w]
     corner=(0, 0),  # x, y of their first pixel
 ) -> torch.Tensor:  # int64 [K, 4], x0 y0 x1 y1 of the outermost pixels; zeros where a mask is empty
@@ -293,14 +293,14 @@ def extent(
     return boxes * rows.amax(1)[:, None].bool()
 
 # %% ../../nbs/models/06_fast_sam.ipynb #495e0fdc
-def blocks(
+def _blocks(
     logits: torch.Tensor,  # [K, h, w] float32
     rows: Axis,
     columns: Axis,
     level: float,
 ):
     "Parts of the masks at full size that may exceed a level: (masks, rows, columns, [k, rows, columns])."
-    corners, pixels = extent(above(logits, level)).cpu().numpy(), len(rows.matrix) * len(columns.matrix)
+    corners, pixels = _extent(_above(logits, level)).cpu().numpy(), len(rows.matrix) * len(columns.matrix)
     step = max(1, 2 ** (20 if logits.device.type == "cpu" else 26) // pixels)  # a GPU rather computes more than waits
     for start in range(0, len(logits), step):
         some = slice(start, start + step)
@@ -318,12 +318,12 @@ def measure(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # stability [K] float32; boxes [K, 4] float32, x0 y0 x1 y1
     "Stability and boxes of masks at full size."
     stability, boxes = [logits.new_zeros(0)], [logits.new_zeros(0, 4)]
-    for _, ys, xs, values in blocks(logits, rows, columns, threshold - offset):
+    for _, ys, xs, values in _blocks(logits, rows, columns, threshold - offset):
         inner, outer = (
-            above(values, threshold + sign * offset).flatten(1).sum(1, dtype=torch.int32) for sign in (1, -1)
+            _above(values, threshold + sign * offset).flatten(1).sum(1, dtype=torch.int32) for sign in (1, -1)
         )
         stability.append(inner / outer)
-        boxes.append(extent(above(values, threshold), (xs.start, ys.start)))
+        boxes.append(_extent(_above(values, threshold), (xs.start, ys.start)))
     return torch.cat(stability), torch.cat(boxes)
 
 # %% ../../nbs/models/06_fast_sam.ipynb #825f3940
@@ -335,8 +335,8 @@ def full_masks(
 ) -> torch.Tensor:  # [K, H, W] bool, on the logits' device
     "Masks at full size."
     masks = logits.new_zeros(len(logits), len(rows.matrix), len(columns.matrix), dtype=torch.bool)
-    for some, ys, xs, values in blocks(logits, rows, columns, threshold):
-        masks[some, ys, xs] = above(values, threshold)
+    for some, ys, xs, values in _blocks(logits, rows, columns, threshold):
+        masks[some, ys, xs] = _above(values, threshold)
     return masks
 
 # %% ../../nbs/models/06_fast_sam.ipynb #a90c1b0b

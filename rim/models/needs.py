@@ -9,7 +9,7 @@ __all__ = []
 from dataclasses import dataclass
 from pathlib import Path
 from .loading import _READ
-from .roles import FEATURE_ROLES, ROLES, SAM_FILES, _candidates, _complete, _told, fetch_command
+from .roles import FEATURE_ROLES, ROLES, SAM_FILES, _candidates, _complete, _describe_folder, fetch_command
 
 # %% ../../nbs/models/07_needs.ipynb #f8c1e4a1
 PUBLISHED = {
@@ -80,7 +80,7 @@ def doctor(
         places = [] if not settings.pretrained else _candidates(name, settings)
         found = next((p for p in places if _complete(p, role)), None)
         present = found is not None or not settings.pretrained
-        where = str(found or "; ".join(_told(p, role) for p in places) or "random weights")
+        where = str(found or "; ".join(_describe_folder(p, role) for p in places) or "random weights")
         licence, size = PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
         if name.startswith("toybox:"):
             licence = "as this package"

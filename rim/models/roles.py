@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 # %% ../../nbs/models/02_roles.ipynb #616a3b3c
 @dataclass(frozen=True)
-class Role:
+class _Role:
     "What a role's folder must hold, and what the hub should send of it."
 
     what: str
@@ -25,7 +25,7 @@ class Role:
 
 # %% ../../nbs/models/02_roles.ipynb #c862c9dd
 ROLES = {
-    "diffusion": Role(
+    "diffusion": _Role(
         "text-to-image diffusion",
         (
             "model_index.json",
@@ -37,28 +37,28 @@ ROLES = {
         ),
         '--exclude "*.ckpt" "*.bin" "*.msgpack" "*fp16*" "*non_ema*" "safety_checker/*"',
     ),
-    "sam": Role("promptable masks", ("config.json", "model.safetensors"), ""),
-    "dino": Role(
+    "sam": _Role("promptable masks", ("config.json", "model.safetensors"), ""),
+    "dino": _Role(
         "self-supervised features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
-    "clip": Role(
+    "clip": _Role(
         "contrastive image-text",
         ("config.json", "model*.safetensors", "*processor_config.json"),
         '--include "*.json" "*.txt" "*.safetensors"',
     ),
-    "mae": Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
-    "maskformer": Role(
+    "mae": _Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
+    "maskformer": _Role(
         "masks all at once", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
-    "trident_dino": Role(
+    "trident_dino": _Role(
         "similarity of patches", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
-    "groupvit": Role(
+    "groupvit": _Role(
         "groups that captions taught",
         ("config.json", "model*.safetensors", "*processor_config.json"),
         '--include "*.json" "*.txt" "*.safetensors"',
     ),
-    "efficientnet": Role(
+    "efficientnet": _Role(
         "convolutional features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
     ),
 }
@@ -82,7 +82,7 @@ _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 # %% ../../nbs/models/02_roles.ipynb #a108a5b7
 FEATURE_ROLES = dict(dino="dino", clip="clip", mae="mae", sd="diffusion", efficientnet="efficientnet")  # whose weights
-PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # converted from files in registries' packages
+_PACKAGED = ("mobile-sam", "efficientnet-lite2", "dinov2-small-focus")  # converted from files in registries' packages
 
 # %% ../../nbs/models/02_roles.ipynb #a1b13f15
 def models_folder(
@@ -104,7 +104,7 @@ def fetch_command(
     role = _role_of(name, settings)
     if name.startswith("toybox:"):
         return f"python -m rim.toybox.training {name.removeprefix('toybox:')}"
-    if name in PACKAGED:
+    if name in _PACKAGED:
         return f"rim weights fetch {name}"
     if name in SAM_FILES:
         return f"curl -L --create-dirs -o {shlex.quote(str(models_folder(settings) / name))} {_SAM_URL}{name}"
@@ -124,21 +124,21 @@ def _candidates(name: str, settings) -> list[Path]:
     return folders
 
 # %% ../../nbs/models/02_roles.ipynb #b65fc463
-def _lacking(path: Path, role: str) -> list[str]:
+def _missing_files(path: Path, role: str) -> list[str]:
     "Patterns of files that a role needs and a folder lacks; variants such as model.fp16.safetensors are not loaded."
     plain = lambda file: file.suffix != ".safetensors" or "." not in file.stem
     return [pattern for pattern in ROLES[role].needs if not any(map(plain, path.glob(pattern)))]
 
 
 def _complete(path: Path, role: str) -> bool:
-    return path.is_file() or path.is_dir() and not _lacking(path, role)
+    return path.is_file() or path.is_dir() and not _missing_files(path, role)
 
 # %% ../../nbs/models/02_roles.ipynb #8a5f3ad6
-def _told(path: Path, role: str) -> str:
+def _describe_folder(path: Path, role: str) -> str:
     "A place that was looked in; of a folder that is there, what it lacks."
     variants = "*.fp16.safetensors" if path.is_dir() and any(path.rglob("*.fp16*.safetensors")) else ""
     beside = f", and has half-precision {variants} alone" if variants else ""
-    return f"{path} (it lacks {', '.join(_lacking(path, role))}{beside})" if path.is_dir() else str(path)
+    return f"{path} (it lacks {', '.join(_missing_files(path, role))}{beside})" if path.is_dir() else str(path)
 
 # %% ../../nbs/models/02_roles.ipynb #8f8c6d7a
 def resolve(
@@ -151,12 +151,12 @@ def resolve(
         if _complete(path, role):
             return path
     raise FileNotFoundError(
-        f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(_told(p, role) for p in places)}; "
+        f"The {ROLES[role].what} weights {name!r} are not in {' or '.join(_describe_folder(p, role) for p in places)}; "
         f"fetch them with: {fetch_command(name, settings)}"
     )
 
 # %% ../../nbs/models/02_roles.ipynb #fbc0343b
-def devices() -> list[str]:
+def _devices() -> list[str]:
     "The devices of this machine, by the names that the setting `device` gives them."
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ["cpu", *cuda, *["mps"] * torch.backends.mps.is_available()]
@@ -166,7 +166,7 @@ def check_device(
     settings,
 ):
     "ValueError where the settings name a device that this machine does not have."
-    here = devices()
+    here = _devices()
     if settings.device not in ("auto", *here, *(["cuda"] if "cuda:0" in here else [])):
         raise ValueError(
             f"setting device must be auto or a device of this machine, {', '.join(here)}, got {settings.device!r}"
@@ -188,7 +188,7 @@ def dtype_of(
     return torch.float32 if device_of(settings).type == "cpu" else getattr(torch, settings.dtype)
 
 # %% ../../nbs/models/02_roles.ipynb #b2a0d55a
-def halving(
+def halve_batches(
     run: Callable,  # piece of the items -> its result
     items,  # list, array or tensor
     at_once: int,  # items per piece, at first

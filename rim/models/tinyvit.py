@@ -21,7 +21,7 @@ def _pointwise(
     return F.linear(x, conv.weight[:, :, 0, 0], conv.bias)
 
 # %% ../../nbs/models/01_tinyvit.ipynb #7a1f348c
-def spatial(
+def _spatial(
     conv: nn.Conv2d,
     x: Tensor,  # [B, H, W, C] float
 ) -> Tensor:  # [B, H', W', D]
@@ -33,7 +33,7 @@ def _depthwise(width: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(width, width, 3, stride, 1, groups=width)
 
 # %% ../../nbs/models/01_tinyvit.ipynb #2555ac24
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     "Widen, convolve each channel by itself, narrow, add."
 
     def __init__(
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 # %% ../../nbs/models/01_tinyvit.ipynb #4522380a
 @patch
 def forward(
-    self: Bottleneck,
+    self: _Bottleneck,
     x: Tensor,  # [B, H, W, C] float
 ) -> Tensor:  # [B, H, W, C]
     "The block, band by band on a CPU."
@@ -58,7 +58,7 @@ def forward(
 # %% ../../nbs/models/01_tinyvit.ipynb #696ba4ba
 @patch
 def band(
-    self: Bottleneck,
+    self: _Bottleneck,
     x: Tensor,  # [B, H, W, C] float
     top: int,  # first row
     stop: int,  # row behind the last
@@ -71,7 +71,7 @@ def band(
     return F.gelu(x[:, top:stop] + _pointwise(self.conv3, F.gelu(wide.permute(0, 2, 3, 1))))
 
 # %% ../../nbs/models/01_tinyvit.ipynb #de531687
-class Merging(nn.Module):
+class _PatchMerging(nn.Module):
     "From one stage to the next: other channels, and a coarser grid."
 
     def __init__(
@@ -88,10 +88,10 @@ class Merging(nn.Module):
         x: Tensor,  # [B, H, W, C] float
     ) -> Tensor:  # [B, H / stride, W / stride, out]
         "The next stage's input."
-        return _pointwise(self.conv3, F.gelu(spatial(self.conv2, F.gelu(_pointwise(self.conv1, x)))))
+        return _pointwise(self.conv3, F.gelu(_spatial(self.conv2, F.gelu(_pointwise(self.conv1, x)))))
 
 # %% ../../nbs/models/01_tinyvit.ipynb #1df2276d
-class WindowAttention(nn.Module):
+class _WindowAttention(nn.Module):
     "Self-attention of the places of a window, biased by their distance."
 
     def __init__(
@@ -118,7 +118,7 @@ class WindowAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 # %% ../../nbs/models/01_tinyvit.ipynb #ae948430
-class Mlp(nn.Module):
+class _Mlp(nn.Module):
     "Two linear layers behind a normalisation."
 
     def __init__(
@@ -138,7 +138,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
 # %% ../../nbs/models/01_tinyvit.ipynb #b01c12c9
-class Block(nn.Module):
+class _Block(nn.Module):
     "Attention in windows, a convolution across their borders, an MLP."
 
     def __init__(
@@ -148,13 +148,13 @@ class Block(nn.Module):
         window: int,  # places
     ):
         super().__init__()
-        self.window, self.attn = window, WindowAttention(width, heads, window)
-        self.local_conv, self.mlp = _depthwise(width), Mlp(width)
+        self.window, self.attn = window, _WindowAttention(width, heads, window)
+        self.local_conv, self.mlp = _depthwise(width), _Mlp(width)
 
 # %% ../../nbs/models/01_tinyvit.ipynb #2ff3f717
 @patch
 def attend(
-    self: Block,
+    self: _Block,
     x: Tensor,  # [B, H, W, C] float
 ) -> Tensor:  # [B, H, W, C]
     "The attention, window by window."
@@ -168,11 +168,11 @@ def attend(
 # %% ../../nbs/models/01_tinyvit.ipynb #9c3e7f65
 @patch
 def forward(
-    self: Block,
+    self: _Block,
     x: Tensor,  # [B, H, W, C] float
 ) -> Tensor:  # [B, H, W, C]
     "The whole block."
-    x = spatial(self.local_conv, x + self.attend(x))
+    x = _spatial(self.local_conv, x + self.attend(x))
     return x + self.mlp(x)
 
 # %% ../../nbs/models/01_tinyvit.ipynb #d3c6d406
@@ -193,10 +193,10 @@ class TinyViT(nn.Module):
         self.patch_embed = nn.Sequential(nn.Conv2d(3, half, 3, 2, 1), nn.GELU(), nn.Conv2d(half, widths[0], 3, 2, 1))
         self.layers = nn.ModuleList(nn.ModuleDict() for _ in widths)
         for i, (stage, width) in enumerate(zip(self.layers, widths)):
-            kinds = (Bottleneck(width) if i == 0 else Block(width, heads[i], windows[i]) for _ in range(depths[i]))
+            kinds = (_Bottleneck(width) if i == 0 else _Block(width, heads[i], windows[i]) for _ in range(depths[i]))
             stage["blocks"] = nn.Sequential(*kinds)
             if i + 1 < len(widths):
-                stage["downsample"] = Merging(width, widths[i + 1], 2 if i + 2 < len(widths) else 1)
+                stage["downsample"] = _PatchMerging(width, widths[i + 1], 2 if i + 2 < len(widths) else 1)
         narrow, wide = (
             nn.Conv2d(widths[-1], out_chans, 1, bias=False),
             nn.Conv2d(out_chans, out_chans, 3, 1, 1, bias=False),

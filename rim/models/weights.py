@@ -16,7 +16,7 @@ from .recipes import RECIPES, tensors_digest
 from .roles import SAM_FILES, models_folder, resolve
 
 # %% ../../nbs/models/10_weights.ipynb #a4f69cfa
-def sources(
+def _sources(
     name: str,  # weights' name as in the settings
     settings,
 ) -> tuple[str, ...]:  # in order
@@ -35,7 +35,7 @@ def findings(
     settings,
 ) -> list[Finding]:
     "What a profile needs, which of it is here, and where the rest would come from."
-    return [replace(row, sources=sources(row.name, settings)) for row in doctor(settings)]
+    return [replace(row, sources=_sources(row.name, settings)) for row in doctor(settings)]
 
 # %% ../../nbs/models/10_weights.ipynb #f6f1b5fd
 def lines(

@@ -21,7 +21,7 @@ from ..method.segmentation import Segmentation
 from ..method.vocabulary import Vocabulary
 from .peer import READ, SHARED, Peer
 from .proxyclip import finer
-from ..trident.refinement import coarse_labels, merge_names, name_chances, name_logits
+from ..trident.refinement import coarse_labels, merge_names, name_probabilities, name_logits
 from ..trident.splice import cosine_maps, splice
 from ..trident.windows import _embed_patches, dino_features, dino_pixels
 
@@ -37,7 +37,7 @@ def draw_regions(
     return drawn
 
 # %% ../../nbs/peers/05_corrclip.ipynb #c26c3fc4
-def merge_regions(
+def _merge_regions(
     regions,  # int64 [N], 0 for none
     features,  # float32 [N, d], rows of length 1
     eps,  # of the distances
@@ -56,7 +56,7 @@ def merge_regions(
     return merged
 
 # %% ../../nbs/peers/05_corrclip.ipynb #bee5050008
-def scoped_attention(
+def _scoped_attention(
     cosine,  # float32 [N, N]
     regions,  # int64 [N], 0 for none
     sharpness,  # of the softmax
@@ -70,7 +70,7 @@ def scoped_attention(
 
 # %% ../../nbs/peers/05_corrclip.ipynb #bee505000c
 @torch.no_grad()
-def queries_and_keys(
+def _queries_and_keys(
     dino: ViTModel | Dinov2Model,
     windows,  # float [n, 3, crop, crop], normalised for DINO
 ) -> torch.Tensor:  # float32 [n, d, h, w]
@@ -88,7 +88,7 @@ def queries_and_keys(
     return both[:, 1:].transpose(1, 2).unflatten(2, grid)
 
 # %% ../../nbs/peers/05_corrclip.ipynb #bee505000e
-def spatial_layers(
+def _spatial_layers(
     depth,  # blocks of the tower
 ) -> range:  # whose outputs are averaged
     "The layers of the spatial branch: five of twelve, and twelve of twenty-four."
@@ -97,7 +97,7 @@ def spatial_layers(
 
 # %% ../../nbs/peers/05_corrclip.ipynb #171a70f5
 @torch.no_grad()
-def branches(
+def _branches(
     clip: CLIPModel,
     window,  # float [1, 3, crop, crop], normalised for CLIP
     regions,  # int64 [N], of CLIP's patches
@@ -120,15 +120,15 @@ def branches(
     lower = []
     for i, layer in enumerate(layers):
         hidden = layer(hidden, attention_mask=mask)
-        if i in spatial_layers(len(layers) + 1):
+        if i in _spatial_layers(len(layers) + 1):
             lower.append(hidden[:, n + 1 :])
     return hidden[:, n + 1 :], torch.stack(lower).mean(0), last(hidden, attention_mask=mask)[0, :n]
 
 # %% ../../nbs/peers/05_corrclip.ipynb #19e78aec
 @torch.no_grad()
-def joined(
+def _join(
     clip: CLIPModel,
-    found,  # of `branches`
+    found,  # of `_branches`
     attention,  # float32 [M, M], on DINO's grid
     regions,  # int64 [N], on CLIP's grid
     spatial,  # weight of the spatial branch
@@ -175,11 +175,11 @@ def similarity(
     windows,  # float [n, 3, crop, crop], normalised for CLIP
 ) -> torch.Tensor:  # float32 [n, d, h, w]
     "DINO's features that are compared."
-    see = queries_and_keys if self.settings.corrclip_similarity == "queries-keys" else dino_features
+    see = _queries_and_keys if self.settings.corrclip_similarity == "queries-keys" else dino_features
     return self.look(lambda some: see(self.dino, dino_pixels(some)), windows)
 
 # %% ../../nbs/peers/05_corrclip.ipynb #bee5050011
-def shrink(
+def _shrink(
     regions,  # int64 [H, W]
     size,  # (h, w)
 ) -> torch.Tensor:  # int64 [h, w]
@@ -199,13 +199,13 @@ def region_cosines(
     (windows, boxes, size), s, clip = self.windows(image), self.settings, self.clip[0]
     features, maps = self.similarity(windows), []
     k = finer(windows.shape[-1] // self.patch, features.shape[-1])
-    coarse, fine = (shrink(drawn, [f * n for n in size]).to(windows.device) for f in (1, k))
+    coarse, fine = (_shrink(drawn, [f * n for n in size]).to(windows.device) for f in (1, k))
     for window, seen, cosine, (y0, x0, y1, x1) in zip(windows, features, cosine_maps(features), boxes):
         own, own_fine = coarse[y0:y1, x0:x1].flatten(), fine[k * y0 : k * y1, k * x0 : k * x1].flatten()
-        merged = merge_regions(own_fine, F.normalize(seen.flatten(1).T, dim=1), s.corrclip_eps)
-        attention = scoped_attention(cosine, merged, s.corrclip_sharpness)
-        found = branches(clip, window[None], own)
-        maps.append(joined(clip, found, attention, own, s.corrclip_spatial, s.corrclip_semantic))
+        merged = _merge_regions(own_fine, F.normalize(seen.flatten(1).T, dim=1), s.corrclip_eps)
+        attention = _scoped_attention(cosine, merged, s.corrclip_sharpness)
+        found = _branches(clip, window[None], own)
+        maps.append(_join(clip, found, attention, own, s.corrclip_spatial, s.corrclip_semantic))
     return splice(name_logits(torch.stack(maps), text), k * np.asarray(boxes), tuple(k * n for n in size))
 
 # %% ../../nbs/peers/05_corrclip.ipynb #d709586f
@@ -233,7 +233,7 @@ def predict(
     (text, owner), s = self.queries(vocabulary, background), self.settings
     drawn = draw_regions(analysis.proposals.masks, image.shape[:2])
     low = self.region_cosines(image, text, drawn)
-    prob = merge_names(name_chances(low, image.shape[:2], s.peer_scale), owner, len(vocabulary))
+    prob = merge_names(name_probabilities(low, image.shape[:2], s.peer_scale), owner, len(vocabulary))
     labels = coarse_labels(prob, s.peer_threshold if vocabulary.background else 0).cpu().numpy()
     record = {"names": len(owner), "regions": len(np.unique(drawn[drawn > 0])), "grid": list(low.shape[1:])}
     return self.labelled(image, prob, vocabulary, record, labels=vote(labels, drawn))

@@ -20,18 +20,18 @@ def _alike(
     return (x @ x.transpose(-1, -2) * x.shape[-1] ** -0.5).softmax(-1)
 
 
-def query_query(query, key):
+def _query_query(query, key):
     "ClearCLIP's attention [..., N, N]."
     return _alike(query)
 
 
-def both_alike(query, key):
+def _both_alike(query, key):
     "SCLIP's attention [..., N, N], rows sum to 2."
     return _alike(query) + _alike(key)
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee5020009
 @torch.no_grad()
-def last_block(
+def _last_block(
     clip: CLIPModel,
     hidden,  # float [n, 1 + N, D], of `clip_hidden`
     attend,  # (queries, keys) float [n, heads, 1 + N, d] -> float [n, heads, 1 + N, 1 + N]; None: no exchange
@@ -51,7 +51,7 @@ def last_block(
     return out[:, 1:]
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee502000b
-class DenseCLIP(Peer):
+class _DenseCLIP(Peer):
     "A peer that is another last block of CLIP."
 
     attend = None
@@ -60,7 +60,7 @@ class DenseCLIP(Peer):
     def cosines(self, image, text):
         windows, boxes, size = self.windows(image)
         clip, side = self.clip[0], windows.shape[-1] // self.patch
-        see = lambda some: last_block(clip, clip_hidden(clip, some), self.attend, self.rest)
+        see = lambda some: _last_block(clip, clip_hidden(clip, some), self.attend, self.rest)
         return self.named(self.look(see, windows).transpose(1, 2).unflatten(2, (side, side)), text, boxes, size)
 
 
@@ -68,25 +68,25 @@ def _dense(name):
     return Stage(name, 1, (*SHARED, "rim.peers.dense_clip"), READ, libraries=("torch", "transformers", "pillow"))
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee502000c
-class MaskCLIP(DenseCLIP):
+class MaskCLIP(_DenseCLIP):
     "Zhou et al. 2022: each patch by its own value, with residual and feed-forward part, as in the published code."
 
     name, stage, rest = "maskclip", _dense("maskclip"), True
 
 
-class MaskCLIPValues(DenseCLIP):
+class MaskCLIPValues(_DenseCLIP):
     "MaskCLIP as most re-implementations have it: values and output projection alone."
 
     name, section, stage = "maskclip-values", "maskclip", _dense("maskclip-values")
 
 
-class SCLIP(DenseCLIP):
+class SCLIP(_DenseCLIP):
     "Wang et al. 2023: queries with queries plus keys with keys; the rest of the block stays."
 
-    name, stage, attend, rest = "sclip", _dense("sclip"), staticmethod(both_alike), True
+    name, stage, attend, rest = "sclip", _dense("sclip"), staticmethod(_both_alike), True
 
 
-class ClearCLIP(DenseCLIP):
+class ClearCLIP(_DenseCLIP):
     "Lan et al. 2024: queries with queries; neither residual nor feed-forward part."
 
-    name, stage, attend = "clearclip", _dense("clearclip"), staticmethod(query_query)
+    name, stage, attend = "clearclip", _dense("clearclip"), staticmethod(_query_query)

@@ -14,14 +14,14 @@ from ..base.settings import Settings
 from ..base.stages import Stage
 from ..method.features import DiffusionFeatures
 from ..method.segmentation import Segmentation
-from ..method.synthesis import AttentionCapture, class_tokens, encoded_prompt, prompt_length
+from ..method.synthesis import AttentionCapture, class_tokens, cached_prompt, prompt_length
 from ..method.vocabulary import Vocabulary
 from ..models.loading import weights_key
-from ..models.roles import halving
+from ..models.roles import halve_batches
 from .images import ImagePeer, pixel_labels
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #16a42400
-class PassCapture(AttentionCapture):
+class _PassCapture(AttentionCapture):
     "Cross-attention by resolution, and queries and keys of the finest self-attention, of one pass."
 
     def __enter__(self):
@@ -46,7 +46,7 @@ class PassCapture(AttentionCapture):
         super()._end(unet, args, output)
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #c20c6686
-def spread(
+def _propagate(
     maps,  # float [B, h, w]
     own,  # (queries, keys) [B, heads, h w, d] of each layer
 ) -> torch.Tensor:  # float [B, h, w]
@@ -58,7 +58,7 @@ def spread(
     return torch.stack(found).mean(0).unflatten(1, maps.shape[1:]) if found else maps
 
 
-def stretched(
+def _stretch(
     maps,  # float [B, h, w]
 ) -> torch.Tensor:  # float [B, h, w]; 0 where a map is flat
     "Each map from 0 to 1."
@@ -66,14 +66,14 @@ def stretched(
     return (maps - low) / (high - low).clamp_min(1e-12)
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #962672ae
-def level_weights(
+def _level_weights(
     settings: Settings,  # diffseg_weights
 ) -> list:  # of float, the finest level first
     "The weights of the resolutions."
     return [float(weight) for weight in settings.diffseg_weights.split(",")]
 
 
-def weighted(
+def _weighted_sum(
     raw,  # (h, w) -> float [B, h, w], cross-attention of each level
     size,  # (h, w) of the latents
     weights,  # of the levels, the finest first
@@ -83,7 +83,7 @@ def weighted(
     for (h, w), maps in raw.items():
         level = round(np.log2(max(size) / max(h, w)))
         weight = weights[level] if level < len(weights) else 0.0
-        total = total + weight * F.interpolate(stretched(maps.float())[:, None], size, mode="bilinear")[:, 0]
+        total = total + weight * F.interpolate(_stretch(maps.float())[:, None], size, mode="bilinear")[:, 0]
         given += weight
     if not given:
         raise ValueError(f"diffseg_weights must have a weight above 0 for a level of this UNet: got {weights}")
@@ -139,16 +139,16 @@ def maps(
 ) -> torch.Tensor:  # float32 [n, h, w], 0..1
     "Where each prompt's word is, on the grid of the latents."
     pipeline, (latents, step) = self.rim.tools.pipeline, self.noised(image)
-    weights, length = level_weights(self.settings), prompt_length(pipeline)
+    weights, length = _level_weights(self.settings), prompt_length(pipeline)
 
     def read(some):
         tokens = [class_tokens(pipeline.tokenizer, prompt, word, length) for _, prompt, word in some]
-        context = torch.cat([encoded_prompt(pipeline, prompt) for _, prompt, _ in some])
-        with PassCapture(pipeline.unet, tokens) as heard:
+        context = torch.cat([cached_prompt(pipeline, prompt) for _, prompt, _ in some])
+        with _PassCapture(pipeline.unet, tokens) as heard:
             pipeline.unet(latents.expand(len(some), -1, -1, -1), step.expand(len(some)), encoder_hidden_states=context)
-        return stretched(spread(weighted(heard.raw, heard.size, weights), heard.own)).cpu()
+        return _stretch(_propagate(_weighted_sum(heard.raw, heard.size, weights), heard.own)).cpu()
 
-    return torch.cat(list(halving(read, prompts, self.settings.synthesis_batch)))
+    return torch.cat(list(halve_batches(read, prompts, self.settings.synthesis_batch)))
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #12a4b064
 @patch

@@ -19,7 +19,7 @@ from ..method.vocabulary import Vocabulary
 from .images import ImagePeer
 
 # %% ../../nbs/peers/12_freeda.ipynb #b76cfbb1
-def superpixels(
+def _superpixels(
     image,  # uint8 [H, W, 3]
     settings: Settings,  # freeda_scale, freeda_sigma, freeda_min_size
 ) -> np.ndarray:  # int64 [H, W], 0 to S - 1
@@ -28,7 +28,7 @@ def superpixels(
     return felzenszwalb(image, scale=s.freeda_scale, sigma=s.freeda_sigma, min_size=s.freeda_min_size).astype(np.int64)
 
 # %% ../../nbs/peers/12_freeda.ipynb #3c771d12
-def superpixel_features(
+def _superpixel_features(
     grid,  # float [D, h, w]
     index,  # int64 [H, W], 0 to S - 1
 ) -> torch.Tensor:  # float32 [S, D]
@@ -45,7 +45,7 @@ def superpixel_features(
     return (weights / weights.sum(1, keepdim=True)).float() @ grid.flatten(1).T
 
 # %% ../../nbs/peers/12_freeda.ipynb #aef11edd
-def nearest_references(
+def _nearest_references(
     cosine,  # float [C, K], text of each class with the text of each name of the bank
     owner,  # int64 [n], name of each reference
     k: int,  # how many are taken
@@ -54,7 +54,7 @@ def nearest_references(
     return cosine[:, owner].sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 # %% ../../nbs/peers/12_freeda.ipynb #92382c72
-def freeda_scores(
+def _freeda_scores(
     local,  # float [S, C], cosines of superpixels with prototypes
     whole,  # float [C], cosines of the image with texts; None without a CLIP
     share: float,  # of the local cosines
@@ -91,7 +91,7 @@ def prototypes(
         found = torch.stack([vectors[owner == i].mean(0) for i in range(len(bank))])
     else:
         asked = self.word_vectors(vocabulary.names)
-        rows = nearest_references(asked @ self.word_vectors(bank.names).T, owner, self.settings.freeda_nearest)
+        rows = _nearest_references(asked @ self.word_vectors(bank.names).T, owner, self.settings.freeda_nearest)
         found = vectors[rows].mean(1)
     return F.normalize(found, dim=1)
 
@@ -105,9 +105,9 @@ def predict(
     bank,  # ReferenceBank of the vocabulary
 ) -> Segmentation:
     "Label every pixel of an image."
-    index, known = superpixels(image, self.settings), self.remembered(bank, vocabulary, self.prototypes)
-    local = F.normalize(superpixel_features(grid, index), dim=1) @ known.T
-    scores = freeda_scores(local, self.whole_cosine(image, vocabulary), self.settings.freeda_local)
+    index, known = _superpixels(image, self.settings), self.remembered(bank, vocabulary, self.prototypes)
+    local = F.normalize(_superpixel_features(grid, index), dim=1) @ known.T
+    scores = _freeda_scores(local, self.whole_cosine(image, vocabulary), self.settings.freeda_local)
     best, labels = scores.max(1)
     if vocabulary.background:
         labels = torch.where(best < self.settings.freeda_background, 0, labels + 1)

@@ -22,7 +22,7 @@ from ..trident.splice import splice
 from ..trident.windows import _column
 
 # %% ../../nbs/peers/04_groupvit.ipynb #bee5040006
-def assignment(
+def _assignment(
     maps,  # per stage, float [n, groups, of what came before]
 ) -> torch.Tensor:  # float [n, groups of the last stage, patches], columns sum to 1
     "Patches to the last groups: the stages' maps multiplied."
@@ -33,7 +33,7 @@ def assignment(
 
 # %% ../../nbs/peers/04_groupvit.ipynb #9e1bbd7b
 @torch.no_grad()
-def group_windows(
+def _group_windows(
     model: GroupViTModel,
     windows,  # float [n, 3, S, S], normalised for the model; of any size that is whole patches
 ) -> tuple:  # (float32 [n, g, E] groups, float32 [n, E] whole windows, both of length 1; float32 [n, g, S, S])
@@ -44,12 +44,12 @@ def group_windows(
     groups = vision.layernorm(seen.last_hidden_state)
     embed = lambda x: F.normalize(model.visual_projection(x).float(), dim=-1)
     side = [n // model.config.vision_config.patch_size for n in windows.shape[2:]]
-    shares = assignment(seen.attentions).float().unflatten(2, side)
+    shares = _assignment(seen.attentions).float().unflatten(2, side)
     shares = F.interpolate(shares, windows.shape[2:], mode="bilinear", align_corners=False)
     return embed(groups.flatten(0, 1)).unflatten(0, groups.shape[:2]), embed(groups.mean(1)), shares
 
 # %% ../../nbs/peers/04_groupvit.ipynb #bee5040008
-def group_affinity(
+def _group_affinity(
     groups,  # float [g, E], rows of length 1
     whole,  # float [E], of length 1
     text,  # float [Q, E], rows of length 1
@@ -64,7 +64,7 @@ def group_affinity(
     return among.softmax(-1) * raw.softmax(-1)
 
 # %% ../../nbs/peers/04_groupvit.ipynb #bee5040009
-def class_scores(
+def _class_scores(
     names,  # float [Q, H, W]
     owner,  # int64 [Q], class of each name
     classes,  # C
@@ -131,10 +131,10 @@ def predict(
     model, s, scores = self.clip[0], self.settings, []
     scale = model.logit_scale.exp().clamp(max=100).float()
     for window in windows:
-        groups, whole, shares = group_windows(model, self.normalised(window[None]))
-        affinity = group_affinity(groups[0], whole[0], text, scale, s.groupvit_keep)
+        groups, whole, shares = _group_windows(model, self.normalised(window[None]))
+        affinity = _group_affinity(groups[0], whole[0], text, scale, s.groupvit_keep)
         names = affinity.T[:, shares[0].argmax(0)]
-        prob = class_scores(names, owner, len(vocabulary))
+        prob = _class_scores(names, owner, len(vocabulary))
         if vocabulary.background:
             prob[0, names.amax(0) < min(s.peer_threshold, float(affinity.max()))] = 1
         scores.append(prob)

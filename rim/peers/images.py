@@ -41,7 +41,7 @@ def pixel_labels(
     return labels, best
 
 # %% ../../nbs/peers/11_images.ipynb #d808ebb4
-def candidates(
+def _candidates(
     cosine,  # float [C], the whole image with the text of each class
     settings: Settings,  # image_peer_presence, trident_scale
 ) -> torch.Tensor:  # bool [C]
@@ -141,7 +141,7 @@ def present(
 ) -> torch.Tensor:  # bool [labels]
     "The labels that take part: CLIP's candidates and the background; all without a CLIP."
     cosine, first = self.whole_cosine(image, vocabulary), [True] * vocabulary.background
-    found = [True] * len(vocabulary.names) if cosine is None else candidates(cosine, self.settings).tolist()
+    found = [True] * len(vocabulary.names) if cosine is None else _candidates(cosine, self.settings).tolist()
     return torch.tensor([*first, *found])
 
 # %% ../../nbs/peers/11_images.ipynb #b9d9677f

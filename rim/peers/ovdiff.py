@@ -15,7 +15,7 @@ from ..base.stages import Stage
 from ..method.bank import ReferenceBank
 from ..method.pooling import resize_masks
 from ..method.proposals import foreground_mask
-from ..method.references import k_means, paint_pictures, plan
+from ..method.references import k_means, generate_batch, plan
 from ..method.tools import Tools
 from ..method.segmentation import Segmentation
 from ..method.synthesis import image_seed
@@ -23,7 +23,7 @@ from ..method.vocabulary import Vocabulary
 from .images import ImagePeer, pixel_labels
 
 # %% ../../nbs/peers/13_ovdiff.ipynb #aff59528
-def split_cells(
+def _split_cells(
     grid,  # float [D, h, w]
     mask,  # bool [H, W]
 ) -> tuple:  # float [n, D] inside, float [m, D] outside; n + m = h w
@@ -33,7 +33,7 @@ def split_cells(
     return cells[inside], cells[~inside]
 
 # %% ../../nbs/peers/13_ovdiff.ipynb #22cc5959
-def generated_parts(
+def _generated_parts(
     vocabulary: Vocabulary,
     tools: Tools,
     store=None,  # where images are kept
@@ -43,13 +43,13 @@ def generated_parts(
     cells = [([], []) for _ in vocabulary.names]
     few = s.replace(images_per_class=min(s.ovdiff_images, s.images_per_class))
     for batch in plan(vocabulary, few):
-        for (number, _, word, k), (picture, record) in zip(batch, paint_pictures(batch, tools, store)):
+        for (number, _, word, k), (picture, record) in zip(batch, generate_batch(batch, tools, store)):
             if record["degenerate"]:
                 continue
             seed = image_seed(s.seed, word, k)
             mask, _ = foreground_mask(tools.proposer, picture["image"], picture["attention"], s, seed)
             grid = tools.encoder.features(picture["image"]).float().cpu()
-            for kept, found in zip(cells[number], split_cells(grid, mask)):
+            for kept, found in zip(cells[number], _split_cells(grid, mask)):
                 kept.append(found.numpy())
     return [tuple(_clusters(np.concatenate(side), s) if side else None for side in sides) for sides in cells]
 
@@ -62,7 +62,7 @@ def _clusters(
     return k_means(vectors, settings.ovdiff_parts, settings.seed) if len(vectors) else None
 
 # %% ../../nbs/peers/13_ovdiff.ipynb #55378676
-def vector_parts(
+def _vector_parts(
     bank: ReferenceBank,
     settings: Settings,  # ovdiff_parts, seed
 ) -> list:  # (float32 [t, D] inside, float32 [t', D] outside) of each class
@@ -71,9 +71,9 @@ def vector_parts(
     return [tuple(_clusters(side[bank.owner == i], settings) for side in sides) for i in range(len(bank))]
 
 # %% ../../nbs/peers/13_ovdiff.ipynb #8c764559
-def ovdiff_prototypes(
+def _ovdiff_prototypes(
     bank: ReferenceBank,
-    parts,  # of `generated_parts` or `vector_parts`
+    parts,  # of `_generated_parts` or `_vector_parts`
     background=True,  # whether label 0 is the background
 ) -> tuple:  # float32 [n, D] of length 1, int64 [n] label of each, ascending
     "Class means, single images and parts of each label."
@@ -93,7 +93,7 @@ def ovdiff_prototypes(
     return F.normalize(torch.from_numpy(np.concatenate(stacked)).float(), dim=1), owner
 
 # %% ../../nbs/peers/13_ovdiff.ipynb #e7cb4a14
-def highest_cosine(
+def _highest_cosine(
     cells,  # float [n, D]
     vectors,  # float [m, D], of length 1
     owner,  # int64 [m], label of each
@@ -135,11 +135,11 @@ def parts(
     "The parts of each class; generated ones are kept in the store."
     s, tools = self.settings, self.rim.tools
     if bank.record.get("source") != "diffusion":
-        return vector_parts(bank, s)
+        return _vector_parts(bank, s)
     store = tools.keepable(self.rim.store)
     key = {"peer": self.method(vocabulary, bank).key, "what": "parts"}
     if not (found := store and store.get("parts", key)):
-        made = generated_parts(vocabulary, tools, store)
+        made = _generated_parts(vocabulary, tools, store)
         none = np.zeros((0, bank.dim), np.float32)
         found = {f"{i}-{j}": none if p is None else p for i, sides in enumerate(made) for j, p in enumerate(sides)}
         if store:
@@ -159,10 +159,10 @@ def predict(
     "Label every pixel of an image."
 
     def make(vocabulary, bank):
-        return ovdiff_prototypes(bank, self.parts(vocabulary, bank), vocabulary.background)
+        return _ovdiff_prototypes(bank, self.parts(vocabulary, bank), vocabulary.background)
 
     vectors, owner = self.remembered(bank, vocabulary, make)
     present = self.present(image, vocabulary)
-    scores = highest_cosine(grid.flatten(1).T, vectors, owner, len(vocabulary)).masked_fill(~present, -torch.inf)
+    scores = _highest_cosine(grid.flatten(1).T, vectors, owner, len(vocabulary)).masked_fill(~present, -torch.inf)
     labels, best = pixel_labels(scores.T.reshape(-1, *grid.shape[1:]), image.shape[:2])
     return self.result(image, labels, best, vocabulary, candidates=int(present.sum()), prototypes=len(owner))

@@ -16,11 +16,11 @@ from ..base.stages import Stage
 from ..method.segmentation import Method, Segmentation
 from ..method.vocabulary import Vocabulary
 from ..models.loading import load_clip, load_vit, weights_key
-from ..models.roles import dtype_of, halving, resolve
+from ..models.roles import dtype_of, halve_batches, resolve
 from rim.trident.refinement import (
     coarse_labels,
     merge_names,
-    name_chances,
+    name_probabilities,
     name_logits,
     project,
     query_names,
@@ -130,7 +130,7 @@ def look(
     windows,  # float [n, 3, crop, crop]
 ) -> torch.Tensor:  # [n, ...]
     "What a model sees in all windows; as many at a time as the device has memory for."
-    return torch.cat(list(halving(see, windows, len(windows))))
+    return torch.cat(list(halve_batches(see, windows, len(windows))))
 
 # %% ../../nbs/peers/01_peer.ipynb #bee5010013
 @patch
@@ -155,7 +155,7 @@ def predict(
     "Label every pixel of an image."
     text, owner = self.queries(vocabulary, background)
     low = self.cosines(image, text)
-    prob = merge_names(name_chances(low, image.shape[:2], self.settings.peer_scale), owner, len(vocabulary))
+    prob = merge_names(name_probabilities(low, image.shape[:2], self.settings.peer_scale), owner, len(vocabulary))
     return self.labelled(image, prob, vocabulary, {"names": len(owner), "grid": list(low.shape[1:])})
 
 # %% ../../nbs/peers/01_peer.ipynb #6a9973d8

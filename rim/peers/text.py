@@ -12,7 +12,7 @@ from .groupvit import GroupViT
 from .proxyclip import ProxyCLIP
 
 # %% ../../nbs/peers/06_text.ipynb #bee5060005
-TEXT_PEERS = {
+_TEXT_PEERS = {
     "MaskCLIP": MaskCLIP,
     "MaskCLIP, values alone": MaskCLIPValues,
     "SCLIP": SCLIP,

@@ -17,14 +17,14 @@ from ..base.tables import markdown_table
 from .comparisons import ABSENT, FAILS, HOLDS, NotMeasured, OPEN, Tables, decide
 
 # %% ../../nbs/reproduce/07_claims.ipynb #22cc21f7
-SCALES = {
+_SCALES = {
     "exact": "mathematics or lists of names",
     "numbers": "the numbers that the paper itself reports",
     "toybox": "the synthetic benchmark, its own small models",
     "photos": "photographs, small public models",
     "paper": "the paper's benchmarks and models",
 }  # scale -> what it is
-VERDICTS = {
+_VERDICTS = {
     "verified": "holds at the claim's own scale",
     "falsified": "does not hold at the claim's own scale",
     "toy": "decided at a smaller scale, which proves nothing about the paper's",
@@ -35,7 +35,7 @@ VERDICTS = {
 
 # %% ../../nbs/reproduce/07_claims.ipynb #f4bf2ccb
 @dataclass(frozen=True)
-class Claim:
+class _Claim:
     "A claim of a paper and what we can say of it."
 
     paper: str  # RIM or Trident
@@ -66,8 +66,8 @@ class Claim:
         return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7a5f9e1a
-def check(
-    claim: Claim,
+def _check(
+    claim: _Claim,
     tables: Tables,
 ):
     "ValueError where verdict, scale and outcome of a claim contradict each other."
@@ -79,7 +79,7 @@ def check(
         "inconclusive": outcome != "",
         "not attempted": outcome == "",
     }
-    if claim.verdict not in allowed or claim.scale not in SCALES:
+    if claim.verdict not in allowed or claim.scale not in _SCALES:
         raise ValueError(
             f"a claim needs a known verdict and scale: {claim.where} has {claim.verdict!r}, {claim.scale!r}"
         )
@@ -90,10 +90,10 @@ def check(
         )
 
 # %% ../../nbs/reproduce/07_claims.ipynb #37f39f2e
-GAP = r"\{([^{}]+)\}"
+_GAP = r"\{([^{}]+)\}"
 
 
-def shown_cell(
+def _value_cell(
     name: str,  # "target: row"
     tables: Tables,
     figures: str = None,  # way from the reader to figures/, as "../figures/"; empty: its index; None: no link
@@ -104,20 +104,20 @@ def shown_cell(
     return text if figures is None else f"[{text}]({page}#{target})"
 
 
-def fill(
+def _fill(
     text: str,  # with gaps such as {table2: CLIP on crops}
     tables: Tables,
-    figures: str = None,  # as in `shown_cell`
+    figures: str = None,  # as in `_value_cell`
 ) -> str:
     "The text with our values in its gaps, or what has to be measured for it."
     try:
-        return re.sub(GAP, lambda gap: shown_cell(gap[1], tables, figures), " ".join(text.split()))
+        return re.sub(_GAP, lambda gap: _value_cell(gap[1], tables, figures), " ".join(text.split()))
     except NotMeasured as error:
         return str(error)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #d9dc2245
 @dataclass(frozen=True)
-class Ambiguity:
+class _Ambiguity:
     "Something that a paper leaves open."
 
     where: str  # place in the paper
@@ -128,7 +128,7 @@ class Ambiguity:
 
 # %% ../../nbs/reproduce/07_claims.ipynb #78c833ed
 @dataclass(frozen=True)
-class Trained:
+class _TrainedModel:
     "A trained public model that went through our loaders."
 
     name: str  # as `rim weights list` has it
@@ -148,9 +148,9 @@ class Claims:
         self.root = Path(root)
         self.tables = Tables(self.root)
         read = tomllib.loads((self.root / "claims.toml").read_text(encoding="utf-8"))
-        self.claims = [Claim(**{"tests": (), **entry}) for entry in read["claim"]]
-        self.ambiguities = [Ambiguity(**entry) for entry in read.get("ambiguity", ())]
-        self.trained = [Trained(**entry) for entry in read.get("trained", ())]
+        self.claims = [_Claim(**{"tests": (), **entry}) for entry in read["claim"]]
+        self.ambiguities = [_Ambiguity(**entry) for entry in read.get("ambiguity", ())]
+        self.trained = [_TrainedModel(**entry) for entry in read.get("trained", ())]
         template = self.root / "docs/report.template"
         self.template = template.read_text(encoding="utf-8") if template.exists() else ""
 
@@ -165,7 +165,7 @@ class Claims:
     def cells(self) -> list:  # of str
         "All cells that are named anywhere."
         texts = [c.why for c in self.claims] + [t.shown for t in self.trained] + [self.template]
-        gaps = [" ".join(gap.split()) for text in texts for gap in re.findall(GAP, text)]
+        gaps = [" ".join(gap.split()) for text in texts for gap in re.findall(_GAP, text)]
         sides = [what for c in self.claims for left, _, right in c.tests for what in (left, right)]
         worth = [cell for a in self.ambiguities for cell in a.worth]
         return [name for name in dict.fromkeys([*gaps, *sides, *worth]) if isinstance(name, str) and ": " in name]
@@ -183,13 +183,13 @@ def problems(self: Claims) -> list:  # of str; empty where all is well
                 found.append(str(error))
     for claim in self.claims:
         try:
-            check(claim, self.tables)
+            _check(claim, self.tables)
         except ValueError as error:
             found.append(str(error))
     return found
 
 # %% ../../nbs/reproduce/07_claims.ipynb #6f2861ec
-def wrapped(
+def _wrap(
     text: str,  # Markdown
 ) -> str:
     "The text with paragraphs of at most 120 characters a line; headings, lists and tables as they are."
@@ -214,7 +214,7 @@ def sentence(
 # %% ../../nbs/reproduce/07_claims.ipynb #4497a564
 def table(
     claims: Claims,
-    figures: str = None,  # as in `shown_cell`
+    figures: str = None,  # as in `_value_cell`
 ) -> str:
     "All claims as a Markdown table."
     head = "paper", "where", "claim", "verdict", "scale", "why"
@@ -223,19 +223,19 @@ def table(
         shown = c.shown(claims.tables)
         verdict = f"toy, {c.outcome(claims.tables)}" if shown == "toy" else shown
         scale = "–" if c.verdict == "not attempted" else c.scale
-        rows.append((c.paper, c.where, c.says, verdict, scale, fill(c.why, claims.tables, figures)))
+        rows.append((c.paper, c.where, c.says, verdict, scale, _fill(c.why, claims.tables, figures)))
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #8e0e2cf4
-def open_questions(
+def _open_questions(
     claims: Claims,
-    figures: str = None,  # as in `shown_cell`
+    figures: str = None,  # as in `_value_cell`
 ) -> str:
     "All ambiguities as a Markdown table."
 
     def worth(cell):
         try:
-            return f"{shown_cell(cell, claims.tables, figures)} ({cell.partition(': ')[2]})"
+            return f"{_value_cell(cell, claims.tables, figures)} ({cell.partition(': ')[2]})"
         except NotMeasured:
             return f"not measured here yet ({cell.partition(': ')[2]})"
 
@@ -244,20 +244,20 @@ def open_questions(
     return markdown_table(["where", "what is open", "what we took", "worth, mIoU"], rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #0d638e81
-def trained_models(
+def _trained_models(
     claims: Claims,
-    figures: str = None,  # as in `shown_cell`
+    figures: str = None,  # as in `_value_cell`
 ) -> str:
     "The trained public models that were tried, as a Markdown table."
     head = "model", "part", "compared with its own package", "test", "in a result"
     rows = [
-        (t.name, t.what, t.compared, f"`{t.test}`", fill(t.shown, claims.tables, figures) or "–")
+        (t.name, t.what, t.compared, f"`{t.test}`", _fill(t.shown, claims.tables, figures) or "–")
         for t in claims.trained
     ]
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #332e685f
-TRAINED = (
+_TRAINED = (
     "The trained models of the profile `photo` are public, small, and carried by package registries. What our classes "
     "compute from them is compared with the graphs and packages that they came in by `make test-photo`; `rim doctor "
     "--profile photo` names revision, licence and size. The paper's own models (Stable Diffusion 1.4, SAM ViT-B, "
@@ -265,10 +265,10 @@ TRAINED = (
 )  # above the table
 
 # %% ../../nbs/reproduce/07_claims.ipynb #5b6897e9
-FIGURES = "../figures/"  # from the pages in docs/
+_FIGURES = "../figures/"  # from the pages in docs/
 
 
-def page(
+def _page(
     claims: Claims,
 ) -> str:
     "The page of all claims."
@@ -281,22 +281,22 @@ def page(
             "`results.json` in `figures/`. Every number of ours is a cell of one of these; that verdicts and "
             "comparisons agree is tested.",
             "## Verdicts",
-            own(VERDICTS),
+            own(_VERDICTS),
             "## Scales",
-            own(SCALES),
+            own(_SCALES),
             "## Every claim",
-            table(claims, FIGURES),
+            table(claims, _FIGURES),
             "## What the papers leave open",
-            open_questions(claims, FIGURES),
+            _open_questions(claims, _FIGURES),
             "## Tested with trained weights",
-            TRAINED,
-            trained_models(claims, FIGURES),
+            _TRAINED,
+            _trained_models(claims, _FIGURES),
         ]
     )
-    return wrapped(parts) + "\n"
+    return _wrap(parts) + "\n"
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7dec5731
-def report(
+def _report(
     claims: Claims,
 ) -> str:
     "The one-page report: `docs/report.template` with its gaps filled."
@@ -304,17 +304,17 @@ def report(
         json.loads(path.read_text(encoding="utf-8"))["compute"]["wall_seconds"]
         for path in (claims.root / "figures/toybox").glob("*/results.json")
     ]
-    minutes = f"[{sum(times) / 60:.0f}]({FIGURES}README.md)" if times else "(not measured here yet)"
+    minutes = f"[{sum(times) / 60:.0f}]({_FIGURES}README.md)" if times else "(not measured here yet)"
     own = {"claims": sentence(claims, "claims.md"), "minutes": minutes}
 
     def value(gap):
         name = " ".join(gap[1].split())
         try:
-            return own[name] if name in own else shown_cell(name, claims.tables, FIGURES)
+            return own[name] if name in own else _value_cell(name, claims.tables, _FIGURES)
         except NotMeasured:
             return "(not measured here yet)"
 
-    return wrapped(re.sub(GAP, value, claims.template).strip()) + "\n"
+    return _wrap(re.sub(_GAP, value, claims.template).strip()) + "\n"
 
 # %% ../../nbs/reproduce/07_claims.ipynb #4ad66d02
 def write_pages(
@@ -323,8 +323,8 @@ def write_pages(
     "Write `docs/claims.md`, `docs/report.md` and `figures/claims.md`."
     changed = []
     pages = {
-        "docs/claims.md": page(claims),
-        "docs/report.md": report(claims),
+        "docs/claims.md": _page(claims),
+        "docs/report.md": _report(claims),
         "figures/claims.md": sentence(claims) + "\n",
     }
     for name, text in pages.items():

@@ -15,7 +15,7 @@ from .jobs import ABSENT, foreign_kernel, plan, stamp, up_to_date
 from .provenance import outside, summary, write_provenance
 from .registry import TARGETS, notebooks_root
 from .results import write_results
-from .running import alone, anonymous, aside_of, execute, install, settle
+from .running import alone, anonymous, partial_folder, execute, install, settle
 
 # %% ../../nbs/reproduce/09_command.ipynb #c6cf4889
 def _renew_claims(
@@ -43,7 +43,7 @@ def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None
     done, failed, interrupted = [], [], False
     try:
         for job in jobs:
-            (done if make(job, root, force, say) else failed).append(job)
+            (done if _make(job, root, force, say) else failed).append(job)
     except KeyboardInterrupt:
         interrupted = True
     for job in done:
@@ -65,7 +65,7 @@ def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None
     return 130 if interrupted else 1 if failed else 3 if off else 0
 
 # %% ../../nbs/reproduce/09_command.ipynb #b9ead059
-def make(job, root, force=False, say=print):
+def _make(job, root, force=False, say=print):
     "Run one job unless it is up to date; whether its result stands."
     store, name = Store(job.settings.store), job.target.name
     where = job.folder.relative_to(root)
@@ -85,8 +85,8 @@ def make(job, root, force=False, say=print):
         start = time.monotonic()
         try:
             counted = execute(job, root)
-            write_provenance(job, root, aside_of(job.folder), time.monotonic() - start, counted)
-            write_results(aside_of(job.folder))
+            write_provenance(job, root, partial_folder(job.folder), time.monotonic() - start, counted)
+            write_results(partial_folder(job.folder))
             install(job.folder)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]

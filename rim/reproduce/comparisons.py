@@ -14,7 +14,7 @@ from .registry import TARGETS
 
 # %% ../../nbs/reproduce/06_comparisons.ipynb #f1cc1723
 @dataclass(frozen=True)
-class Cell:
+class _Cell:
     "A value of our results, or a number of the paper."
 
     text: str  # as the table has it
@@ -59,19 +59,19 @@ class Tables:
     def cell(
         self,
         name: str,  # "target: row"
-    ) -> Cell:
+    ) -> _Cell:
         "Our value of a row."
         target, _, row = name.partition(": ")
         found = self.rows(target).get(row)
         if not found or found["text"] is None:
             raise NotMeasured(f"Not measured here: the results of {target} have no row {row!r}.")
-        return Cell(found["text"], *(found["value"] if found[end] is None else found[end] for end in ("low", "high")))
+        return _Cell(found["text"], *(found["value"] if found[end] is None else found[end] for end in ("low", "high")))
 
 # %% ../../nbs/reproduce/06_comparisons.ipynb #06c978d1
-def side(
+def _side(
     what,  # number, "a - b", "mean a b c", "names LIST", or "target: row"
     tables: Tables,
-) -> Cell:
+) -> _Cell:
     "One side of a comparison."
     known = None
     if isinstance(what, int | float):
@@ -83,7 +83,7 @@ def side(
     elif what.startswith("names "):
         names = (Path(rim.__file__).parent / "data" / what.split()[1] / "plain.txt").read_text(encoding="utf-8")
         known = sum(bool(line.strip()) and not line.startswith("#") for line in names.splitlines())
-    return tables.cell(what) if known is None else Cell(f"{known:g}", known, known)
+    return tables.cell(what) if known is None else _Cell(f"{known:g}", known, known)
 
 # %% ../../nbs/reproduce/06_comparisons.ipynb #03d0cd3d
 HOLDS, FAILS, OPEN, ABSENT = "holds", "fails", "open", "not measured here"
@@ -95,7 +95,7 @@ def decide(
 ) -> str:  # holds, fails or open
     "The outcome of a comparison."
     (a, how, b), span = test, re.fullmatch(r"within ([\d.]+)", test[1])
-    a, b = side(a, tables), side(b, tables)
+    a, b = _side(a, tables), _side(b, tables)
     if how == "=" or span:
         most = float(span[1]) if span else 0.051
         return HOLDS if abs(a.value - b.value) <= most else FAILS

@@ -12,12 +12,12 @@ from ..base.files import atomic_write
 from ..base.store import file_digest
 from ..base.tables import markdown_table
 from .claims import Claims, sentence, table
-from .registry import TARGETS, fitting
+from .registry import TARGETS, targets_of
 from .results import results_of
 from .running import world
 
 # %% ../../nbs/reproduce/08_index.ipynb #1e845e93
-def _shown_table(text, most=30):
+def _table_markdown(text, most=30):
     "A csv as a Markdown table, long ones folded from some row on; ends that are equal are no interval."
     rows = csv.DictReader(text.splitlines())
     head = list(rows.fieldnames or ())
@@ -30,7 +30,7 @@ def _shown_table(text, most=30):
     return f"{shown}\n\n<details><summary>{len(filled) - most} more rows</summary>\n\n{rest}\n\n</details>"
 
 # %% ../../nbs/reproduce/08_index.ipynb #11264b60
-def cost(
+def _cost(
     record,  # of provenance.json
 ):
     "The images, the seeds, and what the target cost, in one sentence."
@@ -46,7 +46,7 @@ def cost(
     )
 
 # %% ../../nbs/reproduce/08_index.ipynb #11264b61
-def entry(target, profile, root, place):
+def _entry(target, profile, root, place):
     "What the index says of a target in a profile; `place` is the folder of the index."
     folder = root / "figures" / profile / target.name
     command = shlex.join(["rim", "reproduce", target.name, *(["--profile", profile] if profile != "toybox" else [])])
@@ -68,7 +68,7 @@ def entry(target, profile, root, place):
             f'<a href="{link(picture)}"><img src="{link(picture)}" alt="{target.name}: {target.title}" width="420"></a>'
         )
     if table and profile != "rehearsal":
-        parts.append(_shown_table(table.read_text(encoding="utf-8")))
+        parts.append(_table_markdown(table.read_text(encoding="utf-8")))
     if record.get("changes"):
         parts.append(
             "**Not the profile's own settings:** " + ", ".join(f"`{k} = {v}`" for k, v in record["changes"].items())
@@ -80,14 +80,14 @@ def entry(target, profile, root, place):
     ]
     if changed:
         parts.append(f"**Changed since it was made:** {', '.join(changed)}")
-    parts += [f"`{record.get('command', command)}`", cost(record), " · ".join(f"[{p.name}]({link(p)})" for p in files)]
+    parts += [f"`{record.get('command', command)}`", _cost(record), " · ".join(f"[{p.name}]({link(p)})" for p in files)]
     return "\n\n".join(parts)
 
 # %% ../../nbs/reproduce/08_index.ipynb #1afd1022
-INDEXED = ("toybox", "paper")  # the profiles of figures/README.md; any other has a page in its own folder
+_INDEXED = ("toybox", "paper")  # the profiles of figures/README.md; any other has a page in its own folder
 
 
-def claims_section(
+def _claims_section(
     root,  # of the clone
 ) -> list:  # of str, paragraphs
     "The claims of the papers with their verdicts, where the clone has some."
@@ -97,9 +97,9 @@ def claims_section(
     return ["## Claims", sentence(claims, "../docs/claims.md"), table(claims, "")]
 
 # %% ../../nbs/reproduce/08_index.ipynb #b2d54845
-def index(root, registry=TARGETS, profiles=INDEXED):
+def index(root, registry=TARGETS, profiles=_INDEXED):
     "The text of an index of results."
-    own = profiles != INDEXED
+    own = profiles != _INDEXED
     place = root / "figures" / (profiles[0] if own else "")
     parts = [
         "# Figures and tables",
@@ -114,21 +114,21 @@ def index(root, registry=TARGETS, profiles=INDEXED):
         except ValueError:
             label = f"profile {profile}"
         parts.append(f"## Profile {profile}\n\n**{label[0].upper()}{label[1:]}.**")
-        targets = fitting(registry, profile)
+        targets = targets_of(registry, profile)
         made = [(root / "figures" / profile / name / "provenance.json").exists() for name in targets]
         if any(made):
-            parts += [entry(target, profile, root, place) for target in targets.values()]
+            parts += [_entry(target, profile, root, place) for target in targets.values()]
         else:
             parts.append(
                 f"Nothing has been made yet: `rim reproduce{'' if profile == 'toybox' else f' --profile {profile}'}`"
             )
-    return "\n\n".join(parts if own else [*parts, *claims_section(root)]) + "\n"
+    return "\n\n".join(parts if own else [*parts, *_claims_section(root)]) + "\n"
 
 # %% ../../nbs/reproduce/08_index.ipynb #448cf4ca
 def write_index(root, profile, registry=TARGETS):
     "Write the index that shows `profile`, if it changes."
-    path = root / "figures" / ("" if profile in INDEXED else profile) / "README.md"
-    text = index(root, registry, INDEXED if profile in INDEXED else (profile,))
+    path = root / "figures" / ("" if profile in _INDEXED else profile) / "README.md"
+    text = index(root, registry, _INDEXED if profile in _INDEXED else (profile,))
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         atomic_write(path, text)
     return path

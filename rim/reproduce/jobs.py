@@ -17,7 +17,7 @@ import rim
 from ..base.settings import Settings
 from ..base.store import Store, file_digest
 from ..base.values import parse_value
-from .registry import TARGETS, Target, fitting
+from .registry import TARGETS, Target, targets_of
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #15df8b0a
 def notebook_parameters(path):
@@ -36,12 +36,12 @@ def notebook_parameters(path):
     return found
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #dfd668ea
-def generated(fields):
+def _needs_generation(fields):
     "References of a target are made anew, although some come with the package."
     return {"shipped": ""} if fields.get("shipped") else {}
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #11d2d4e4
-def bind(path, settings, overrides, folder):
+def _bind(path, settings, overrides, folder):
     "The parameters to hand to the notebook at `path`, or a ValueError that names the unknown key."
     known, fields = notebook_parameters(path), settings.as_dict()
     if taken := sorted({"profile", "folder", "overrides"} & set(overrides)):
@@ -49,7 +49,7 @@ def bind(path, settings, overrides, folder):
     values = dict(
         profile=settings.profile,
         folder=folder,
-        overrides=generated(fields) | {k: v for k, v in overrides.items() if k in fields and k not in known},
+        overrides=_needs_generation(fields) | {k: v for k, v in overrides.items() if k in fields and k not in known},
     )
     for key, value in overrides.items():
         if key in known:
@@ -66,7 +66,7 @@ _LIBRARIES = ("numpy", "scikit-learn", "torch", "torchvision", "diffusers", "tra
 PLACES = ("store", "models_dir", "data_dir", "threads")  # where and how fast determines no result
 
 
-def versions():
+def _versions():
     "Installed versions of the libraries that compute."
     found = {}
     for name in _LIBRARIES:
@@ -96,7 +96,7 @@ def code_of(path):
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #64f3d16d
 @dataclass
-class Job:
+class _Job:
     "A target with everything it will be run with."
 
     target: Target
@@ -117,7 +117,7 @@ class Job:
             parameters=self.parameters,
             settings=settings,
             inputs=self.inputs,
-            versions=versions(),
+            versions=_versions(),
         )
 
     @property
@@ -196,7 +196,7 @@ def _digest_of_benchmark(name, settings):
 ABSENT = "absent"  # instead of a digest
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #4860d6c6
-def inputs_of(target, settings, store):
+def _inputs_of(target, settings, store):
     "Digests of the weights and data that a target needs, and the sentences about those that are missing."
     found, missing = {}, []
     published = {name for each in TARGETS.values() for name in each.benchmarks}
@@ -267,7 +267,7 @@ def _kernel_missing():
 def plan(names, profile, overrides, root, registry=TARGETS):
     "The jobs to run, and a sentence for everything that stands in their way."
     jobs, problems = [], [p for p in [_kernel_missing()] if p]
-    for name in dict.fromkeys(names or fitting(registry, profile)):
+    for name in dict.fromkeys(names or targets_of(registry, profile)):
         if name not in registry:
             problems.append(f"there is no target {name!r}; known are {', '.join(registry)}.")
             continue
@@ -285,13 +285,13 @@ def plan(names, profile, overrides, root, registry=TARGETS):
                 from rim.models.roles import check_device
 
                 check_device(settings)
-            parameters = bind(notebook, settings, overrides, folder)
+            parameters = _bind(notebook, settings, overrides, folder)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
-        inputs, missing = inputs_of(target, settings, Store(settings.store))
+        inputs, missing = _inputs_of(target, settings, Store(settings.store))
         problems += missing
-        jobs.append(Job(target, settings, notebook, root / folder, parameters, inputs, dict(overrides)))
+        jobs.append(_Job(target, settings, notebook, root / folder, parameters, inputs, dict(overrides)))
     return jobs, list(dict.fromkeys(problems))
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #6456a553

@@ -13,10 +13,10 @@ from ..base.settings import departures
 from ..base.files import atomic_write
 from ..base.ledger import processor
 from .jobs import PLACES, outputs_of
-from .running import anonymous, told_changes, world
+from .running import anonymous, describe_changes, world
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #7bbc90a7
-def revision(root):
+def _revision(root):
     "The commit that the clone stands at, with + where files other than results differ from it; None outside a clone."
 
     def git(*words):
@@ -39,7 +39,7 @@ def machine():
     return dict(processor=processor(), cores=os.cpu_count(), system=platform.system(), python=platform.python_version())
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #8f4f9f32
-def measured(counted):
+def _ledger_summary(counted):
     "Device, memory and counts from a kernel's ledger."
     processes = counted.get("process", [])
     highest = lambda name: max((p[name] for p in processes if p.get(name) is not None), default=None)
@@ -66,7 +66,7 @@ def write_provenance(job, root, folder, seconds, counted):
         departures={k: v for k, v in departures(job.settings).items() if k not in PLACES},
         command=job.command,
         fingerprint=job.fingerprint,
-        revision=revision(root),
+        revision=_revision(root),
         rim=rim.__version__,
         **made,
         seeds=job.parameters.get("seeds", [job.settings.seed]),
@@ -74,14 +74,14 @@ def write_provenance(job, root, folder, seconds, counted):
         arithmetic=steady(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seconds=round(seconds, 1),
-        **measured(counted),
+        **_ledger_summary(counted),
         outputs=outputs_of(folder),
     )
     text = anonymous(json.dumps(record, indent=1, default=str), root, job.settings)
     atomic_write(folder / "provenance.json", text + "\n")
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #c71fdc63
-def read_table(text):
+def _read_table(text):
     "Rows of a result's csv: (name, the paper's value or None, ours or None)."
     rows = csv.DictReader(text.splitlines())
     if "ours" not in (rows.fieldnames or ()):
@@ -90,7 +90,7 @@ def read_table(text):
     return [(row[rows.fieldnames[0]], number(row, "paper"), number(row, "ours")) for row in rows]
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #2e571e42
-def committed(path, root):
+def _committed_text(path, root):
     "The text of `path` as the clone's last commit has it, or None."
     try:
         shown = subprocess.run(
@@ -124,11 +124,11 @@ def difference(ours, theirs):
     return f"its numbers differ by up to {most:.2g}" if most else "its numbers are written otherwise"
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #4cb61d49
-def compared(job, root):
+def _comparison(job, root):
     "One sentence: whether the tables equal those that are committed."
     said, tables = [], sorted(job.folder.rglob("*.csv"))
     for table in tables:
-        before = committed(table, root)
+        before = _committed_text(table, root)
         if before is None:
             said.append(f"{table.name} is not committed yet")
         elif how := difference(table.read_text(encoding="utf-8"), before):
@@ -145,7 +145,7 @@ def compared(job, root):
     )
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #d5c88af3
-def judged(job):
+def _is_comparable(job):
     "Whether the differences from the paper mean something: its own profile, unchanged."
     return job.settings.profile == "paper" and not job.changes
 
@@ -153,11 +153,11 @@ def judged(job):
 def outside(job):
     "Names of the rows that lie further from the paper than the tolerance."
     table = job.folder / f"{job.target.name}.csv"
-    if not judged(job) or not table.exists():
+    if not _is_comparable(job) or not table.exists():
         return []
     return [
         name
-        for name, paper, ours in read_table(table.read_text())
+        for name, paper, ours in _read_table(table.read_text())
         if None not in (paper, ours) and abs(ours - paper) > job.target.tolerance
     ]
 
@@ -167,9 +167,9 @@ def summary(job, root):
     table, head = job.folder / f"{job.target.name}.csv", f"{job.target.name} · {job.target.title}"
     if job.settings.profile == "rehearsal":
         return [head, f"It ran to the end. {world(job.settings).capitalize()}."]
-    values = read_table(table.read_text()) if table.exists() else []
+    values = _read_table(table.read_text()) if table.exists() else []
     if not values:
-        return [head, f"Profile {job.settings.profile}{told_changes(job)}. {compared(job, root)}"]
+        return [head, f"Profile {job.settings.profile}{describe_changes(job)}. {_comparison(job, root)}"]
     cell = lambda v, form="{:.1f}": "–" if v is None else form.format(v)
     rows = [
         (name, cell(paper), cell(ours), cell(None if None in (paper, ours) else ours - paper, "{:+.1f}"))
@@ -182,13 +182,13 @@ def summary(job, root):
     known, off = sum(None not in (paper, ours) for _, paper, ours in values), outside(job)
     within = (
         f" {known - len(off)} of {known} values lie within {job.target.tolerance:g} of the paper's."
-        if judged(job) and known
+        if _is_comparable(job) and known
         else ""
     )
     return [
         *lines,
         (
-            f"{source}Ours: profile {job.settings.profile}{told_changes(job)}, {job.settings.benchmark}.{within} "
-            f"{compared(job, root)}"
+            f"{source}Ours: profile {job.settings.profile}{describe_changes(job)}, {job.settings.benchmark}.{within} "
+            f"{_comparison(job, root)}"
         ),
     ]

@@ -287,7 +287,7 @@ TARGETS = {
 }
 
 # %% ../../nbs/reproduce/01_registry.ipynb #94c1495e
-def fitting(registry, profile):
+def targets_of(registry, profile):
     "The targets that a profile has: its own, or else those that are no other profile's."
     own = {name: t for name, t in registry.items() if profile in (*t.profiles, *t.besides)}
     return own or {name: t for name, t in registry.items() if not t.profiles}

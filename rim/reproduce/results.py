@@ -15,7 +15,7 @@ from ..base.store import file_digest
 from .jobs import PLACES
 
 # %% ../../nbs/reproduce/05_results.ipynb #748066fb
-def values_of(
+def _values_of(
     text: str,  # of a csv
 ) -> dict:  # row -> value, its text, interval, the paper's value; None where there is none
     "The rows of a result's table."
@@ -38,7 +38,7 @@ def values_of(
     }
 
 # %% ../../nbs/reproduce/05_results.ipynb #f9ce1cf9
-def compute_of(
+def _compute_of(
     record: dict,  # of provenance.json
 ) -> dict:
     "Device, time and memory of a run."
@@ -70,7 +70,7 @@ def results_of(
         profile=record["profile"],
         scale=record["world"],
         command=record["command"],
-        values=values_of(table),
+        values=_values_of(table),
         images={e["benchmark"]: e["images"] for e in evaluated} or whole,
         seeds=record["seeds"],
         settings=address(settings),
@@ -79,12 +79,12 @@ def results_of(
         data={name.removeprefix("benchmark "): d for name, d in inputs.items() if name.startswith("benchmark ")},
         code=dict(revision=record["revision"], package=record["package"], fingerprint=record["fingerprint"]),
         libraries=record["versions"],
-        compute=compute_of(record),
+        compute=_compute_of(record),
         finished=record["finished"],
     )
 
 # %% ../../nbs/reproduce/05_results.ipynb #ffb96b18
-def read_record(
+def _read_record(
     folder,  # of a result
 ) -> tuple:  # (provenance, text of the table)
     "What results.json is made from."
@@ -94,26 +94,26 @@ def read_record(
     return record, table.read_text(encoding="utf-8") if table.exists() else ""
 
 # %% ../../nbs/reproduce/05_results.ipynb #288ed1a1
-def results_text(
+def _results_text(
     folder,  # of a result
 ) -> str:
     "The text of a folder's results.json."
-    return json.dumps(results_of(*read_record(folder)), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(results_of(*_read_record(folder)), indent=1, ensure_ascii=False) + "\n"
 
 # %% ../../nbs/reproduce/05_results.ipynb #50e580e0
 def write_results(
     folder,  # of a result
 ) -> Path:
     "Write results.json beside a result's provenance."
-    return atomic_write(Path(folder) / "results.json", results_text(folder))
+    return atomic_write(Path(folder) / "results.json", _results_text(folder))
 
 # %% ../../nbs/reproduce/05_results.ipynb #3044ec01
-BATCHES = ("synthesis_batch", "points_per_batch")  # how much at once changes no result
+_BATCHES = ("synthesis_batch", "points_per_batch")  # how much at once changes no result
 _ASK_CLIP = "freeda", "ovdiff", "diffsegmenter"  # modules of methods that ask CLIP about images where it is there
 _DOUBT = r"rim\.measure\.(calibration|correcting)"  # whose numbers are about how sure a name is
 
 
-def idle(
+def _idle(
     record: dict,  # of provenance.json
     book: str,  # text of the executed notebook
 ) -> set:  # of names of settings
@@ -128,10 +128,10 @@ def idle(
     others = [name for name, method in own.items() if not used or method not in used]
     others += [] if {*_ASK_CLIP} & {*used.split()} else ["needs"]  # which says whether CLIP is there
     others += [] if given.get("unknown") or re.search(_DOUBT, book) else ["confidence_curve"]
-    return {*absent, *(f"{role}_revision" for role in absent | unpinned), *others, *PLACES, *BATCHES}
+    return {*absent, *(f"{role}_revision" for role in absent | unpinned), *others, *PLACES, *_BATCHES}
 
 # %% ../../nbs/reproduce/05_results.ipynb #3044eca1
-def settings_problems(
+def _settings_problems(
     record: dict,  # of provenance.json
     book: str,  # text of the executed notebook
 ) -> list:  # of str
@@ -140,11 +140,11 @@ def settings_problems(
     own = {k: v for k, v in record["changes"].items() if k in known}
     now = Settings.from_profile(record["profile"], **own).as_dict()
     differ = {k for k, v in record["settings"].items() if k not in now or v != now[k]}
-    keys = sorted(differ - idle(record, book))
+    keys = sorted(differ - _idle(record, book))
     return [f"the profile has other settings now: {', '.join(keys)}"] if keys else []
 
 # %% ../../nbs/reproduce/05_results.ipynb #6565c082
-def weights_problems(
+def _weights_problems(
     record: dict,  # of provenance.json
 ) -> list:  # of str
     "Weights of a result that this machine has in another form."
@@ -164,17 +164,17 @@ def weights_problems(
     return found
 
 # %% ../../nbs/reproduce/05_results.ipynb #d1613562
-def problems_of(
+def _problems_of(
     folder,  # of a result
 ) -> list:  # of str
     "What is wrong with a result's files; empty where all is as it was made."
     folder = Path(folder)
     try:
-        record, _ = read_record(folder)
+        record, _ = _read_record(folder)
         said = (folder / "results.json").read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         return [f"it can't be read: {error}"]
-    found = [] if said == results_text(folder) else ["results.json is not what table and provenance give"]
+    found = [] if said == _results_text(folder) else ["results.json is not what table and provenance give"]
     for name, digest in record["outputs"].items():
         if not (folder / name).exists():
             found.append(f"{name} is gone")
@@ -182,7 +182,7 @@ def problems_of(
             found.append(f"{name} was changed since it was made")
     book = folder / f"{folder.name}.ipynb"
     text = book.read_text(encoding="utf-8") if book.exists() else ""
-    return [*found, *settings_problems(record, text), *weights_problems(record)]
+    return [*found, *_settings_problems(record, text), *_weights_problems(record)]
 
 # %% ../../nbs/reproduce/05_results.ipynb #e2113cc4
 def verify_results(
@@ -198,7 +198,7 @@ def verify_results(
         raise ValueError(f"a result must have been made before it is verified: there is none of {missing[0]!r}")
     wrong = 0
     for folder in folders:
-        found, record = problems_of(folder), read_record(folder)[0]
+        found, record = _problems_of(folder), _read_record(folder)[0]
         wrong += bool(found)
         what = "; ".join(found) if found else f"{len(record['outputs'])} files as they were made"
         say(f"{folder.parent.name}/{folder.name}: {what} (code {record['revision']})")

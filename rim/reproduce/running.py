@@ -19,7 +19,7 @@ from ..base.workers import variables
 from .jobs import outputs_of, own_kernel
 
 # %% ../../nbs/reproduce/03_running.ipynb #d31d63dc
-def incomplete(notebook):
+def _incomplete(notebook):
     "Indices of the code cells that hold code but were not completed."
 
     def done(cell):
@@ -29,14 +29,14 @@ def incomplete(notebook):
     return [i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip() and not done(c)]
 
 # %% ../../nbs/reproduce/03_running.ipynb #cee7877d
-def spellings(path):
+def _spellings(path):
     "The path as it stands in text, in Python's literals, in JSON, in URLs and in HTML; the longest first."
     plain = {str(path), repr(str(path))[1:-1], ascii(str(path))[1:-1]}
     within = {json.dumps(p, ensure_ascii=narrow)[1:-1] for p in plain for narrow in (True, False)}
     return sorted(plain | within | {quote(str(path)), escape(str(path))}, key=len, reverse=True)
 
 # %% ../../nbs/reproduce/03_running.ipynb #a790661d
-def places(root, settings=None):
+def _places(root, settings=None):
     "(path, what stands for it) of all that is this machine's, the root before the folders that it lies in."
     home = os.path.expanduser("~")  # stays as it is where there is none
     found = [(root, "."), (Path(root).resolve(), "."), (sys.prefix, "$PREFIX")]
@@ -51,8 +51,8 @@ def places(root, settings=None):
 # %% ../../nbs/reproduce/03_running.ipynb #881b7483
 def anonymous(text, root, settings=None):
     "`text` without the paths of this machine."
-    for path, name in places(root, settings):
-        for written in spellings(path):
+    for path, name in _places(root, settings):
+        for written in _spellings(path):
             inside = "" if name == "." else f"{name}/"
             text = re.sub(re.escape(written) + "/+", lambda _: inside, text)
             text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: name, text)
@@ -78,26 +78,26 @@ def _tidy(notebook, root, job):
                 data.pop("image/png", None)
     if job.settings.profile != "paper" or job.changes:
         label = nbformat.v4.new_markdown_cell(
-            f"> **{world(job.settings)}**{told_changes(job)}. Made by `{job.command}`.", id="label"
+            f"> **{world(job.settings)}**{describe_changes(job)}. Made by `{job.command}`.", id="label"
         )
         notebook.cells.insert(1, label)
-    text = nbformat.writes(notebook).replace(f"{ASIDE}/{job.folder.name}", job.folder.name)
+    text = nbformat.writes(notebook).replace(f"{_ASIDE}/{job.folder.name}", job.folder.name)
     return anonymous(text, root, job.settings)
 
 # %% ../../nbs/reproduce/03_running.ipynb #0b89748a
-def told_changes(job):
+def describe_changes(job):
     return "".join(f", {k} = {v}" for k, v in job.changes.items())
 
 # %% ../../nbs/reproduce/03_running.ipynb #e7e488ae
-ASIDE = ".partial"  # beside the result folders
+_ASIDE = ".partial"  # beside the result folders
 
 
-def aside_of(folder, ending=""):
+def partial_folder(folder, ending=""):
     "Where the result of `folder` is made."
-    return folder.parent / ASIDE / (folder.name + ending)
+    return folder.parent / _ASIDE / (folder.name + ending)
 
 # %% ../../nbs/reproduce/03_running.ipynb #68d28845
-def surroundings(path):
+def _surroundings(path):
     "The environment in which a kernel counts into the file `path`, and computes and draws as others do."
     import matplotlib
 
@@ -115,14 +115,14 @@ def execute(job, root):
     "Run the notebook of `job` in the folder aside -> what its kernel counted."
     import papermill, nbformat
 
-    aside = aside_of(job.folder)
+    aside = partial_folder(job.folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     final = aside / f"{job.target.name}.ipynb"
     partial = final.with_suffix(".partial.ipynb")
     parameters = {k: aside.relative_to(root).as_posix() if k == "folder" else v for k, v in job.parameters.items()}
     try:
-        with tempfile.TemporaryDirectory() as scratch, surroundings(Path(scratch) / "ledger"):
+        with tempfile.TemporaryDirectory() as scratch, _surroundings(Path(scratch) / "ledger"):
             papermill.execute_notebook(
                 job.notebook,
                 partial,
@@ -135,7 +135,7 @@ def execute(job, root):
             )  # of the kernel, which notes its transport, and the interrupt that ends it as an error
             counted = read_ledger(Path(scratch) / "ledger")
         notebook = nbformat.read(partial, 4)
-        if left := incomplete(notebook):
+        if left := _incomplete(notebook):
             raise RuntimeError(f"{len(left)} code cells of {final.name} did not complete, the first is cell {left[0]}.")
         atomic_write(final, _tidy(notebook, root, job).encode())
         partial.unlink()
@@ -150,16 +150,16 @@ def execute(job, root):
 # %% ../../nbs/reproduce/03_running.ipynb #3804072c
 def settle(folder):
     "Finish or undo what a killed run began with `folder`."
-    before = aside_of(folder, ".before")
+    before = partial_folder(folder, ".before")
     if before.exists() and not folder.exists():
         os.rename(before, folder)
-    for leftover in (before, aside_of(folder)):
+    for leftover in (before, partial_folder(folder)):
         shutil.rmtree(leftover, ignore_errors=True)
 
 # %% ../../nbs/reproduce/03_running.ipynb #5519c3a0
 def install(folder):
     "Replace `folder` with what was made aside; files that no run has made stay."
-    before, aside = aside_of(folder, ".before"), aside_of(folder)
+    before, aside = partial_folder(folder, ".before"), partial_folder(folder)
     if folder.exists():
         try:
             made = {"provenance.json", *json.loads((folder / "provenance.json").read_text())["outputs"]}
@@ -179,7 +179,7 @@ def alone(folder, waiting):
     "Hold the lock of `folder`; `waiting` is called if another process has it."
     from filelock import FileLock, Timeout
 
-    path = aside_of(folder, ".lock")
+    path = partial_folder(folder, ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:

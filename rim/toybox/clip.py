@@ -61,7 +61,7 @@ def to_input(images):
     return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 # %% ../../nbs/toybox/13_clip.ipynb #e79e2712
-def _captioned(world, seed):
+def _caption_example(world, seed):
     "The training example of a seed -> (image uint8 [64, 64, 3], caption)."
     rng = np.random.default_rng([seed, 3])
     kind, behind = rng.random(), rng.random() < 0.3
@@ -91,7 +91,7 @@ _SHARPNESS, _SHARE = (
 )  # scale of the cosines, as in Trident; a word of the caption fills at least one patch in so many
 
 # %% ../../nbs/toybox/13_clip.ipynb #e2cea180
-def patch_embeddings(clip, pixels):
+def _patch_embeddings(clip, pixels):
     "L2-normalised embeddings of the patches [n, h w, E]: values of the last layer, each patch for itself."
     vision = clip.vision_model
     *layers, last = vision.encoder.layers
@@ -146,7 +146,7 @@ def _start_vision(
     vision.post_layernorm.load_state_dict(vit.layernorm.state_dict())
 
 # %% ../../nbs/toybox/13_clip.ipynb #23f35fc1
-class ClipTask(Task):
+class _ClipTask(Task):
     "Images and captions, and patches and the captions' words."
 
     name, record, learning_rate, weight_decay, ema, warmup = "clip", "clip/record.json", 1e-3, 0.05, 0.995, 150
@@ -176,12 +176,12 @@ class ClipTask(Task):
         _start_vision(
             self.modules["clip"].vision_model,
             load_vit_weights(folder or WEIGHTS),
-            to_input(np.stack([_captioned(self.world, s)[0] for s in range(128)])),
+            to_input(np.stack([_caption_example(self.world, s)[0] for s in range(128)])),
         )
 
 # %% ../../nbs/toybox/13_clip.ipynb #aa123381
 @patch
-def images(self: ClipTask, pictures):
+def images(self: _ClipTask, pictures):
     "L2-normalised embeddings of uint8 images [n, 64, 64, 3]."
     clip = self.modules["clip"]
     return F.normalize(
@@ -191,7 +191,7 @@ def images(self: ClipTask, pictures):
 
 # %% ../../nbs/toybox/13_clip.ipynb #60a571f2
 @patch
-def texts(self: ClipTask, captions):
+def texts(self: _ClipTask, captions):
     "L2-normalised embeddings of sentences."
     clip, tokens = (
         self.modules["clip"],
@@ -203,8 +203,8 @@ def texts(self: ClipTask, captions):
 
 # %% ../../nbs/toybox/13_clip.ipynb #4aec75c4
 @patch
-def loss(self: ClipTask, seeds, generator):
-    pictures, captions = zip(*(_captioned(self.world, s) for s in seeds(self.batch)))
+def loss(self: _ClipTask, seeds, generator):
+    pictures, captions = zip(*(_caption_example(self.world, s) for s in seeds(self.batch)))
     scale = self.modules["clip"].logit_scale.exp().clamp_max(100)
     logs = dict(
         caption=_caption_loss(self.images(np.stack(pictures)), self.texts(list(captions)), captions, scale),
@@ -217,14 +217,14 @@ def loss(self: ClipTask, seeds, generator):
         self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
     ):
         inside, somewhere = _words_loss(
-            patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
+            _patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
         )
         logs["inside"], logs["somewhere"] = logs["inside"] + inside, logs["somewhere"] + somewhere
     return logs["caption"] + logs["inside"] + logs["somewhere"], {k: v.detach() for k, v in logs.items()}
 
 # %% ../../nbs/toybox/13_clip.ipynb #c16b6381
 @patch
-def pictured(self: ClipTask, shots):
+def pictured(self: _ClipTask, shots):
     "Scenes or portraits at half size [n, 3, S / 2, S / 2], and which words their full captions hold [n, q]."
     held = [
         {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
@@ -236,7 +236,7 @@ def pictured(self: ClipTask, shots):
 
 # %% ../../nbs/toybox/13_clip.ipynb #52c20e25
 @patch
-def validate(self: ClipTask):
+def validate(self: _ClipTask):
     "Zero-shot accuracy on validation portraits, `a photo of a ...`, over the sixteen names."
     words = self.texts([self.world.portrait(n, 0, 32).caption for n in self.world.names])
     shots = [
@@ -249,7 +249,7 @@ def validate(self: ClipTask):
 
 # %% ../../nbs/toybox/13_clip.ipynb #af614cc9
 @patch
-def named_patches(self: ClipTask, n=100):
+def named_patches(self: _ClipTask, n=100):
     "Share of pure patches that their best word names right, for things and places, in `n` validation scenes."
     scenes, words = (
         [self.world.scene(s) for s in self.world.seeds("validation", n)],
@@ -257,7 +257,7 @@ def named_patches(self: ClipTask, n=100):
     )
     patches = torch.cat(
         [
-            patch_embeddings(
+            _patch_embeddings(
                 self.modules["clip"], to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
             )
             for at in range(0, n, 25)
@@ -280,12 +280,12 @@ def named_patches(self: ClipTask, n=100):
 
 # %% ../../nbs/toybox/13_clip.ipynb #abe566ca
 @patch
-def save(self: ClipTask, folder):
+def save(self: _ClipTask, folder):
     save_pretrained_half(self.modules["clip"], folder / "clip")
     write_tokenizer(folder / "clip")
     (folder / "clip/preprocessor_config.json").write_text(json.dumps(_PROCESSOR, indent=1))
 
 
 @patch
-def load(self: ClipTask, folder):
+def load(self: _ClipTask, folder):
     self.modules["clip"].load_state_dict(CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).state_dict())

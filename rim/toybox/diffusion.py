@@ -82,12 +82,12 @@ def _draw_example(world, seed, pairs=0.2):
     return shot.image, shot.caption
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #27ed7e9d
-def edges(x):
+def _edges(x):
     "Horizontal and vertical differences of a batch of images."
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #e04084c1
-class VaeTask(Task):
+class _VaeTask(Task):
     "The autoencoder of the diffusion model."
 
     name, record, learning_rate, weight_decay, ema, warmup = "vae", "diffusion/vae/record.json", 2e-3, 0.0, 0.995, 50
@@ -102,7 +102,7 @@ class VaeTask(Task):
         noise = torch.randn(posterior.mean.shape, generator=generator).to(self.device)
         y = self.modules["vae"].decode(posterior.mean + posterior.std * noise).sample
         absolute = (x - y).abs().mean()
-        edge = sum((a - b).abs().mean() for a, b in zip(edges(x), edges(y)))
+        edge = sum((a - b).abs().mean() for a, b in zip(_edges(x), _edges(y)))
         return absolute + 0.5 * edge + 1e-5 * posterior.kl().mean() / 64, dict(absolute=absolute.detach())
 
     def portraits(self, split, n):
@@ -128,7 +128,7 @@ class VaeTask(Task):
         )
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #ff886c8d
-class DiffusionTask(Task):
+class _DiffusionTask(Task):
     "UNet and text encoder, on latents of a trained autoencoder."
 
     name, record, learning_rate, weight_decay, ema, warmup = (
@@ -167,7 +167,7 @@ class DiffusionTask(Task):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #8713f9ea
 @patch
-def fresh(self: DiffusionTask, seeds):
+def fresh(self: _DiffusionTask, seeds):
     "Encode new images and keep their latents."
     shots = [_draw_example(self.world, s) for s in seeds]
     with torch.no_grad():
@@ -181,14 +181,14 @@ def fresh(self: DiffusionTask, seeds):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #9dd03676
 @patch
-def tokens(self: DiffusionTask, captions):
+def tokens(self: _DiffusionTask, captions):
     return self.tokenizer(
         captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
     ).input_ids.to(self.device)
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #b4101563
 @patch
-def loss(self: DiffusionTask, seeds, generator):
+def loss(self: _DiffusionTask, seeds, generator):
     if len(self.latents) < self.pool:
         self.fresh(seeds(self.batch))
         chosen = range(len(self.latents) - self.batch, len(self.latents))
@@ -216,7 +216,7 @@ def loss(self: DiffusionTask, seeds, generator):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #eebd8bc2
 @patch
-def validate(self: DiffusionTask):
+def validate(self: _DiffusionTask):
     "Loss on validation portraits at fixed noise."
     shots, g = (
         [_draw_example(self.world, s) for s in self.world.seeds("validation", 64)],
@@ -247,12 +247,12 @@ def validate(self: DiffusionTask):
     )
     return dict(
         velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)),
-        **attention_metrics(pipeline, self.world, 32),
+        **_attention_metrics(pipeline, self.world, 32),
     )
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #4a0694de
 @patch
-def save(self: DiffusionTask, folder):
+def save(self: _DiffusionTask, folder):
     folder = folder / "diffusion"
     save_pretrained_half(self.modules["unet"], folder / "unet")
     save_pretrained_half(self.modules["text"], folder / "text_encoder")
@@ -274,7 +274,7 @@ def save(self: DiffusionTask, folder):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #9a056c2f
 @patch
-def load(self: DiffusionTask, folder):
+def load(self: _DiffusionTask, folder):
     self.modules["unet"].load_state_dict(
         UNet2DConditionModel.from_pretrained(folder / "diffusion/unet", torch_dtype=torch.float32).state_dict()
     )
@@ -302,7 +302,7 @@ def _attention_on(pipeline, shots, words, seed=0):
     return F.interpolate(capture.maps()[:, None].cpu(), shots[0].image.shape[:2], mode="bilinear")[:, 0].numpy()
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #8af138c9
-def attention_metrics(pipeline, world, n=64, threshold=0.7):
+def _attention_metrics(pipeline, world, n=64, threshold=0.7):
     "IoU of binarised attention with portraits' masks, and the share of names in pairs that prefer their own thing."
     seeds = world.seeds("validation", n)
     shots = [world.portrait(world.names[i % 16], s) for i, s in enumerate(seeds)]
@@ -345,7 +345,7 @@ def _portrait_classifier(world, steps=250, batch=64, seed=0):
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #f92a27a4
 @torch.no_grad()
-def agreement(logits, images, labels):
+def _agreement(logits, images, labels):
     "Share of images uint8 [n, 64, 64, 3] that the classifier calls by their label, and its choices."
     chosen = logits(to_input(np.stack(images))).argmax(1).numpy()
     return float((chosen == np.asarray(labels)).mean()), chosen

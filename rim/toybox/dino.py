@@ -95,7 +95,7 @@ def views(world, seeds, things=4):
     return to_input(np.stack(scenes)), torch.tensor(owner), boxes, to_input(np.stack(portraits)), torch.tensor(labels)
 
 # %% ../../nbs/toybox/12_dino.ipynb #094f76d5
-def contrast(u, v, temperature, same=None):
+def _contrast(u, v, temperature, same=None):
     "Symmetric InfoNCE of paired rows; with `same` [n, n] bool, every marked pair is a positive (the labelled control)."
     logits = F.normalize(u, dim=1) @ F.normalize(v, dim=1).T / temperature
     if same is None:
@@ -149,7 +149,7 @@ def _pool_views(near, owner, boxes, far, size):
     return torch.einsum("mt,mtd->md", weights, near[owner.to(near.device)]), far.mean(1)
 
 # %% ../../nbs/toybox/12_dino.ipynb #cd9357e7
-class TeacherTask(Task):
+class _TeacherTask(Task):
     "The pair loss on pooled features of the convolutional teacher, and on a projection of them."
 
     name, record, learning_rate, weight_decay, ema, warmup = "teacher", "dino/teacher.json", 3e-3, 0.05, 0.99, 30
@@ -167,11 +167,11 @@ class TeacherTask(Task):
             near, far = model(scenes.to(self.device)), model(soften(portraits, generator).to(self.device))
         u, v = _pool_views(near.float(), owner, boxes, far.float(), self.world.size)
         same = (labels[:, None] == labels[None]).to(self.device) if self.labelled else None
-        features, deep = contrast(u, v, 0.15, same), contrast(head(u), head(v), 0.1, same)
+        features, deep = _contrast(u, v, 0.15, same), _contrast(head(u), head(v), 0.1, same)
         return features + deep, dict(features=features.detach(), deep=deep.detach())
 
     def validate(self):
-        return scene_accuracy(self.modules["model"], self.world)
+        return _scene_accuracy(self.modules["model"], self.world)
 
     def save(self, folder):
         save_half(self.modules["model"], Path(folder) / "dino/teacher.safetensors")
@@ -213,7 +213,7 @@ def _start_student():
     return model
 
 # %% ../../nbs/toybox/12_dino.ipynb #e9bd6d11
-class DinoTask(Task):
+class _DinoTask(Task):
     "Learn the teacher's features as keys of the last layer, patch by patch, and its layers along the way."
 
     name, record, learning_rate, weight_decay, ema, warmup = "dino", "dino/record.json", 2e-3, 0.02, 0.995, 30
@@ -240,7 +240,7 @@ class DinoTask(Task):
 
 # %% ../../nbs/toybox/12_dino.ipynb #29dde78a
 @patch
-def distil(self: DinoTask, pixels):
+def distil(self: _DinoTask, pixels):
     "(errors of the layers' hints, error of the keys, error of the final tokens) on normalised images."
     with torch.no_grad():
         *layers, target = [x.float() for x in self.teacher.to(self.device).layers(pixels)]
@@ -262,7 +262,7 @@ def distil(self: DinoTask, pixels):
 
 # %% ../../nbs/toybox/12_dino.ipynb #5e769682
 @patch
-def loss(self: DinoTask, seeds, generator):
+def loss(self: _DinoTask, seeds, generator):
     scenes, _, _, portraits, _ = views(self.world, seeds(self.scenes))
     total, logs = 0, {}
     for name, pixels in (("scene", scenes), ("portrait", soften(portraits, generator))):
@@ -273,17 +273,17 @@ def loss(self: DinoTask, seeds, generator):
 
 
 @patch
-def validate(self: DinoTask):
-    return scene_accuracy(self.modules["model"], self.world)
+def validate(self: _DinoTask):
+    return _scene_accuracy(self.modules["model"], self.world)
 
 # %% ../../nbs/toybox/12_dino.ipynb #51d2557d
 @patch
-def save(self: DinoTask, folder):
+def save(self: _DinoTask, folder):
     save_pretrained_half(self.modules["model"], Path(folder) / "dino")
 
 
 @patch
-def load(self: DinoTask, folder):
+def load(self: _DinoTask, folder):
     self.modules["model"].load_state_dict(
         Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32).state_dict()
     )
@@ -295,7 +295,7 @@ def _grid_features(model, pixels):
 
 # %% ../../nbs/toybox/12_dino.ipynb #b90cb50c
 @torch.no_grad()
-def pooled_regions(features, world, seeds, batch=25):
+def pool_regions(features, world, seeds, batch=25):
     "Mask-pooled `features` of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     pooled, labels = [], []
     seeds = list(seeds)
@@ -314,7 +314,7 @@ def pooled_regions(features, world, seeds, batch=25):
 def _scene_regions(model, world, seeds):
     "Mask-pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     device = next(model.parameters()).device
-    return pooled_regions(lambda pixels: _grid_features(model, pixels.to(device)), world, seeds)
+    return pool_regions(lambda pixels: _grid_features(model, pixels.to(device)), world, seeds)
 
 # %% ../../nbs/toybox/12_dino.ipynb #b51eee9c
 @torch.no_grad()
@@ -341,7 +341,7 @@ def class_mean_accuracy(reference, reference_labels, regions, labels):
     return (cosine.argmax(1) == labels).float().mean().item()
 
 # %% ../../nbs/toybox/12_dino.ipynb #19fd19e6
-def scene_accuracy(model, world, n=250):
+def _scene_accuracy(model, world, n=250):
     "Nearest-class-mean accuracy on validation scenes, with means from scenes and from portraits."
     regions = _scene_regions(model, world, world.seeds("validation", n))
     near = _scene_regions(model, world, world.seeds("train", n))

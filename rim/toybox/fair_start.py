@@ -10,7 +10,7 @@ import torch
 
 # %% ../../nbs/toybox/04_fair_start.ipynb #cc8d8ac8
 _WAVES = torch.tensor([1.0, 3.0, 5.0, 7.0]) * torch.pi / 16  # radians per token
-NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+_NEIGHBOURS = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
 
 
 def waves(side):
@@ -20,7 +20,7 @@ def waves(side):
     return torch.cat([f(p) for p in phases for f in (torch.sin, torch.cos)], 1)
 
 # %% ../../nbs/toybox/04_fair_start.ipynb #9b0553a3
-def shift(y, x):
+def _shift(y, x):
     "The rotation that turns the code of a place into that of the place (y, x) further, [16, 16]."
     matrix = torch.zeros(16, 16)
     for corner, step in ((0, y), (8, x)):
@@ -29,7 +29,7 @@ def shift(y, x):
     return matrix
 
 # %% ../../nbs/toybox/04_fair_start.ipynb #0410471f
-def components(pictures, patch, n, power=0.3):
+def _components(pictures, patch, n, power=0.3):
     "The `n` leading principal components of patches -> (filters [n, 3, patch, patch], bias [n])."
     patches = torch.nn.functional.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch)
     centred = patches - patches.mean(0)
@@ -42,7 +42,9 @@ def components(pictures, patch, n, power=0.3):
 @torch.no_grad()
 def fair_start(conv, pictures, positions, layers):
     "Set a patch embedding, its positions [side * side, D], and the query and key of layers of eight heads of 16."
-    filters, bias = components(pictures, conv.kernel_size[0], min(conv.out_channels - 16, 3 * conv.kernel_size[0] ** 2))
+    filters, bias = _components(
+        pictures, conv.kernel_size[0], min(conv.out_channels - 16, 3 * conv.kernel_size[0] ** 2)
+    )
     conv.weight.zero_()
     conv.weight[16 : 16 + len(filters)] = filters
     if conv.bias is not None:
@@ -54,6 +56,6 @@ def fair_start(conv, pictures, positions, layers):
         gain = (8 * (1 + 0.3 * depth)) ** 0.5
         for t in (qw, qb, kw, kb):
             t.zero_()
-        for head, step in enumerate(NEIGHBOURS):
+        for head, step in enumerate(_NEIGHBOURS):
             rows, reach = slice(16 * head, 16 * head + 16), 1 + depth // 2
-            qw[rows, :16], kw[rows, :16] = gain * shift(step[0] * reach, step[1] * reach), gain * torch.eye(16)
+            qw[rows, :16], kw[rows, :16] = gain * _shift(step[0] * reach, step[1] * reach), gain * torch.eye(16)

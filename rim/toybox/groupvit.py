@@ -42,7 +42,7 @@ _VISION = dict(
 _SIDE = dict(size=dict(shortest_edge=64), crop_size=dict(height=64, width=64))
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #6f01170021
-def _fused(self, hidden_states, attention_mask=None, encoder_hidden_states=None, **kwargs):
+def _fused_attention(self, hidden_states, attention_mask=None, encoder_hidden_states=None, **kwargs):
     "`GroupViTAttention.forward` by one fused call."
     other = hidden_states if encoder_hidden_states is None else encoder_hidden_states
     heads = lambda x: x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -107,7 +107,7 @@ def _pixels(
     return (x - torch.tensor(MEAN, device=device).view(3, 1, 1)) / torch.tensor(STD, device=device).view(3, 1, 1)
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #d39fe537
-class GroupViTTask(Task):
+class _GroupViTTask(Task):
     "Images and captions, groups and the captions' words."
 
     name, record, learning_rate, weight_decay = "groupvit", "groupvit/record.json", 3e-4, 0.05
@@ -135,7 +135,7 @@ class GroupViTTask(Task):
         self.modules = nn.ModuleDict(dict(model=model))
         for part in self.modules["model"].vision_model.modules():
             if type(part).__name__ == "GroupViTAttention":
-                part.forward = MethodType(_fused, part)
+                part.forward = MethodType(_fused_attention, part)
 
     @cached_property
     def shown(self):
@@ -144,7 +144,7 @@ class GroupViTTask(Task):
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #e714f94d
 @patch
-def see(self: GroupViTTask, pixels):
+def see(self: _GroupViTTask, pixels):
     "Embeddings of images [n, E] and their groups [n, g, E], L2-normalised, and the assignment [n, g, p]."
     model = self.modules["model"]
     seen = model.vision_model(pixel_values=pixels, output_attentions=True)
@@ -155,14 +155,14 @@ def see(self: GroupViTTask, pixels):
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #3c7c0ba8
 @patch
-def tokens(self: GroupViTTask, captions, device):
+def tokens(self: _GroupViTTask, captions, device):
     "Sentences as the text tower reads them."
     how = dict(padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
     return self.tokenizer(captions, **how).to(device)
 
 
 @patch
-def texts(self: GroupViTTask, captions):
+def texts(self: _GroupViTTask, captions):
     "L2-normalised embeddings of sentences."
     model = self.modules["model"]
     seen = model.text_model(**self.tokens(captions, self.device)).pooler_output
@@ -170,7 +170,7 @@ def texts(self: GroupViTTask, captions):
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #987aa4e7
 @patch
-def loss(self: GroupViTTask, seeds, generator):
+def loss(self: _GroupViTTask, seeds, generator):
     images, captions, present = self.drawn(seeds(self.seeds))
     present, n = torch.as_tensor(present, device=self.device), self.scenes
     phrase = _PHRASES[torch.randint(len(_PHRASES), (), generator=generator)]
@@ -189,7 +189,7 @@ def loss(self: GroupViTTask, seeds, generator):
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #c158a2b3
 @patch
-def validate(self: GroupViTTask):
+def validate(self: _GroupViTTask):
     "Share of pure patches that their group's best word names right, and the number of groups that an image uses."
     scenes, words, best, used = self.shown, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
     for at in range(0, len(scenes), 25):
@@ -209,13 +209,13 @@ def validate(self: GroupViTTask):
 
 # %% ../../nbs/toybox/17_groupvit.ipynb #1f65071f
 @patch
-def save(self: GroupViTTask, folder):
+def save(self: _GroupViTTask, folder):
     save_pretrained_half(self.modules["model"], folder / "groupvit")
     write_tokenizer(folder / "groupvit")
     (folder / "groupvit/preprocessor_config.json").write_text(json.dumps(_PROCESSOR | _SIDE, indent=1))
 
 
 @patch
-def load(self: GroupViTTask, folder):
+def load(self: _GroupViTTask, folder):
     state = GroupViTModel.from_pretrained(folder / "groupvit", dtype=torch.float32).state_dict()
     self.modules["model"].load_state_dict(state)

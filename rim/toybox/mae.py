@@ -20,7 +20,7 @@ from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/14_mae.ipynb #62fbd3b2
-CONFIG = dict(
+_CONFIG = dict(
     hidden_size=128,
     num_hidden_layers=5,
     num_attention_heads=8,
@@ -46,9 +46,9 @@ def value_output(attention):
     )
 
 # %% ../../nbs/toybox/14_mae.ipynb #4cd2f538
-def start_mae():
+def _start_mae():
     "A `ViTMAEForPreTraining` from a fair start."
-    model = ViTMAEForPreTraining(ViTMAEConfig(**CONFIG))
+    model = ViTMAEForPreTraining(ViTMAEConfig(**_CONFIG))
     pictures = half(to_input(np.stack([World().scene(s).image for s in range(64)])))
     layers = [
         (q.weight, q.bias, k.weight, k.bias) for q, k in map(lambda l: query_key(l.attention), blocks(model.vit)[:-1])
@@ -97,24 +97,24 @@ def _in_two_dimensions(model):
     return model
 
 # %% ../../nbs/toybox/14_mae.ipynb #a3798082
-def reconstruct(model, pixels, noise):
+def _reconstruct(model, pixels, noise):
     "Loss and prediction of the patches of highest `noise` [n, h w], which are hidden."
     out = model(pixels, noise=noise, interpolate_pos_encoding=True)
     return out.loss, out.logits, out.mask
 
 # %% ../../nbs/toybox/14_mae.ipynb #a6069b31
-class MaeTask(Task):
+class _MaeTask(Task):
     "Masked autoencoding of scenes and portraits."
 
     name, record, learning_rate, weight_decay, ema, warmup = "mae", "mae/record.json", 2e-3, 0.05, 0.995, 30
 
     def __init__(self, scenes=12, portraits=24):
         self.scenes, self.portraits, self.world = int(scenes), int(portraits), World()
-        self.modules = nn.ModuleDict(dict(model=start_mae()))
+        self.modules = nn.ModuleDict(dict(model=_start_mae()))
 
 # %% ../../nbs/toybox/14_mae.ipynb #bc2b8669
 @patch
-def loss(self: MaeTask, seeds, generator):
+def loss(self: _MaeTask, seeds, generator):
     model, names, taken = self.modules["model"], self.world.names, seeds(self.scenes)
     scenes = to_input(np.stack([self.world.scene(s).image for s in taken]))
     faces = to_input(
@@ -126,29 +126,29 @@ def loss(self: MaeTask, seeds, generator):
     for name, pixels in (("scene", scenes), ("portrait", soften(faces, generator))):
         small = half(pixels)
         noise = torch.rand(
-            len(small), small.shape[-2] * small.shape[-1] // CONFIG["patch_size"] ** 2, generator=generator
+            len(small), small.shape[-2] * small.shape[-1] // _CONFIG["patch_size"] ** 2, generator=generator
         )
-        logs[name] = reconstruct(model, small.to(self.device), noise.to(self.device))[0]
+        logs[name] = _reconstruct(model, small.to(self.device), noise.to(self.device))[0]
         total = total + logs[name]
     return total, {k: v.detach() for k, v in logs.items()}
 
 # %% ../../nbs/toybox/14_mae.ipynb #c65f0e05
 @patch
-def validate(self: MaeTask):
-    return mae_metrics(self.modules["model"], self.world)
+def validate(self: _MaeTask):
+    return _mae_metrics(self.modules["model"], self.world)
 
 
 @patch
-def save(self: MaeTask, folder):
+def save(self: _MaeTask, folder):
     save_pretrained_half(self.modules["model"], Path(folder) / "mae")
 
 
 @patch
-def load(self: MaeTask, folder):
-    self.modules["model"].load_state_dict(load_autoencoder(folder).state_dict())
+def load(self: _MaeTask, folder):
+    self.modules["model"].load_state_dict(_load_autoencoder(folder).state_dict())
 
 # %% ../../nbs/toybox/14_mae.ipynb #23f2ba16
-def load_autoencoder(folder):
+def _load_autoencoder(folder):
     "The trained autoencoder, decoder included."
     return _in_two_dimensions(ViTMAEForPreTraining.from_pretrained(Path(folder) / "mae", dtype=torch.float32))
 
@@ -172,13 +172,13 @@ def _mae_keys(encoder, pixels):
     return kept[0][:, 1:]
 
 # %% ../../nbs/toybox/14_mae.ipynb #886af65d
-def pooled(encoder, images, masks):
+def _pool_keys(encoder, images, masks):
     "Keys averaged under masks: images uint8 [n, S, S, 3], masks list of bool [k, S, S] -> [sum k, D]."
     device, found = next(encoder.parameters()).device, []
     for at in range(0, len(images), 32):
         keys = _mae_keys(encoder, half(to_input(images[at : at + 32])).to(device)).cpu()
         for k, m in zip(keys, masks[at : at + 32]):
-            w = F.avg_pool2d(torch.as_tensor(m).float()[:, None], 2 * CONFIG["patch_size"]).flatten(1)
+            w = F.avg_pool2d(torch.as_tensor(m).float()[:, None], 2 * _CONFIG["patch_size"]).flatten(1)
             found.append(w @ k / w.sum(1, keepdim=True))
     return torch.cat(found)
 
@@ -187,7 +187,7 @@ def _scene_keys(encoder, world, seeds):
     "Pooled keys of every thing in the scenes of `seeds` -> ([m, D], labels [m])."
     scenes = [world.scene(s) for s in seeds]
     masks = [np.stack([s.instances == i for i in range(1, len(s.objects) + 1)]) for s in scenes]
-    return pooled(encoder, np.stack([s.image for s in scenes]), masks), torch.tensor(
+    return _pool_keys(encoder, np.stack([s.image for s in scenes]), masks), torch.tensor(
         [t.label - 1 for s in scenes for t in s.objects]
     )
 
@@ -195,23 +195,23 @@ def _scene_keys(encoder, world, seeds):
 def _portrait_keys(encoder, world, seeds):
     "Pooled keys of the portraits of every name at `seeds` -> ([m, D], labels [m])."
     shots = [(world.portrait(name, s), c) for c, name in enumerate(world.names) for s in seeds]
-    return pooled(encoder, np.stack([p.image for p, _ in shots]), [p.mask[None] for p, _ in shots]), torch.tensor(
+    return _pool_keys(encoder, np.stack([p.image for p, _ in shots]), [p.mask[None] for p, _ in shots]), torch.tensor(
         [c for _, c in shots]
     )
 
 # %% ../../nbs/toybox/14_mae.ipynb #3923fb33
 @torch.no_grad()
-def mae_metrics(model, world, n=250):
+def _mae_metrics(model, world, n=250):
     "Nearest-class-mean accuracies as in the notebook of the toybox's DINOv2, and the loss on `n` validation scenes."
     model, device = model.eval(), next(model.parameters()).device
     regions, near = (_scene_keys(model.vit, world, world.seeds(split, n)) for split in ("validation", "train"))
     portraits, far = (_portrait_keys(model.vit, world, world.seeds(split, 8)) for split in ("validation", "train"))
     pixels = half(to_input(np.stack([world.scene(s).image for s in world.seeds("validation", n)])))
     noise = torch.rand(
-        n, CONFIG["image_size"] ** 2 // CONFIG["patch_size"] ** 2, generator=torch.Generator().manual_seed(0)
+        n, _CONFIG["image_size"] ** 2 // _CONFIG["patch_size"] ** 2, generator=torch.Generator().manual_seed(0)
     )
     loss = torch.stack(
-        [reconstruct(model, p.to(device), q.to(device))[0] for p, q in zip(pixels.split(50), noise.split(50))]
+        [_reconstruct(model, p.to(device), q.to(device))[0] for p, q in zip(pixels.split(50), noise.split(50))]
     ).mean()
     return dict(
         scenes=class_mean_accuracy(*near, *regions),

@@ -17,11 +17,11 @@ from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #21ad9574
-SIDE = 4  # queries: SIDE x SIDE
+_SIDE = 4  # queries: SIDE x SIDE
 _LABELS = {0: "thing", 1: "place"}
 
 
-def config():
+def _config():
     "Sizes of the toybox's MaskFormer."
     backbone = ResNetConfig(
         embedding_size=32,
@@ -33,7 +33,7 @@ def config():
     decoder = DetrConfig(
         backbone_config=backbone,
         d_model=128,
-        num_queries=SIDE * SIDE,
+        num_queries=_SIDE * _SIDE,
         decoder_layers=3,
         decoder_attention_heads=8,
         decoder_ffn_dim=256,
@@ -47,14 +47,14 @@ def config():
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #6cfd069f
 @torch.no_grad()
-def start_maskformer(gain=3.0):
+def _start_maskformer(gain=3.0):
     "A `MaskFormerForInstanceSegmentation` whose queries stand on a grid."
-    model = MaskFormerForInstanceSegmentation(config())
+    model = MaskFormerForInstanceSegmentation(_config())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.fill_(1)
     transformer = model.model.transformer_module
-    d, fine = transformer.queries_embedder.weight.shape[1], 2 * SIDE
+    d, fine = transformer.queries_embedder.weight.shape[1], 2 * _SIDE
     table = transformer.position_embedder(torch.Size((1, 1, fine, fine)), "cpu", torch.float32)
     transformer.queries_embedder.weight.copy_(
         F.avg_pool2d(table.reshape(1, fine, fine, d).permute(0, 3, 1, 2) if table.shape[1] != d else table, 2)[0]
@@ -73,7 +73,7 @@ def start_maskformer(gain=3.0):
     return model
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #df9df038
-def segments(instances, smallest=30):
+def _segments(instances, smallest=30):
     "Segments of one image, uint8 [H, W], 0 the place -> (masks float [n, H / 2, W / 2], labels [n])."
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
     things = [m for m in things if m.sum() >= smallest]
@@ -81,7 +81,7 @@ def segments(instances, smallest=30):
     return (F.avg_pool2d(masks, 2) > 0.5).float(), torch.tensor([0] * len(things) + [1])
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #10404eac
-def all_layers_loss(model, pixels, masks, labels):
+def _all_layers_loss(model, pixels, masks, labels):
     "The library's loss, summed over the layers of the decoder."
     decoder, hidden = model.model.transformer_module.decoder, []
     hooks = [
@@ -103,7 +103,7 @@ def all_layers_loss(model, pixels, masks, labels):
     }
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #127a4144
-class MaskFormerTask(Task):
+class _MaskFormerTask(Task):
     "Segments of scenes, all at once."
 
     name, record, learning_rate, weight_decay, ema, warmup = (
@@ -117,19 +117,19 @@ class MaskFormerTask(Task):
 
     def __init__(self, scenes=12):
         self.scenes, self.world = int(scenes), World()
-        self.modules = nn.ModuleDict(dict(model=start_maskformer()))
+        self.modules = nn.ModuleDict(dict(model=_start_maskformer()))
 
     def loss(self, seeds, generator):
         scenes = [self.world.scene(s) for s in seeds(self.scenes)]
-        masks, labels = zip(*(segments(s.instances) for s in scenes))
+        masks, labels = zip(*(_segments(s.instances) for s in scenes))
         pixels = to_input(np.stack([s.image for s in scenes])).to(self.device)
-        loss, parts = all_layers_loss(
+        loss, parts = _all_layers_loss(
             self.modules["model"], pixels, [m.to(self.device) for m in masks], [l.to(self.device) for l in labels]
         )
         return loss, {k: v.detach() for k, v in parts.items()}
 
     def validate(self):
-        return segment_metrics(self.modules["model"], self.world)
+        return _segment_metrics(self.modules["model"], self.world)
 
     def save(self, folder):
         save_pretrained_half(self.modules["model"], Path(folder) / "maskformer")
@@ -143,7 +143,7 @@ class MaskFormerTask(Task):
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #271c026d
 @torch.no_grad()
-def segment_metrics(model, world, n=60, **thresholds):
+def _segment_metrics(model, world, n=60, **thresholds):
     "Recall of things at IoU 0.5, mean best IoU of things and places, and proposals per scene."
     from rim.method.proposals import query_masks
 

@@ -21,7 +21,7 @@ from .training import WEIGHTS, Task, save_half
 from .world import World
 
 # %% ../../nbs/toybox/11_masks.ipynb #3a68755e
-CONFIG = dict(
+_CONFIG = dict(
     image_size=128,
     patch_size=8,
     encoder_dim=128,
@@ -46,8 +46,8 @@ _STEEP, _LOW = 6.0, 64
 # %% ../../nbs/toybox/11_masks.ipynb #f02cb72d
 def _load_pretrained(encoder, dino):
     "Copy a `Dinov2Model` of the same width into SAM's image encoder; the rest starts at zero effect."
-    state, d, out = dino.state_dict(), CONFIG["encoder_dim"], encoder.state_dict()
-    patches, k = "embeddings.patch_embeddings.projection.", CONFIG["patch_size"] // dino.config.patch_size
+    state, d, out = dino.state_dict(), _CONFIG["encoder_dim"], encoder.state_dict()
+    patches, k = "embeddings.patch_embeddings.projection.", _CONFIG["patch_size"] // dino.config.patch_size
     out["patch_embed.proj.weight"] = (
         state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3) / k**2
     )  # what it saw in the image at half the size
@@ -90,7 +90,7 @@ def _aim(decoder, gain=2.0):
             projection.bias.zero_()
 
 # %% ../../nbs/toybox/11_masks.ipynb #b029ded5
-def _steepened(sam, factor=_STEEP):
+def _steepen(sam, factor=_STEEP):
     "A copy of the model whose mask logits are multiplied by `factor`."
     sam = copy.deepcopy(sam)
     with torch.no_grad():
@@ -100,12 +100,12 @@ def _steepened(sam, factor=_STEEP):
     return sam
 
 # %% ../../nbs/toybox/11_masks.ipynb #75423a95
-def pixels(sam, images):
+def _pixels(sam, images):
     "uint8 [n, 128, 128, 3] -> what the encoder reads, [n, 3, 128, 128]."
     return sam.preprocess(torch.as_tensor(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().to(sam.device))
 
 # %% ../../nbs/toybox/11_masks.ipynb #1cef4a39
-def predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, multimask=True):
+def _predict(sam, embeddings, points=None, labels=None, boxes=None, masks=None, multimask=True):
     "Decode one prompt on each of the embeddings [p, C, h, w] -> (logits [p, m, 64, 64], IoU [p, m])."
     sparse, dense = sam.prompt_encoder(points=None if points is None else (points, labels), boxes=boxes, masks=masks)
     decoder, n = sam.mask_decoder, len(sparse)
@@ -186,7 +186,7 @@ def _crowding(instances):
     return sum(int(((a != b) & (a > 0) & (b > 0)).sum()) for a, b in pairs)
 
 # %% ../../nbs/toybox/11_masks.ipynb #9cfa130f
-def pictures(world, seeds):
+def _batch_images(world, seeds):
     "Seven scenes, each the more crowded of two, to one portrait -> (images, instances) of 2 n seeds."
     images, instances = [], []
     for i, pair in enumerate(zip(seeds[::2], seeds[1::2])):
@@ -198,19 +198,19 @@ def pictures(world, seeds):
             seed = pair[0]
             shot = world.portrait(world.names[seed // 16 % len(world.names)], seed, size=128 if seed // 256 % 2 else 64)
             k = 128 // len(shot.image)
-            images.append(np.asarray(enlarge(shot.image, k)))
+            images.append(np.asarray(_enlarge(shot.image, k)))
             instances.append(shot.mask.repeat(k, 0).repeat(k, 1).astype(np.uint8))
     return np.stack(images), np.stack(instances)
 
 # %% ../../nbs/toybox/11_masks.ipynb #ace8efd1
-def enlarge(image, k):
+def _enlarge(image, k):
     "The image `k` times as large, bilinear."
     from PIL import Image
 
     return Image.fromarray(image).resize((image.shape[1] * k, image.shape[0] * k), Image.BILINEAR)
 
 # %% ../../nbs/toybox/11_masks.ipynb #a958e8e9
-def targets(instances, rng, n):
+def _targets(instances, rng, n):
     "`n` masks of one image: its things by turns, now and then the place behind them -> bool [n, H, W]."
     things = [instances == k for k in range(1, int(instances.max()) + 1)]
     things = [m for m in things if m.sum() >= 30]
@@ -220,14 +220,14 @@ def targets(instances, rng, n):
     return np.stack(chosen)
 
 # %% ../../nbs/toybox/11_masks.ipynb #98e8cd5a
-class MasksTask(Task):
+class _MasksTask(Task):
     "Prompted masks in two rounds."
 
     name, record, learning_rate, weight_decay, ema, warmup = "masks", "sam/record.json", 1.5e-3, 0.02, 0.99, 100
 
     def __init__(self, images=8, prompts=8, grouping=1.0, folder=None):
         self.images, self.prompts, self.grouping, self.world = int(images), int(prompts), float(grouping), World()
-        self.sam = build_sam(CONFIG)
+        self.sam = build_sam(_CONFIG)
         _load_pretrained(
             self.sam.image_encoder, Dinov2Model.from_pretrained(Path(folder or WEIGHTS) / "dino", dtype=torch.float32)
         )
@@ -235,20 +235,20 @@ class MasksTask(Task):
         for p in self.sam.prompt_encoder.pe_layer.parameters():
             p.requires_grad = False
         self.codes = nn.Conv2d(
-            CONFIG["prompt_dim"], 32, 1
+            _CONFIG["prompt_dim"], 32, 1
         )  # of training alone: what tells one thing's patches from another's
         self.modules = nn.ModuleDict(dict(sam=self.sam, codes=self.codes))
 
 # %% ../../nbs/toybox/11_masks.ipynb #9060462e
 @patch
-def loss(self: MasksTask, seeds, generator):
+def loss(self: _MasksTask, seeds, generator):
     seeds = seeds(2 * self.images)
     rng = np.random.default_rng(seeds[0])
-    images, instances = pictures(self.world, seeds)
-    embeddings = self.sam.image_encoder(pixels(self.sam, images))
+    images, instances = _batch_images(self.world, seeds)
+    embeddings = self.sam.image_encoder(_pixels(self.sam, images))
     grouping = _grouping_loss(self.codes(embeddings), instances)
     embeddings = embeddings.repeat_interleave(self.prompts, 0)
-    masks = np.concatenate([targets(inst, rng, self.prompts) for inst in instances])
+    masks = np.concatenate([_targets(inst, rng, self.prompts) for inst in instances])
     order = rng.permutation(len(masks))  # half answer one point, the others several or a box
     parts = dict(zip(("one", "some", "box"), np.split(order, [len(order) // 2, len(order) * 3 // 4])))
     results = {kind: self.rounds(embeddings[part], masks[part], rng, kind) for kind, part in parts.items()}
@@ -265,7 +265,7 @@ def loss(self: MasksTask, seeds, generator):
 
 # %% ../../nbs/toybox/11_masks.ipynb #52e22cf1
 @patch
-def rounds(self: MasksTask, embeddings, masks, rng, kind):
+def rounds(self: _MasksTask, embeddings, masks, rng, kind):
     "Ask for the masks by `one` point, `some` or a `box`, then once more with a point where the answer was wrong."
     truth = F.avg_pool2d(torch.as_tensor(masks).float()[None], 128 // _LOW)[0].to(self.device)
     points = labels = boxes = None
@@ -276,7 +276,7 @@ def rounds(self: MasksTask, embeddings, masks, rng, kind):
             x.to(self.device)
             for x in _sample_points(masks, [1 if kind == "one" else int(rng.integers(2, 6))] * len(masks), rng)
         )
-    logits, ious = predict(self.sam, embeddings, points, labels, boxes, multimask=boxes is None)
+    logits, ious = _predict(self.sam, embeddings, points, labels, boxes, multimask=boxes is None)
     loss, best, iou = _iou_and_best(logits, ious, truth)
     rows = torch.arange(len(best), device=best.device)
     previous = _STEEP * logits.detach()[rows, best][:, None]
@@ -284,27 +284,27 @@ def rounds(self: MasksTask, embeddings, masks, rng, kind):
     xy, sign = (x.to(self.device) for x in _error_points(full.cpu().numpy(), masks, rng))
     if points is not None:
         xy, sign = torch.cat([points, xy], 1), torch.cat([labels, sign], 1)
-    logits, ious = predict(self.sam, embeddings, xy, sign, boxes, previous, multimask=False)
+    logits, ious = _predict(self.sam, embeddings, xy, sign, boxes, previous, multimask=False)
     again, _, later = _iou_and_best(logits, ious, truth)
     return loss + 0.5 * again, iou.mean(), later.mean()
 
 # %% ../../nbs/toybox/11_masks.ipynb #6d6c9ee7
 @patch
-def validate(self: MasksTask):
-    return mask_metrics(_steepened(self.sam), self.world)
+def validate(self: _MasksTask):
+    return _mask_metrics(_steepen(self.sam), self.world)
 
 
 @patch
-def save(self: MasksTask, folder):
+def save(self: _MasksTask, folder):
     (folder / "sam").mkdir(parents=True, exist_ok=True)
-    (folder / "sam/config.json").write_text(json.dumps(CONFIG, indent=1))
-    save_half(_steepened(self.sam), folder / "sam/model.safetensors")
+    (folder / "sam/config.json").write_text(json.dumps(_CONFIG, indent=1))
+    save_half(_steepen(self.sam), folder / "sam/model.safetensors")
 
 
 @patch
-def load(self: MasksTask, folder):
+def load(self: _MasksTask, folder):
     self.sam.load_state_dict({k: v.float() for k, v in load_file(Path(folder) / "sam/model.safetensors").items()})
-    self.sam.load_state_dict(_steepened(self.sam, 1 / _STEEP).state_dict())
+    self.sam.load_state_dict(_steepen(self.sam, 1 / _STEEP).state_dict())
 
 # %% ../../nbs/toybox/11_masks.ipynb #56e0a51c
 def _boxes_of(masks, rng, jitter=0.08):
@@ -319,7 +319,7 @@ def _boxes_of(masks, rng, jitter=0.08):
 
 # %% ../../nbs/toybox/11_masks.ipynb #9d09baad
 @torch.no_grad()
-def mask_metrics(sam, world, n=60, automatic=24):
+def _mask_metrics(sam, world, n=60, automatic=24):
     "Point-prompt IoUs on `n` validation scenes and automatic recall on `automatic` of them."
     rng, scores = (
         np.random.default_rng(0),
@@ -328,11 +328,11 @@ def mask_metrics(sam, world, n=60, automatic=24):
     device = next(sam.parameters()).device
     scenes = [world.scene(s) for s in world.seeds("validation", n)]
     for scene in scenes:
-        embedding = sam.image_encoder(pixels(sam, scene.image[None]))
+        embedding = sam.image_encoder(_pixels(sam, scene.image[None]))
         masks = np.stack([scene.instances == k for k in range(1, len(scene.objects) + 1)])
         for key, count in (("one_point", 1), ("five_points", 5)):
             xy, labels = (t.to(device) for t in _sample_points(masks, [count] * len(masks), rng))
-            logits, ious = predict(sam, embedding.expand(len(masks), -1, -1, -1), xy, labels)
+            logits, ious = _predict(sam, embedding.expand(len(masks), -1, -1, -1), xy, labels)
             full = F.interpolate(logits, size=masks.shape[1:], mode="bilinear", align_corners=False)
             actual = _mask_iou(full, torch.as_tensor(masks).float().to(device))
             scores[key].append(actual.max(1).values)

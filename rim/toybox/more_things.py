@@ -10,7 +10,7 @@ from .shapes import _BRIGHT, _COS, _PAINT, _SIN, _TURN, _arc, _stroke, box, colo
 from .things import boat, car, fish, house, moon, star, sun, tree
 
 # %% ../../nbs/toybox/02_more_things.ipynb #4633654f
-def bird(shape, look):
+def _bird(shape, look):
     c, plump, beak = (
         colour(look, "blue", "brown", "red", "grey", "dark"),
         shape.uniform(0.38, 0.5),
@@ -38,7 +38,7 @@ def bird(shape, look):
     return parts + [(_arc(0.58, -0.44, 0.09, n=10), _PAINT["white"]), (_arc(0.6, -0.44, 0.055, n=8), (20, 20, 26))]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #298ebd10
-def flower(shape, look):
+def _flower(shape, look):
     c, n, heart = (
         colour(look, "pink", "red", "violet", "yellow", "white"),
         shape.randint(5, 8),
@@ -61,7 +61,7 @@ def flower(shape, look):
     return parts + [(_arc(0, -0.42, 0.2, n=14), heart, "dots", shade(heart, 0.7))]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #b4d7b088
-def mushroom(shape, look):
+def _mushroom(shape, look):
     c, w, thick = colour(look, "red", "brown", "orange", "red"), shape.uniform(0.78, 0.98), shape.uniform(0.2, 0.32)
     stem, tall = shade(_PAINT["cream"], look.uniform(0.9, 1.3)), shape.uniform(0.75, 0.95)
     parts = [
@@ -81,7 +81,7 @@ def mushroom(shape, look):
     return parts
 
 # %% ../../nbs/toybox/02_more_things.ipynb #e68016cd
-def balloon(shape, look):
+def _balloon(shape, look):
     c, wide, bend = colour(look, *_BRIGHT), shape.uniform(0.55, 0.7), shape.uniform(-0.25, 0.25)
     string = shade(_PAINT["grey"], look.uniform(0.6, 1.2))
     parts = [(_stroke([(0, 0.4), (bend, 0.6), (-bend, 0.8), (bend * 0.5, 1.0)], 0.07), string)]
@@ -96,7 +96,7 @@ def balloon(shape, look):
     ]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #c0b4c7e5
-def umbrella(shape, look):
+def _umbrella(shape, look):
     c, d, drop = (
         colour(look, "red", "blue", "violet", "teal", "pink"),
         colour(look, "white", "yellow", "dark", "cream"),
@@ -129,7 +129,7 @@ def umbrella(shape, look):
     return parts
 
 # %% ../../nbs/toybox/02_more_things.ipynb #4f90e4db
-def cup(shape, look):
+def _cup(shape, look):
     c, w, tall = (
         colour(look, "white", "blue", "teal", "cream", "red"),
         shape.uniform(0.5, 0.62),
@@ -160,7 +160,7 @@ def cup(shape, look):
     ]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #d14486e4
-def apple(shape, look):
+def _apple(shape, look):
     c, wide, dip = colour(look, "red", "red", "green", "yellow"), shape.uniform(0.8, 0.95), shape.uniform(0.1, 0.18)
     leaf = shade(_PAINT["green"], look.uniform(0.7, 1.1))
     half = [
@@ -198,7 +198,7 @@ def apple(shape, look):
     return parts + [(_arc(-0.45 * wide, -0.22, 0.15, 0.2, n=10), shade(c, 1.65))]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #a6bbcb9a
-def butterfly(shape, look):
+def _butterfly(shape, look):
     c, spot, dark = (
         colour(look, "orange", "blue", "violet", "yellow"),
         colour(look, "yellow", "white", "red"),
@@ -240,12 +240,12 @@ THINGS = dict(
     car=car,
     boat=boat,
     fish=fish,
-    bird=bird,
-    flower=flower,
-    mushroom=mushroom,
-    balloon=balloon,
-    umbrella=umbrella,
-    cup=cup,
-    apple=apple,
-    butterfly=butterfly,
+    bird=_bird,
+    flower=_flower,
+    mushroom=_mushroom,
+    balloon=_balloon,
+    umbrella=_umbrella,
+    cup=_cup,
+    apple=_apple,
+    butterfly=_butterfly,
 )

@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from .world import PLACES, World
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #aeac07cf
-WORDS = (
+_WORDS = (
     "a",
     "an",
     "photo",
@@ -46,7 +46,7 @@ WORDS = (
 LENGTH = 16  # tokens of a prompt, start and end included
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #5c40f777
-def merge(pieces, ranks):
+def _merge(pieces, ranks):
     "Apply the merges of a byte-pair encoding to the pieces of one word."
     while len(pieces) > 1:
         rank, i = min((ranks.get(p, len(ranks)), i) for i, p in enumerate(zip(pieces, pieces[1:])))
@@ -62,12 +62,12 @@ def _byte_alphabet():
     return [chr(b) for b in kept] + [chr(256 + n) for n in range(256 - len(kept))]
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #b494351c
-def write_tokenizer(folder, words=WORDS):
+def write_tokenizer(folder, words=_WORDS):
     "Write vocab.json, merges.txt and the configuration of a CLIPTokenizer that knows `words` -> the tokenizer."
     folder, ranks = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     for word in words:
-        pieces = merge([*word[:-1], word[-1] + "</w>"], ranks)
+        pieces = _merge([*word[:-1], word[-1] + "</w>"], ranks)
         while len(pieces) > 1:
             ranks[pieces[0], pieces[1]] = len(ranks)
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
@@ -92,7 +92,7 @@ def write_tokenizer(folder, words=WORDS):
     return CLIPTokenizer.from_pretrained(folder)
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #9bd7cfd7
-def make_tokenizer(words=WORDS):
+def make_tokenizer(words=_WORDS):
     "The tokenizer, without leaving files behind."
     with tempfile.TemporaryDirectory() as folder:
         return write_tokenizer(folder, words)

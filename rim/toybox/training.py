@@ -59,7 +59,7 @@ class Task:
         raise TypeError(f"{type(self).__name__} defines no save")
 
 # %% ../../nbs/toybox/05_training.ipynb #53d6d693
-def load_task(name, **options):
+def _load_task(name, **options):
     "The task called `name`."
     if name not in TASKS:
         raise ValueError(f"the toybox trains {', '.join(TASKS)}, not {name!r}")
@@ -76,7 +76,7 @@ def mixed_precision(
     return torch.autocast(kind, torch.bfloat16, enabled=native)
 
 # %% ../../nbs/toybox/05_training.ipynb #d072c72d
-def rate(step, spent, warmup, decay=0.35):
+def _rate(step, spent, warmup, decay=0.35):
     "Factor of the learning rate at `step`, when the share `spent` of the time is over."
     return min(1.0, (step + 1) / warmup) * min(1.0, max(0.02, (1 - spent) / decay))
 
@@ -104,7 +104,7 @@ def save_pretrained_half(model, folder):
             os.replace(file, folder / file.name)
 
 # %% ../../nbs/toybox/05_training.ipynb #6daa5cc0
-def revision():
+def _revision():
     "The code's git revision, with `+` if there are uncommitted changes, or `unknown`."
 
     def git(*a):
@@ -126,7 +126,7 @@ def _list_sha256(out):
     _write(Path(out) / "sha256.json", lambda p: p.write_text(json.dumps(listed, indent=1) + "\n"))
 
 # %% ../../nbs/toybox/05_training.ipynb #f258ecaa
-class Run:
+class _Run:
     "A task with its optimiser, averaged weights and progress; `state` folder for checkpoints."
 
     def __init__(self, task, state, device="cpu", seed=0, workers=0):
@@ -149,7 +149,7 @@ class Run:
 
 # %% ../../nbs/toybox/05_training.ipynb #f0241b3a
 @patch
-def resume(self: Run, folder=WEIGHTS):
+def resume(self: _Run, folder=WEIGHTS):
     "Go on from the checkpoint, or from the package's weights and record where there are some."
     if self.path.exists():
         state = torch.load(self.path, map_location=self.device, weights_only=True)
@@ -178,7 +178,7 @@ def resume(self: Run, folder=WEIGHTS):
 
 # %% ../../nbs/toybox/05_training.ipynb #0db67c7d
 @patch
-def checkpoint(self: Run):
+def checkpoint(self: _Run):
     state = dict(
         modules=self.task.modules.state_dict(),
         optimiser=self.optimiser.state_dict(),
@@ -192,7 +192,7 @@ def checkpoint(self: Run):
 
 # %% ../../nbs/toybox/05_training.ipynb #883abfc5
 @patch
-def seeds(self: Run, n):
+def seeds(self: _Run, n):
     "The next `n` unused seeds of the training split; it starts over after a million."
     first = SPLITS["train"] + self.position % (SPLIT_SIZE - n)
     self.position += n
@@ -200,7 +200,7 @@ def seeds(self: Run, n):
 
 # %% ../../nbs/toybox/05_training.ipynb #40d11a96
 @patch
-def swap(self: Run):
+def swap(self: _Run):
     "Exchange the weights with their running average."
     for p, a in zip(self.parameters, self.average):
         kept = p.detach().clone()
@@ -224,7 +224,7 @@ def train(
     "Train the task `name` and write its weights and their record -> the record."
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
-    run = Run(load_task(name, **options), Path(state).expanduser(), device, seed, workers)
+    run = _Run(_load_task(name, **options), Path(state).expanduser(), device, seed, workers)
     out = Path(out or WEIGHTS)
     if not fresh:
         run.resume(out)
@@ -254,7 +254,7 @@ def train(
 def _step(run, spent, first_step, smooth):
     task, generator = run.task, torch.Generator().manual_seed(run.seed * 1_000_003 + run.step)
     for group in run.optimiser.param_groups:
-        group["lr"] = task.learning_rate * rate(run.step - first_step, spent, task.warmup)
+        group["lr"] = task.learning_rate * _rate(run.step - first_step, spent, task.warmup)
     loss, logs = task.loss(run.seeds, generator)
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -300,9 +300,9 @@ def _report(run, smooth, out):
         metrics=metrics,
         loss=smooth,
         seed=run.seed,
-        revision=revision(),
+        revision=_revision(),
         date=time.strftime("%Y-%m-%d"),
-        machine=machine(run.device),
+        machine=_machine(run.device),
         parameters=sum(p.numel() for p in run.parameters),
         curve=thin,
     )
@@ -311,7 +311,7 @@ def _report(run, smooth, out):
     return record
 
 # %% ../../nbs/toybox/05_training.ipynb #73aa1ab8
-def machine(device="cpu"):
+def _machine(device="cpu"):
     "The machine in words."
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()

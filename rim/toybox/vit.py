@@ -15,13 +15,13 @@ from torch import nn
 from transformers import Dinov2Model, ViTConfig, ViTModel
 from fastcore.basics import patch
 from ..method.features import blocks
-from .dino import box_weights, class_mean_accuracy, half, pooled_regions, query_key, soften, to_input, views
+from .dino import box_weights, class_mean_accuracy, half, pool_regions, query_key, soften, to_input, views
 from .mae import value_output
 from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/16_vit.ipynb #0670bf00
-CONFIG = dict(
+_CONFIG = dict(
     hidden_size=128,
     num_hidden_layers=5,
     num_attention_heads=8,
@@ -53,13 +53,13 @@ def _start_vit(
     "A `ViTModel` that begins as the toybox's `Dinov2Model`."
     student, model = (
         Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32),
-        ViTModel(ViTConfig(**CONFIG), add_pooling_layer=False),
+        ViTModel(ViTConfig(**_CONFIG), add_pooling_layer=False),
     )
     for name in ("cls_token", "position_embeddings"):
         getattr(model.embeddings, name).copy_(getattr(student.embeddings, name))
     model.embeddings.patch_embeddings.load_state_dict(student.embeddings.patch_embeddings.state_dict())
     model.layernorm.load_state_dict(student.layernorm.state_dict())
-    ones = torch.ones(CONFIG["hidden_size"])
+    ones = torch.ones(_CONFIG["hidden_size"])
     for new, old in zip(blocks(model), student.encoder.layer):
         new.layernorm_before.load_state_dict(old.norm1.state_dict())
         new.layernorm_after.load_state_dict(old.norm2.state_dict())
@@ -71,7 +71,7 @@ def _start_vit(
                 ones,
                 ones,
                 old.layer_scale1.lambda1,
-                torch.ones(CONFIG["intermediate_size"]),
+                torch.ones(_CONFIG["intermediate_size"]),
                 old.layer_scale2.lambda1,
             ),
         ):
@@ -79,7 +79,7 @@ def _start_vit(
     return model
 
 # %% ../../nbs/toybox/16_vit.ipynb #7fdecb4e
-def tokens(
+def _tokens(
     model: ViTModel,
     pixels,  # float32 [n, 3, H, W], normalised, sides multiples of the patch
 ) -> torch.Tensor:  # [n, h w, D]
@@ -94,7 +94,7 @@ _PATCHES, _INNER, _HOLD = (
 )  # patches of each individual; share of a box's sides they come from; weight of the second term
 
 
-def inner(boxes, share=_INNER):
+def _inner(boxes, share=_INNER):
     "The middle part of boxes (x0, y0, x1, y1), [n, 4]."
     b = torch.as_tensor(boxes, dtype=torch.float32)
     middle, reach = (b[:, :2] + b[:, 2:]) / 2, share * (b[:, 2:] - b[:, :2]) / 2
@@ -109,7 +109,7 @@ def _patch_contrast(u, v, temperature=0.15):
     return (F.cross_entropy(logits, positive) + F.cross_entropy(logits.T, positive)) / 2
 
 # %% ../../nbs/toybox/16_vit.ipynb #fee5ac28
-class VitTask(Task):
+class _VitTask(Task):
     "Patches of one individual are alike wherever it is seen."
 
     name, record, learning_rate, weight_decay, ema, warmup = "vit", "vit/record.json", 5e-4, 0.02, 0.995, 30
@@ -126,19 +126,19 @@ class VitTask(Task):
 
 # %% ../../nbs/toybox/16_vit.ipynb #ca3c68f2
 @patch
-def loss(self: VitTask, seeds, generator):
+def loss(self: _VitTask, seeds, generator):
     scenes, owner, boxes, portraits, _ = views(self.world, seeds(self.scenes))
     middle = torch.tensor([[0, 0, portraits.shape[-1], portraits.shape[-1]]]).expand(len(boxes), 4)
     places = [
-        torch.multinomial(box_weights(inner(b), size) + 1e-9, _PATCHES, True, generator=generator)
+        torch.multinomial(box_weights(_inner(b), size) + 1e-9, _PATCHES, True, generator=generator)
         for b, size in ((boxes, scenes.shape[-1]), (middle, portraits.shape[-1]))
     ]
     found, hold = [], 0
     for pixels in (scenes, soften(portraits, generator)):
         pixels = half(pixels).to(self.device)
-        found.append(tokens(self.modules["model"], pixels))
+        found.append(_tokens(self.modules["model"], pixels))
         with torch.no_grad():
-            before = tokens(self.first.to(self.device), pixels)
+            before = _tokens(self.first.to(self.device), pixels)
         hold = hold + (1 - F.cosine_similarity(found[-1], before, dim=-1)).mean()
     u, v = (
         grid.gather(1, at.to(grid.device)[..., None].expand(-1, -1, grid.shape[-1]))
@@ -149,17 +149,17 @@ def loss(self: VitTask, seeds, generator):
 
 # %% ../../nbs/toybox/16_vit.ipynb #78668f53
 @patch
-def validate(self: VitTask):
+def validate(self: _VitTask):
     return _vit_metrics(self.modules["model"], self.world)
 
 
 @patch
-def save(self: VitTask, folder):
+def save(self: _VitTask, folder):
     save_pretrained_half(self.modules["model"], Path(folder) / "vit")
 
 
 @patch
-def load(self: VitTask, folder):
+def load(self: _VitTask, folder):
     self.modules["model"].load_state_dict(load_vit_weights(folder).state_dict())
 
 # %% ../../nbs/toybox/16_vit.ipynb #fbd0f608
@@ -176,7 +176,7 @@ def _patch_pairs(
     "All pairs of patches that lie within one segment each."
     cosines, same = [], []
     grids = F.normalize(features(to_input(np.stack([s.image for s in scenes]))).cpu(), dim=-1)
-    patch = 2 * CONFIG["patch_size"]
+    patch = 2 * _CONFIG["patch_size"]
     for grid, scene in zip(grids, scenes):
         cells = (
             torch.as_tensor(scene.instances.astype(np.int64))
@@ -197,7 +197,7 @@ def _patch_pairs(
 def _vit_metrics(model, world, n=250, scenes=40):
     "Nearest class mean of tokens on `n` validation scenes; how well they tell segments apart in `scenes`."
     model, device = model.eval(), next(model.parameters()).device
-    features = lambda pixels: tokens(model, half(pixels).to(device))
-    regions, near = (pooled_regions(features, world, world.seeds(split, n)) for split in ("validation", "train"))
+    features = lambda pixels: _tokens(model, half(pixels).to(device))
+    regions, near = (pool_regions(features, world, world.seeds(split, n)) for split in ("validation", "train"))
     cosine, same = _patch_pairs(features, [world.scene(s) for s in world.seeds("validation", scenes)])
     return dict(scenes=class_mean_accuracy(*near, *regions), together=roc_auc_score(same.numpy(), cosine.numpy()))

@@ -146,7 +146,7 @@ def _place_sheets(place):
     return np.stack([_sheet(place, np.random.default_rng([PLACES.index(place), k])) for k in range(4)]).astype(np.uint8)
 
 # %% ../../nbs/toybox/03_world.ipynb #d28902f5
-LIKES = dict(
+_LIKES = dict(
     sky=("sun", "bird", "balloon", "butterfly"),
     sunset=("sun", "bird", "boat", "tree"),
     night=("moon", "star", "house"),
@@ -185,7 +185,7 @@ def _paste(picture, rgba, x, y):
 
 # %% ../../nbs/toybox/03_world.ipynb #36268cab
 @dataclass(frozen=True)
-class Placed:
+class _Placement:
     "One thing in a scene."
 
     name: str  # class name
@@ -250,7 +250,7 @@ class World:
 # %% ../../nbs/toybox/03_world.ipynb #c9493ff4
 @patch
 def _company(self: World, place, look, n):
-    weights = [_FOND if name in LIKES[place] else 1 for name in self.names]
+    weights = [_FOND if name in _LIKES[place] else 1 for name in self.names]
     return look.choices(self.names, weights, k=n)
 
 # %% ../../nbs/toybox/03_world.ipynb #2300d434
@@ -307,7 +307,7 @@ def _finish(self: World, seed, place, picture, instances, kept):
         inside = instances == k
         ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         objects.append(
-            Placed(
+            _Placement(
                 name,
                 index[name],
                 (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1),
@@ -347,7 +347,7 @@ def portrait(
     if name not in THINGS:
         raise ValueError(f"the toybox has {', '.join(THINGS)}; it has no {name!r}")
     look = random.Random((seed * len(THINGS) + self.names.index(name)) * 2)
-    fond = [p for p in PLACES if name in LIKES[p]]
+    fond = [p for p in PLACES if name in _LIKES[p]]
     place = look.choice(fond) if look.random() < 0.5 else look.choice(PLACES)
     picture, mask = _backdrop(place, size, look), np.zeros((size, size), bool)
     rgba = _draw_thing(
@@ -366,7 +366,7 @@ def portrait(
 
 # %% ../../nbs/toybox/03_world.ipynb #8c72487d
 @dataclass(frozen=True)
-class Pair:
+class _Pair:
     "An image of two things side by side."
 
     image: np.ndarray  # uint8 [size, size, 3]
@@ -377,7 +377,7 @@ class Pair:
 
 # %% ../../nbs/toybox/03_world.ipynb #6e272d50
 def pair(names, seed, size=64):
-    "Two things `names`, one on each side, in either order; the caption's order says nothing about the sides -> `Pair`."
+    "Two things `names`, one on each side, in either order; the caption's order says nothing about the sides -> `_Pair`."
     look = random.Random(seed * 2 + 1_000_003)
     picture, masks = _backdrop(look.choice(PLACES), size, look), [None, None]
     sides = look.choice(((0, 1), (1, 0)))
@@ -396,4 +396,4 @@ def pair(names, seed, size=64):
         masks[i][window] = covered
     later = sides[1]
     masks[1 - later] &= ~masks[later]
-    return Pair(picture, tuple(masks), tuple(names), f"a photo of {_article(names[0])} and {_article(names[1])}", seed)
+    return _Pair(picture, tuple(masks), tuple(names), f"a photo of {_article(names[0])} and {_article(names[1])}", seed)

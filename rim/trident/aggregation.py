@@ -24,7 +24,7 @@ def sam_image(
     return resize_linear(image, [-(-n // patch) * patch for n in image.shape[:2]])
 
 
-def resize_long(
+def _resize_long(
     image,  # uint8 [H, W, 3]
     side,  # of the long side, pixels
 ) -> np.ndarray:  # uint8 [h, w, 3]
@@ -101,7 +101,7 @@ def sam_tokens(
     "Run SAM's encoder, looking into its last block."
     encoder = sam.image_encoder
     *others, last = _encoder_blocks(encoder)
-    resized = resize_long(image, encoder.img_size)
+    resized = _resize_long(image, encoder.img_size)
     hidden = sam.preprocess(torch.tensor(resized, device=sam.device).permute(2, 0, 1)[None].float())
     hidden = encoder.patch_embed(hidden.to(encoder.patch_embed.proj.weight))
     if encoder.pos_embed is not None:

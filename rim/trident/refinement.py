@@ -20,7 +20,7 @@ from ..method.vocabulary import BACKGROUND, Vocabulary
 from .aggregation import SamTokens
 
 # %% ../../nbs/trident/04_refinement.ipynb #473352d0
-def read_templates(
+def _read_templates(
     which="imagenet",  # file in rim/data/templates
 ) -> tuple:  # of str with {}
     "A list of sentences with a gap for the name."
@@ -32,11 +32,11 @@ def sentences(
     settings,  # trident_templates, prompt
 ) -> tuple:  # of str with {}
     "The sentences about a name."
-    return read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
+    return _read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
 
 # %% ../../nbs/trident/04_refinement.ipynb #b8c49d5c
 @torch.no_grad()
-def name_vector(
+def _name_vector(
     clip: CLIPModel,
     ids,  # int64 [T, L], tokens of the sentences about one name
     attention_mask=None,  # int64 [T, L]
@@ -60,7 +60,7 @@ def name_vectors(
         text = [template.replace("{}", name) for template in templates]
         return tokenise(tokenizer, text, length).to(clip.device)
 
-    return torch.stack([name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
+    return torch.stack([_name_vector(clip, t.input_ids, t.attention_mask) for t in map(tokens, names)])
 
 # %% ../../nbs/trident/04_refinement.ipynb #ac814e7e
 def query_names(
@@ -96,7 +96,7 @@ def name_logits(
     return torch.einsum("...ehw,qe->...qhw", F.normalize(projected, dim=-3), text)
 
 # %% ../../nbs/trident/04_refinement.ipynb #b3dde017
-def name_chances(
+def name_probabilities(
     logits,  # float [Q, h, w]
     size,  # (H, W) of the image
     scale,  # of the logits
@@ -124,7 +124,7 @@ def coarse_labels(
     return prob.argmax(0).masked_fill(best < prob_thd, 0)
 
 # %% ../../nbs/trident/04_refinement.ipynb #094fb6b3
-def half_size(
+def _half_size(
     labels,  # int [H, W]
     prob,  # float [C, H, W]
     coarse_thresh,  # a smaller best probability is unsure
@@ -137,7 +137,7 @@ def half_size(
 
 # %% ../../nbs/trident/04_refinement.ipynb #a67fdf2d
 @dataclass(frozen=True)
-class Components:
+class _Components:
     "What SAM will be asked about; coordinates in pixels of the half-size image."
 
     map: np.ndarray  # int64 [h, w], number of the component from 1 on, 0 for none
@@ -153,12 +153,12 @@ class Components:
         return np.bincount(self.map.ravel(), minlength=len(self) + 1)[1:]  # int64 [n], pixels
 
 # %% ../../nbs/trident/04_refinement.ipynb #53268749
-def find_components(
+def _find_components(
     labels,  # int [h, w], C for unsure
     prob,  # float [C, h, w]
     coarse_thresh,  # classes that nowhere reach it are skipped
     min_area,  # pixels
-) -> Components:
+) -> _Components:
     "Connected pixels of one class."
     prob, found, rows = np.asarray(prob), np.zeros(labels.shape, np.int64), []
     for c in np.unique(labels[labels < len(prob)]):
@@ -174,10 +174,10 @@ def find_components(
             rows.append((c, left, top, place[1].stop - 1, place[0].stop - 1, left + x, top + y))
             found[place][inside] = len(rows)
     table = np.array(rows, np.float32).reshape(-1, 7)
-    return Components(found, table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5:])
+    return _Components(found, table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5:])
 
 # %% ../../nbs/trident/04_refinement.ipynb #d0629b69
-def prompt_scale(
+def _prompt_scale(
     size,  # (h, w) of the half-size image
     side,  # of SAM's input, pixels
 ) -> np.ndarray:  # float64 [2], for x and y
@@ -186,7 +186,7 @@ def prompt_scale(
     return np.array([int(n * (side / max(size)) + 0.5) / n for n in (w, h)])
 
 # %% ../../nbs/trident/04_refinement.ipynb #3d4f04ef
-def mask_prompt(
+def _mask_prompt(
     prob,  # float [h, w], probabilities of a class at half size
     size,  # (H, W) of the image
     side,  # of SAM's mask prompts, pixels
@@ -200,7 +200,7 @@ def mask_prompt(
 
 # %% ../../nbs/trident/04_refinement.ipynb #78a053a6
 @torch.no_grad()
-def decode_masks(
+def _decode_masks(
     sam: Sam,
     embedding,  # float [1, C, S, S]
     points,  # float [n, 2], x, y in SAM's input
@@ -224,7 +224,7 @@ def decode_masks(
     return torch.cat(low), torch.cat(iou)
 
 # %% ../../nbs/trident/04_refinement.ipynb #073ac0e5
-def upscale_masks(
+def _upscale_masks(
     sam: Sam,
     low,  # float [k, side, side]
     tokens: SamTokens,  # its sizes are used
@@ -237,7 +237,7 @@ def upscale_masks(
     )[:, 0]
 
 # %% ../../nbs/trident/04_refinement.ipynb #cf24ac3a
-def class_score(
+def _class_score(
     logits,  # float [k, H, W], mask logits of one class
     prob,  # float [H, W], its probabilities
 ) -> torch.Tensor:  # float [H, W]
@@ -245,7 +245,7 @@ def class_score(
     return logits.amax(0).sigmoid() * prob * (logits > 0).any(0)
 
 # %% ../../nbs/trident/04_refinement.ipynb #f9aa3b3a
-def merge_masks(
+def _merge_masks(
     scores,  # float [C, H, W]
     coarse,  # int [H, W]
     prob,  # float [C, H, W]
@@ -261,12 +261,12 @@ def merge_masks(
 
 # %% ../../nbs/trident/04_refinement.ipynb #6d05b86a
 @dataclass(frozen=True)
-class Refinement:
+class _Refinement:
     "What refinement did."
 
     labels: torch.Tensor  # int64 [H, W]
     scores: torch.Tensor  # float32 [C, H, W]
-    components: Components
+    components: _Components
     iou: torch.Tensor  # float32 [n], predicted overlaps
     kept: np.ndarray  # bool [n]
 
@@ -282,25 +282,25 @@ def refine(
     iou_thresh,  # predicted overlap above which a mask is kept
     weight,  # of the probabilities in the mask prompt
     faithful=True,
-    found: Components = None,  # None: found here
-) -> Refinement:
+    found: _Components = None,  # None: found here
+) -> _Refinement:
     "Labels refined by SAM."
     size, sides = tuple(coarse.shape), (sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0])
-    half_labels, half_prob = half_size(coarse.cpu(), prob, coarse_thresh)
-    found = found or find_components(half_labels, half_prob, coarse_thresh, min_area)
-    scale, scores = prompt_scale(half_labels.shape, sides[0]), torch.zeros_like(prob)
+    half_labels, half_prob = _half_size(coarse.cpu(), prob, coarse_thresh)
+    found = found or _find_components(half_labels, half_prob, coarse_thresh, min_area)
+    scale, scores = _prompt_scale(half_labels.shape, sides[0]), torch.zeros_like(prob)
     iou = torch.zeros(len(found))
     for c in np.unique(found.labels):
         own = np.flatnonzero(found.labels == c)
-        mask = mask_prompt(half_prob[c], size, sides[1], coarse_thresh, weight)
-        low, overlap = decode_masks(
+        mask = _mask_prompt(half_prob[c], size, sides[1], coarse_thresh, weight)
+        low, overlap = _decode_masks(
             sam, tokens.embedding, found.points[own] * scale, found.boxes[own] * [*scale, *scale], mask, faithful
         )
         iou[own] = overlap.cpu()
         if (good := overlap > iou_thresh).any():
-            scores[c] = class_score(upscale_masks(sam, low[good], tokens, size), prob[c])
+            scores[c] = _class_score(_upscale_masks(sam, low[good], tokens, size), prob[c])
     kept = (iou > iou_thresh).numpy()
     if not kept.any():
-        return Refinement(coarse, prob, found, iou, kept)
+        return _Refinement(coarse, prob, found, iou, kept)
     failed = resize_nearest(np.isin(found.map, 1 + np.flatnonzero(~kept)), size)
-    return Refinement(*merge_masks(scores, coarse, prob, failed, faithful), found, iou, kept)
+    return _Refinement(*_merge_masks(scores, coarse, prob, failed, faithful), found, iou, kept)

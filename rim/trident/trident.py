@@ -17,12 +17,12 @@ from ..base.stages import Stage
 from ..method.segmentation import Method, Region, Segmentation, mask_box
 from ..method.vocabulary import Vocabulary
 from ..models.loading import load_clip, load_sam, load_vit, weights_key
-from ..models.roles import dtype_of, halving, resolve
+from ..models.roles import dtype_of, halve_batches, resolve
 from .aggregation import aggregate, sam_image, sam_tokens
 from rim.trident.refinement import (
     coarse_labels,
     merge_names,
-    name_chances,
+    name_probabilities,
     name_logits,
     name_vectors,
     project,
@@ -128,7 +128,7 @@ def canvas(
     size = tuple(n // patch for n in pixels.shape[1:])
     boxes = window_boxes(size, s.trident_crop // patch, s.trident_stride // patch)
     windows = cut_windows(pixels, boxes * patch)
-    seen = lambda look: torch.cat(list(halving(look, windows, len(windows))))
+    seen = lambda look: torch.cat(list(halve_batches(look, windows, len(windows))))
     tokens = seen(lambda some: clip_tokens(clip, some, s.trident_faithful))
     alike = seen(lambda some: dino_features(guide, dino_pixels(some), s.trident_faithful)) if guide else tokens
     maps = guided_values(clip, tokens, guiding_attention(cosine_maps(alike), s.trident_beta, s.trident_gamma))
@@ -223,7 +223,7 @@ def predict(
     text, owner = self.queries(vocabulary, background)
     parts = self.sam_parts(image) if s.trident_sam_correlation else None
     low = self.logits(image, text, parts)
-    prob = merge_names(name_chances(low, size, s.trident_scale), owner, len(names))
+    prob = merge_names(name_probabilities(low, size, s.trident_scale), owner, len(names))
     labels = coarse_labels(prob, s.trident_prob_thd if vocabulary.background else 0)
     record = {"names": len(owner), "grid": list(low.shape[1:]), "components": 0, "kept": 0, "failed": 0, "changed": 0.0}
     if s.trident_refine:

@@ -43,7 +43,7 @@ def resize_short(
     return resize_linear(image, [max(1, int(n * scale + 0.5)) for n in image.shape[:2]])
 
 # %% ../../nbs/trident/01_windows.ipynb #e16279a9
-def canvas_size(
+def _canvas_size(
     size,  # (h, w), pixels
     patch,  # of CLIP, pixels
     crop,  # side of a window, pixels
@@ -75,7 +75,7 @@ def clip_canvas(
     "The whole image as CLIP's windows are cut from it."
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     pixels = (pixels - _column(_CLIP_MEAN_255, pixels)) / _column(_CLIP_STD_255, pixels)
-    size = canvas_size(image.shape[:2], patch, crop)
+    size = _canvas_size(image.shape[:2], patch, crop)
     return (
         pixels
         if size == image.shape[:2]
@@ -110,7 +110,7 @@ def cut_windows(
     return torch.stack([pixels[:, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes])
 
 # %% ../../nbs/trident/01_windows.ipynb #25aef366
-def position_table(
+def _position_table(
     table,  # float [1, 1 + n * n, D], class token first
     grid,  # (h, w) of the window, patches
     faithful=True,  # False: resized to its size
@@ -128,7 +128,7 @@ def position_table(
 def _embed_patches(patches, token, table, faithful):
     "Patches [n, D, h, w] as tokens [n, 1 + h * w, D] with their positions."
     tokens = torch.cat([token.expand(len(patches), 1, -1), patches.flatten(2).transpose(1, 2)], 1)
-    return tokens + position_table(table, patches.shape[2:], faithful)
+    return tokens + _position_table(table, patches.shape[2:], faithful)
 
 # %% ../../nbs/trident/01_windows.ipynb #cb9b98c2
 @torch.no_grad()
