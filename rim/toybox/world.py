@@ -377,7 +377,7 @@ class _Pair:
 
 # %% ../../nbs/toybox/03_world.ipynb #6e272d50
 def pair(names, seed, size=64):
-    "Two things `names`, one on each side, in either order; the caption's order says nothing about the sides -> `_Pair`."
+    "Two things `names`, one on each side, in either order; the caption's order says nothing of the sides -> `_Pair`."
     look = random.Random(seed * 2 + 1_000_003)
     picture, masks = _backdrop(look.choice(PLACES), size, look), [None, None]
     sides = look.choice(((0, 1), (1, 0)))
