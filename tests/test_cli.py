@@ -129,6 +129,10 @@ REFUSALS = [
     (["evaluate", "toybox", "--shard", "5/4", "--out", "OUT"], "'5/4'"),
     (["evaluate", "toybox", "--limit", "-1", "--out", "OUT"], "-1"),
     (["evaluate", "toybox", "--limit", "2", "--classes", "boat, tree", "--out", "OUT"], "got 2 names"),
+    (["evaluate", "toybox", "--bank", "nowhere.safetensors", "--out", "OUT"], "no reference bank at nowhere"),
+    (["evaluate", "toybox", "--bank", "TEXT", "--out", "OUT"], "as ReferenceBank.save wrote it"),
+    (["evaluate", "toybox", "--bank", "toybox-match", "--out", "OUT"], "goes with the encoder that made it"),
+    (["evaluate", "toybox", "--bank", "toybox", "--method", "trident", "--out", "OUT"], "got 'trident'"),
     (["reproduce", "table99"], "table99"),
     (["reproduce", "table2", "--set", "agnets=3"], "'agents'"),
     (["toybox", "scene", "--seed", "-1", "--out", "OUT"], "-1"),
@@ -438,6 +442,38 @@ def test_shards_leave_their_results_in_the_store(capsys, tmp_path, bright):
     assert run(capsys, *words)[0] == 0 and len(bright) == 5 and (tmp_path / "out/report.md").exists()
     code, out, _ = run(capsys, *words, "--shard", "6/6")
     assert code == 0 and "no image" in out
+
+
+def test_evaluate_measures_with_the_bank_that_is_named(capsys, tmp_path, monkeypatch):
+    from dataclasses import replace
+    from rim.measure import evaluation
+    from rim.method.shipped import read_shipped
+
+    whole, measured = read_shipped("toybox"), []
+    turned = replace(whole, foreground=whole.foreground[::-1].copy(), record=whole.record, memory={})
+    for name, bank in (("whole", whole), ("turned", turned), ("pair", whole.subset(("boat", "tree")))):
+        bank.save(tmp_path / f"{name}.safetensors")
+    run_method = evaluation.measure
+    monkeypatch.setattr(evaluation, "measure", lambda *how: measured.append(1) or run_method(*how))
+
+    def evaluated(*bank):
+        words = ["evaluate", "toybox", "--limit", 1, "--worst", 0, "--out", tmp_path / "out", *bank]
+        code, out, err = run(capsys, *words, "--set", f"store={tmp_path / 'store'}")
+        assert code == 0, err
+        return out, *((tmp_path / "out" / name).read_text() for name in ("methods.csv", "report.md")), len(measured)
+
+    said, shipped, _, n = evaluated()
+    assert n == 1 and "bank " not in said
+    said, same, report, n = evaluated("--bank", tmp_path / "whole.safetensors")
+    assert same == shipped and n == 1, "these are the shipped references: their results are in the store"
+    assert f"bank {whole.digest[:12]}: 16 classes" in said
+    assert f"bank whole.safetensors, sha256 {whole.digest}" in report and str(tmp_path) not in report
+    _, other, report, n = evaluated("--bank", tmp_path / "turned.safetensors")
+    assert other != shipped and n == 2 and turned.digest in report, "another bank, measured anew"
+    assert evaluated("--bank", "toybox")[1::2] == (shipped, 2) and evaluated()[1] == shipped
+    code, _, err = run(capsys, "evaluate", "toybox", "--bank", tmp_path / "pair.safetensors", "--out", tmp_path / "no")
+    assert code == 2 and "lacks 14 of 16 (sun, moon, star" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "no").exists(), "refused before work begins"
 
 
 @pytest.mark.promise(15)

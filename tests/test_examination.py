@@ -187,3 +187,40 @@ def test_confusions_and_partings(table):
 )
 def test_verdicts(numbers, word):
     assert word in ex.verdict(*numbers)
+
+
+def test_a_bank_must_fit_what_is_measured():
+    from dataclasses import replace
+    from rim.method.shipped import read_shipped
+
+    settings, words, bank = Settings.from_profile("toybox"), Vocabulary(("boat", "tree")), read_shipped("toybox")
+    part = ex.fit_bank(bank, ["oracle", "match"], settings, words)
+    assert part.names == words.names and part.digest == bank.subset(words.names).digest
+    assert ex.fit_bank(part, ["+ ranking"], settings, words).digest == part.digest
+    renamed = Vocabulary(("ship", "tree"), synonyms={"ship": ("boat",)})
+    assert ex.fit_bank(part, ["rim"], settings, renamed).names == ("ship", "tree")
+    bare = replace(part, background=np.full_like(part.background, np.nan), memory={})
+    for method in ("rim", "match"):
+        with pytest.raises(ValueError, match="background needs"):
+            ex.fit_bank(bare, [method], settings, words)
+        assert ex.fit_bank(bare, [method], settings, Vocabulary(words.names, background=False)).names == words.names
+    with pytest.raises(ValueError, match="has references"):
+        ex.fit_bank(part, ["trident", "oracle"], settings, words)
+    with pytest.raises(ValueError, match=r"mine lacks 1 of 2 \(moon\)"):
+        ex.fit_bank(part, ["rim"], settings, Vocabulary(("boat", "moon")), "mine")
+    for names in (["rim"], ["match", "rim"]):
+        with pytest.raises(ValueError, match="goes with the encoder"):
+            ex.fit_bank(read_shipped("toybox-match"), names, settings, words)
+
+
+def test_workers_measure_with_the_bank_that_is_sent_to_them():
+    import pickle
+    from functools import partial
+    from rim.measure.folders import ToyboxBenchmark
+    from rim.method.shipped import read_shipped
+
+    settings, benchmark = Settings.from_profile("toybox"), ToyboxBenchmark(1)
+    bank = ex.fit_bank(read_shipped("toybox-match"), ["match"], settings, benchmark.vocabulary)
+    sent = pickle.loads(pickle.dumps(partial(ex.make_methods, ["match", "clip-crops"], settings, bank=bank)))
+    methods = sent(benchmark)
+    assert methods["match"].key["bank"] == bank.digest and "bank" not in methods["clip-crops"].key

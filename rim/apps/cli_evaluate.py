@@ -30,6 +30,19 @@ def _benchmark_of(args, settings):
         )
     return shard(whole, args.shard) if args.shard else whole
 
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #5a1b000c
+def _bank_of(args, names, settings, benchmark):
+    "The references of --bank for a benchmark; None without it."
+    if not args.bank:
+        return None
+    from rim.apps.cli_segment import describe_bank
+    from rim.measure.examination import fit_bank
+    from rim.method.shipped import find_bank
+
+    bank = fit_bank(find_bank(args.bank), names, settings, benchmark.vocabulary, args.bank)
+    print(describe_bank(bank))
+    return bank
+
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #1c9957ac
 def _place_of(args):
     "What BENCHMARK and --root mean as settings: a folder of one's own, or where a benchmark's files are."
@@ -59,7 +72,7 @@ def _check_one_meant(
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #4ece044e
 def _build_beforehand(names, settings, benchmark, store, engine):
-    "Let an engine generate the references that the methods will ask for; other engines need none beforehand."
+    "Let an engine generate the references that the methods will ask for; the serial one needs none beforehand."
     if engine.name == "serial":
         return
     from rim.method.bank import ReferenceBank
@@ -98,7 +111,8 @@ def _evaluate(args):
 
     check_device(settings)
     settings = settings.replace(store=str(Store(settings.store).root.absolute()))  # workers may stand elsewhere
-    benchmark = _benchmark_of(args, settings)
+    names, benchmark = list(dict.fromkeys(args.method or ["rim"])), _benchmark_of(args, settings)
+    bank = _bank_of(args, names, settings, benchmark)
     if not len(benchmark):
         print(f"{benchmark.name}: no image falls into this shard.")
         return 0
@@ -108,10 +122,11 @@ def _evaluate(args):
     from rim.measure.examination import make_methods
 
     folder = None if args.shard else _output_folder(args.out or Path("out", re.sub(r"[^\w.-]+", "-", benchmark.name)))
-    names, store = list(dict.fromkeys(args.method or ["rim"])), Store(settings.store)
+    store = Store(settings.store)
     try:
-        _build_beforehand(names, settings, benchmark, store, engine)
-        make = partial(make_methods, names, settings)
+        if bank is None:
+            _build_beforehand(names, settings, benchmark, store, engine)
+        make = partial(make_methods, names, settings, bank=bank)
         methods = make(benchmark)
         report = evaluate(
             methods if engine.name == "serial" else make, benchmark, settings, store, keep_going=True, engine=engine
@@ -120,18 +135,20 @@ def _evaluate(args):
         print(f"rim: {error}", *(o.trace for o in getattr(error, "outcomes", ())), sep="\n", file=sys.stderr)
         return 1
     if folder:
-        _write_evaluation(report, methods, benchmark, settings, folder, args.worst)
+        references = bank and f"References: bank {Path(args.bank).name}, sha256 {bank.digest}"
+        _write_evaluation(report, methods, benchmark, settings, folder, args.worst, references)
     _print_report(report, folder, len(benchmark))
     return int(bool(report.aside))
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #5c8e3a42
-def _write_evaluation(report, methods, benchmark, settings, folder, worst):
+def _write_evaluation(report, methods, benchmark, settings, folder, worst, references=None):
     "Write the report and the sheets of the worst images."
     from rim.measure import figures
     from rim.measure.examination import worst_sheet
 
     settings = settings.replace(benchmark=benchmark.name)  # not the path that it was found at
-    report.write(folder, figures.profile_line(settings, len(report.items)))
+    line = figures.profile_line(settings, len(report.items))
+    report.write(folder, "\n\n".join(filter(None, (line, references))))
     for name, method in methods.items() if worst else ():
         fig = worst_sheet(report, name, method, benchmark, settings, worst)
         figures.save(fig, folder, "worst-" + re.sub(r"\W+", "-", name).strip("-"))
@@ -159,6 +176,12 @@ def _add_evaluation(commands):
         metavar="NAME",
         action="append",
         help='rim (default), match, trident, a variant such as "+ ranking", clip-crops, oracle; may be repeated',
+    )
+    command.add_argument(
+        "--bank",
+        metavar="FILE",
+        help="references that `rim references build` made, or the name of a shipped bank, for the methods that take"
+        " references; it must have all classes of the benchmark (default: shipped or generated references)",
     )
     command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
     command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")

@@ -39,7 +39,7 @@ def _segmenter_of(args):
         check_device(settings_of(args))
         return Trident.from_profile(args.profile, **overrides)
     from rim.base.store import Store
-    from rim.method.matcher import SEGMENTERS
+    from rim.method.matcher import SEGMENTERS, segmenter_for_bank
     from rim.method.shipped import find_bank
 
     bank, settings = find_bank(args.bank) if args.bank else None, Settings.from_profile(args.profile, **overrides)
@@ -47,15 +47,17 @@ def _segmenter_of(args):
     chosen, keep = SEGMENTERS[args.method or settings.method], getattr(args, "keep", False)
     if settings.unknown and not hasattr(chosen, "confidence"):
         raise ValueError("--unknown goes with --method match: rim has no calibrated confidence.")
-    make = partial(chosen, bank=bank, store=Store(settings.store), keep=keep)
-    segmenters = [make(settings), *([make(settings.replace(match_fusion=""))] if bank else [])]
-    for segmenter in segmenters:  # a bank of the plain feature serves the matcher, too
-        if not bank or bank.record.get("encoder") == segmenter.tools.masking_key["encoder"]:
-            return segmenter
-    raise ValueError(
-        f"a bank goes with the encoder that made it: {args.bank} is of {bank.record.get('encoder')},"
-        f" the settings ask for {segmenters[0].tools.masking_key['encoder']}."
-    )
+    make = partial(segmenter_for_bank, chosen, bank=bank, name=args.bank) if bank else chosen
+    return make(settings=settings, store=Store(settings.store), keep=keep)
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #5a1b0005
+def describe_bank(
+    bank,  # ReferenceBank
+) -> str:
+    "A bank's digest, its size and where its references come from."
+    sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
+    come = ", ".join(f"{n} from {source}" for source, n in sources.items())
+    return f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({come})"
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #443603ea
 def _announce_bank(
@@ -84,11 +86,7 @@ def _announce_bank(
         if engine and shipped is None
         else rim.bank_for(vocabulary, progress=sys.stderr.isatty())
     )
-    sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
-    say(
-        f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references "
-        f"({', '.join(f'{n} from {source}' for source, n in sources.items())})"
-    )
+    say(describe_bank(bank))
     return bank
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5b72aad6

@@ -16,12 +16,13 @@ from .rivals import ClipCrop
 from ..method.overlay import draw_overlay, write_names
 from ..method.segmentation import Method
 from ..method.regions import paint
-from ..method.matcher import Matcher
+from ..method.matcher import Matcher, segmenter_for_bank
 from ..method.segmenter import RIM, VARIANTS
 from ..base.settings import settings_for
 from ..base.stages import Stage
 from ..base.store import Store
 from ..trident.trident import Trident
+from ..method.prototypes import prototypes
 from ..method.vocabulary import IGNORE, IGNORE_COLOUR, unscored_label
 
 # %% ../../nbs/measure/14_examination.ipynb #46652fe3
@@ -252,6 +253,13 @@ def beside_paper(
     return "as in the paper" if gain[0] > 0 else "against the paper" if gain[2] < 0 else "undecided"
 
 # %% ../../nbs/measure/14_examination.ipynb #22d6a7e1
+def _matcher_beside(rim):
+    "The matcher of the same settings, with the same references if some are given."
+    if rim.bank is None:
+        return Matcher(rim.settings, store=rim.store)
+    return segmenter_for_bank(Matcher, rim.settings, rim.bank, store=rim.store)
+
+
 def _trident_for(settings, benchmark):
     "Trident with its own values for a benchmark; engineered names bring words for the background."
     words = getattr(benchmark, "background_words", ()) if settings.names == "engineered" else ()
@@ -260,7 +268,7 @@ def _trident_for(settings, benchmark):
 
 _METHODS = {
     "rim": lambda rim, benchmark: rim.method(benchmark.vocabulary),
-    "match": lambda rim, benchmark: Matcher(rim.settings, store=rim.store).method(benchmark.vocabulary),
+    "match": lambda rim, benchmark: _matcher_beside(rim).method(benchmark.vocabulary),
     **{name: lambda rim, benchmark, how=how: rim.method(benchmark.vocabulary, **how) for name, how in VARIANTS.items()},
     "clip-crops": lambda rim, benchmark: ClipCrop(rim.settings, rim).method(benchmark.vocabulary),
     "trident": lambda rim, benchmark: _trident_for(rim.settings, benchmark),
@@ -284,9 +292,46 @@ def make_methods(
     names,  # keys of METHODS
     settings,
     benchmark,  # Benchmark
+    bank=None,  # ReferenceBank of the benchmark's classes; None: shipped or generated references
 ):
     "The methods of these names with models of their own, as the worker of an engine makes them -> dict name -> Method."
-    return _methods_of(names, RIM(settings, store=Store(settings.store)), benchmark)
+    return _methods_of(names, RIM(settings, bank=bank, store=Store(settings.store)), benchmark)
+
+# %% ../../nbs/measure/14_examination.ipynb #5a1b0008
+_REFERENCED = {"rim": RIM, **dict.fromkeys(VARIANTS, RIM), "match": Matcher}  # what takes references -> its segmenter
+
+
+def _check_classes(bank, vocabulary, name):
+    "ValueError where a bank lacks classes."
+    have = [bank.index(n, *vocabulary.synonyms.get(n, ())) >= 0 for n in vocabulary.names]
+    if lacking := [n for n, has in zip(vocabulary.names, have) if not has]:
+        raise ValueError(
+            f"a bank must have all classes that are measured: {name} lacks {len(lacking)} of {len(have)}"
+            f" ({', '.join(lacking[:8])}{', …' if len(lacking) > 8 else ''})"
+        )
+
+# %% ../../nbs/measure/14_examination.ipynb #5a1b0009
+def fit_bank(
+    bank,  # ReferenceBank
+    names,  # keys of _METHODS
+    settings,
+    vocabulary,  # Vocabulary of the benchmark
+    name="the bank",  # for messages
+):
+    "The bank's part for a vocabulary -> ReferenceBank; ValueError where a method cannot be measured with it."
+    chosen = dict.fromkeys(_REFERENCED[n] for n in names if n in _REFERENCED)
+    if not chosen:
+        raise ValueError(f"a bank goes with a method that has references ({', '.join(_REFERENCED)}): got {names[0]!r}")
+    if name != settings.shipped:
+        _check_classes(bank, vocabulary, name)
+    for each in chosen:
+        segmenter = segmenter_for_bank(each, settings, bank, name)
+        part = segmenter.bank_for(vocabulary)
+        if each is Matcher:
+            prototypes(part, settings, vocabulary.background)
+        else:
+            part.references(settings, subcategories=False, background=vocabulary.background)
+    return part
 
 # %% ../../nbs/measure/14_examination.ipynb #a85e9f9a
 def small(

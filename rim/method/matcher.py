@@ -332,6 +332,24 @@ def segmenter_class(
     "RIM or the Matcher, as the settings say."
     return SEGMENTERS[settings.method]
 
+# %% ../../nbs/method/23_matcher.ipynb #5a1b0002
+def segmenter_for_bank(
+    chosen: type,  # RIM or Matcher
+    settings: Settings,
+    bank: ReferenceBank,
+    name="it",  # of the bank, for messages
+    **parts,  # as of RIM
+) -> RIM:
+    "The segmenter with the encoder that made a bank."
+    segmenters = [chosen(s, bank=bank, **parts) for s in (settings, settings.replace(match_fusion=""))]
+    for segmenter in segmenters:
+        if bank.record.get("encoder") == segmenter.tools.masking_key["encoder"]:
+            return segmenter
+    raise ValueError(
+        f"a bank goes with the encoder that made it: {name} is of {bank.record.get('encoder')},"
+        f" the settings ask for {segmenters[0].tools.masking_key['encoder']}"
+    )
+
 # %% ../../nbs/method/23_matcher.ipynb #df9a32bb
 @lru_cache(maxsize=2)
 def _segmenter(settings: Settings) -> RIM:
