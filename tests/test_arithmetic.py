@@ -103,10 +103,10 @@ import sys
 from rim.apps import cli
 from rim.apps import cli_evaluate, cli_segment
 assert not {"numpy", "torch"} & set(sys.modules), "the command line imports nothing that computes"
-from rim.base.arithmetic import hold, made, demanded
+from rim.base.arithmetic import arithmetic_in_use, hold, required_arithmetic
 hold()
 import torch
-print(torch.backends.cpu.get_cpu_capability(), made() == demanded() != "")
+print(torch.backends.cpu.get_cpu_capability(), arithmetic_in_use() == required_arithmetic() != "")
 """
 
 

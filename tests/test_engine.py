@@ -65,7 +65,7 @@ def test_outcomes_come_in_the_order_of_the_items_and_work_is_loaded_once_per_wor
 
 
 @pytest.mark.promise(15)
-@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_a_deadly_item_is_set_aside_after_three_attempts_and_the_others_are_done(name, work, request):
     if name == "ray":
         request.getfixturevalue("ray")
@@ -264,7 +264,7 @@ def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):
 
 
 @pytest.mark.promise(1)
-@pytest.mark.parametrize("name", ["processes", SLOW_RAY])  # that Ray replaces who dies is shown above
+@pytest.mark.parametrize("name", ["processes", SLOW_RAY])
 def test_an_evaluation_is_the_serial_one_byte_for_byte_whoever_dies(name, tmp_path, request):
     if name == "ray":
         request.getfixturevalue("ray")

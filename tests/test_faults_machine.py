@@ -81,7 +81,7 @@ def test_no_spelling_of_a_path_tells_who_made_a_result(tmp_path, monkeypatch, us
     monkeypatch.setenv("HOME", str(home))
     for path in (home, home / "rim", home / "data/mine"):
         said = rp.anonymous(WRITERS[writer](str(path)), home / "rim")
-        told = [user, *(spelling.split("/")[-1] for spelling in rp.spellings(user))]
+        told = [user, *(spelling.split("/")[-1] for spelling in rp._spellings(user))]
         assert not writer.startswith("json") or json.loads(said), "JSON stays JSON"
         assert not [word for word in told if word in said] and str(tmp_path) not in said, said
 

@@ -94,6 +94,7 @@ def test_fused_attention_is_the_librarys(model):
     assert torch.allclose(plain, _fused_attention(attention, tokens, encoder_hidden_states=other)[0], atol=1e-6)
 
 
+@pytest.mark.slow  # k-means over many scenes; each part is tested above
 @pytest.mark.weights
 def test_at_its_start_patches_are_named_as_clip_names_them(root):
     from transformers import CLIPModel

@@ -159,7 +159,7 @@ def test_parameters_are_strict(project, overrides, words):
 
 
 def test_parameters_get_their_types(project):
-    bound = rp.bind(
+    bound = rp._bind(
         project / "nbs/paper/tiny.ipynb",
         Settings.from_profile("toybox"),
         {"factor": "7", "loud": "yes", "agents": "3"},
@@ -189,8 +189,8 @@ def test_a_cell_that_did_not_complete_is_found():
 
     good = cell(status="completed", exception=False)
     bad = [cell(status="pending"), cell(count=None, status="completed"), cell(status="completed", exception=True)]
-    assert rp.incomplete(new_notebook(cells=[good, new_markdown_cell("text"), cell("  ", None)])) == []
-    assert rp.incomplete(new_notebook(cells=[good, *bad])) == [1, 2, 3]
+    assert rp._incomplete(new_notebook(cells=[good, new_markdown_cell("text"), cell("  ", None)])) == []
+    assert rp._incomplete(new_notebook(cells=[good, *bad])) == [1, 2, 3]
 
 
 def test_numbers_are_compared_with_the_committed_ones(project):
@@ -204,20 +204,20 @@ def test_numbers_are_compared_with_the_committed_ones(project):
     git("add", "-A")
     git("commit", "-qm", "results")
     job = rp.plan(["tiny"], "toybox", {}, project, REGISTRY)[0][0]
-    assert rp.compared(job, project) == "Its table equals the committed one digit for digit."
-    assert not rp.revision(project).endswith("+")
+    assert rp._comparison(job, project) == "Its table equals the committed one digit for digit."
+    assert not rp._revision(project).endswith("+")
     (project / "figures/toybox/tiny/other.csv").write_text("x\n")
-    assert rp.compared(job, project) == "Beside the commit: other.csv is not committed yet." and not rp.revision(
+    assert rp._comparison(job, project) == "Beside the commit: other.csv is not committed yet." and not rp._revision(
         project
     ).endswith("+"), "results are no change of the code"
     (project / "figures/toybox/tiny/other.csv").unlink()
     (project / "new.py").touch()
-    assert rp.revision(project).endswith("+")
+    assert rp._revision(project).endswith("+")
     table = job.folder / "tiny.csv"
     table.write_text(table.read_text().replace("1.5", "2.0"))
-    assert "tiny.csv is not the committed one: its numbers differ by up to 0.5" in rp.compared(job, project)
+    assert "tiny.csv is not the committed one: its numbers differ by up to 0.5" in rp._comparison(job, project)
     table.write_text("row,paper,ours\nother,,1\n")
-    assert "rows or columns differ" in rp.compared(job, project)
+    assert "rows or columns differ" in rp._comparison(job, project)
 
 
 def test_without_a_clone_the_reason_is_said(tmp_path, monkeypatch):
@@ -329,7 +329,7 @@ def test_killed_in_the_middle_of_a_target(project):
         and "44" in (folder / "tiny.csv").read_text()
         and sorted(p.name for p in folder.iterdir()) == sorted(before)
     )
-    assert [p.name for p in (folder.parent / rp.ASIDE).iterdir() if p.suffix != ".lock"] == []
+    assert [p.name for p in (folder.parent / rp._ASIDE).iterdir() if p.suffix != ".lock"] == []
 
 
 def test_a_second_run_waits_for_the_first_and_finds_it_done(project):
@@ -360,12 +360,12 @@ def test_a_second_run_waits_for_the_first_and_finds_it_done(project):
 
 def test_killed_between_two_renames_nothing_is_lost(tmp_path):
     folder = tmp_path / "figures/toybox/tiny"
-    for place, text in ((folder, "old"), (rp.aside_of(folder), "new")):
+    for place, text in ((folder, "old"), (rp.partial_folder(folder), "new")):
         place.mkdir(parents=True)
         (place / "tiny.csv").write_text(text)
-    os.rename(folder, rp.aside_of(folder, ".before"))
+    os.rename(folder, rp.partial_folder(folder, ".before"))
     rp.settle(folder)
-    assert (folder / "tiny.csv").read_text() == "old" and not list((folder.parent / rp.ASIDE).iterdir())
+    assert (folder / "tiny.csv").read_text() == "old" and not list((folder.parent / rp._ASIDE).iterdir())
 
 
 def test_code_that_changes_during_a_run_is_not_taken_for_what_ran(project):
@@ -504,7 +504,7 @@ def test_missing_data_are_named_before_anything_runs(project, tmp_path_factory, 
         (home / name).mkdir()
         Image.fromarray(tiny_image[..., 0]).save(home / name / "a.png")
     (home / "names.txt").write_text("a\nb\n")
-    digests = lambda: rp.inputs_of(registry["tiny"], Settings.from_profile("toybox", benchmark=str(home)), None)[0]
+    digests = lambda: rp._inputs_of(registry["tiny"], Settings.from_profile("toybox", benchmark=str(home)), None)[0]
     before = digests()
     os.utime(home / "labels/a.png", (1, 1))
     assert list(before) == [f"benchmark {home}"] and digests() != before
@@ -532,7 +532,7 @@ def test_committed_results_are_in_the_committed_index(root):
     page = (root / "figures/README.md").read_text(encoding="utf-8")
     made = [
         p.parent.relative_to(root / "figures").as_posix()
-        for profile in rp.INDEXED
+        for profile in rp._INDEXED
         for p in (root / "figures" / profile).glob("*/provenance.json")
     ]
     assert made and all(f"{folder}/provenance.json" in page for folder in made)
@@ -541,7 +541,7 @@ def test_committed_results_are_in_the_committed_index(root):
 def test_kernels_keep_to_the_same_instructions(project, monkeypatch):
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     before = dict(os.environ)
-    with rp.surroundings("there"):
+    with rp._surroundings("there"):
         assert os.environ[VARIABLE] == "there" and {name: os.environ[name] for name in rp.steady()} == rp.steady()
         assert not rp.steady() or (os.environ["MKL_CBWR"], os.environ["ATEN_CPU_CAPABILITY"]) == (
             "COMPATIBLE",

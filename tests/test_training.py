@@ -1,10 +1,11 @@
 "Training of the toybox models: resumable, seeded, never half a file."
 
-import copy, json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 import numpy as np
 import pytest
 import torch
 from engine_work import draw
+from forked import forked
 from rim.toybox import training
 from rim.toybox.ahead import Ahead
 from rim.toybox.fair_start import _NEIGHBOURS, fair_start, _shift, waves
@@ -25,13 +26,13 @@ FEW = dict(batch=8, scenes=2, portraits=3)  # seeds that a step of CLIP takes
 
 
 def test_training_goes_on_where_it_stopped(tmp_path):
-    first = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, **FEW)
-    second = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
+    first = train("clip", 0.005, tmp_path / "state", tmp_path / "out", "cpu", fresh=True, **FEW)
+    second = train("clip", 0.005, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert second["steps"] > first["steps"] > 0 and second["train_seeds"][1] > first["train_seeds"][1]
     assert second["train_seeds"][1] == sum(FEW.values()) * second["steps"]
     assert second["parameters"] == first["parameters"] and 0 <= second["metrics"]["zero_shot"] <= 1
     (tmp_path / "state/clip.pt").unlink()  # from the weights and their record alone
-    third = train("clip", 0.03, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
+    third = train("clip", 0.005, tmp_path / "state", tmp_path / "out", "cpu", **FEW)
     assert third["steps"] > second["steps"]
 
 
@@ -44,31 +45,37 @@ def test_a_step_is_determined_by_its_seeds(tmp_path):
     assert losses() == losses()
 
 
-def test_kill_leaves_a_whole_checkpoint(tmp_path):
-    code = (
-        "import sys; from rim.toybox.training import train; train('clip', 5, sys.argv[1], sys.argv[2], 'cpu', "
-        "every=0.001, batch=4, fresh=True)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "out")], env={**os.environ, "OMP_NUM_THREADS": "1"}
+class TinyTask(training.Task):
+    "A layer that learns the mean colour; small enough that what is tested is the loop around it."
+
+    name, record, draw = "tiny", "tiny/record.json", staticmethod(draw)
+
+    def __init__(self):
+        layer, memory = torch.nn.Linear(3, 1), torch.nn.Linear(1000, 1000)  # the second makes a file that takes a while
+        self.modules = torch.nn.ModuleDict(dict(layer=layer, memory=memory))
+
+    def loss(self, seeds, generator):
+        colours = torch.as_tensor(np.stack(self.drawn(seeds(4)))).float().mean((1, 2)) / 255
+        return (self.modules["layer"](colours) - colours.sum(1, keepdim=True)).square().mean(), {}
+
+
+def test_kill_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setitem(training.TASKS, "tiny", f"{__name__}:TinyTask")
+    process = forked(
+        lambda: train("tiny", 5, tmp_path, tmp_path / "out", "cpu", every=0, fresh=True), tmp_path / "said"
     )
     for _ in range(600):
-        if (tmp_path / "clip.pt").exists():
+        if (tmp_path / "tiny.pt").exists():
             break
         time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    state = torch.load(tmp_path / "clip.pt", weights_only=True)
+    time.sleep(0.3)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
+    state = torch.load(tmp_path / "tiny.pt", weights_only=True)
     assert state["step"] > 0 and all(
         torch.isfinite(v).all() for v in state["modules"].values() if v.is_floating_point()
     )
-
-
-@pytest.fixture(scope="module")
-def groupvit():
-    "A task of small steps; to make one takes seconds, as it begins with what CLIP sees."
-    return _load_task("groupvit", scenes=2, sheets=1)
 
 
 def same(one, other):
@@ -84,10 +91,10 @@ def test_examples_drawn_ahead_are_those_of_their_seeds():
     assert not ahead.pool._processes
 
 
-def test_the_number_of_workers_changes_no_loss(tmp_path, groupvit):
+def test_the_number_of_workers_changes_no_loss(tmp_path):
     def losses(workers):
         torch.manual_seed(0)
-        run = _Run(copy.deepcopy(groupvit), tmp_path, workers=workers)
+        run = _Run(TinyTask(), tmp_path, workers=workers)
         found = [training._step(run, 0.1, 0, None) for _ in range(3)]
         run.close()
         return found

@@ -106,8 +106,8 @@ def test_resize_is_opencvs(h, w, a, b, seed):
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(16, 336), (14, 336), (8, 32)]))
 def test_canvas_is_whole_patches_and_at_least_a_window(h, w, how):
     patch, crop = how
-    size = T.canvas_size((h, w), patch, crop)
-    assert all(n % patch == 0 and n >= crop for n in size) and T.canvas_size(size, patch, crop) == size
+    size = T._canvas_size((h, w), patch, crop)
+    assert all(n % patch == 0 and n >= crop for n in size) and T._canvas_size(size, patch, crop) == size
     if h >= crop and w >= crop:
         assert all(0 <= a - b < 2 * patch for a, b in zip(size, (h, w)))
 
@@ -161,8 +161,8 @@ def test_dinos_features_are_the_librarys(towers, side):
 
 def test_positions_differ_by_the_slip_only_where_they_are_resized():
     table = torch.randn(1, 17, 6, generator=torch.Generator().manual_seed(0))
-    assert T.position_table(table, (4, 4)) is table
-    faithful, plain = T.position_table(table, (7, 7)), T.position_table(table, (7, 7), False)
+    assert T._position_table(table, (4, 4)) is table
+    faithful, plain = T._position_table(table, (7, 7)), T._position_table(table, (7, 7), False)
     assert (
         faithful.shape == plain.shape == (1, 50, 6)
         and not torch.allclose(faithful, plain, atol=1e-3)
@@ -336,7 +336,7 @@ def test_aggregation_never_holds_the_matrix():
 
 
 def test_templates():
-    templates = T.read_templates()
+    templates = T._read_templates()
     assert len(set(templates)) == 80 and all(t.count("{}") == 1 for t in templates)
 
 
@@ -400,7 +400,7 @@ def flood(mask):
 def test_components_are_those_of_a_flood_fill(h, w, classes, area, seed):
     rng = np.random.default_rng(seed)
     labels, prob = rng.integers(0, classes + 1, (h, w)), rng.integers(0, 5, (classes, h, w)).astype(np.float32) / 4
-    found = T.find_components(labels, torch.from_numpy(prob), 0.5, area)
+    found = T._find_components(labels, torch.from_numpy(prob), 0.5, area)
     expected = [
         (c, part) for c in range(classes) if prob[c].max() >= 0.5 for part in flood(labels == c) if part.sum() >= area
     ]
@@ -417,7 +417,7 @@ def test_components_are_those_of_a_flood_fill(h, w, classes, area, seed):
 
 def test_half_size_and_unsure():
     prob = torch.tensor([0.9, 0.9, 0.2, 0.2, 0.2])[None, None].expand(2, 3, 5) * torch.tensor([1, 0.5])[:, None, None]
-    labels, half = T.half_size(np.arange(15).reshape(3, 5) % 2, prob, 0.5)
+    labels, half = T._half_size(np.arange(15).reshape(3, 5) % 2, prob, 0.5)
     assert labels.shape == (1, 2) and half.shape == (2, 1, 2) and labels[0, 1] == 2
 
 
@@ -433,7 +433,7 @@ def test_nearest_is_the_librarys_in_whole_numbers(h, w, a, b):
 def scene(trident, image, names="boat, tree"):
     vocabulary = Vocabulary.of(names)
     text, owner = trident.queries(vocabulary)
-    prob = T.merge_names(T.name_chances(trident.logits(image, text), image.shape[:2], 40), owner, len(vocabulary))
+    prob = T.merge_names(T.name_probabilities(trident.logits(image, text), image.shape[:2], 40), owner, len(vocabulary))
     return T.sam_tokens(trident.sam, T.sam_image(image, 8)), T.coarse_labels(prob, 0), prob
 
 
@@ -457,7 +457,7 @@ def test_prompts_at_a_time_do_not_change_the_result(trident):
     boxes = np.concatenate([points - 3, points + 3], 1)
     for faithful in (True, False):
         all_, few = (
-            T.decode_masks(trident.sam, seen.embedding, points, boxes, mask, faithful, batch) for batch in (64, 2)
+            T._decode_masks(trident.sam, seen.embedding, points, boxes, mask, faithful, batch) for batch in (64, 2)
         )
         assert torch.allclose(all_[0], few[0], atol=1e-4) and torch.allclose(all_[1], few[1], atol=1e-4)
 
@@ -468,7 +468,7 @@ def test_failed_components_compete_only_where_asked():
         torch.tensor([[0.6, 0.4, 0.7], [0.4, 0.6, 0.3]])[:, None],
     )
     coarse, failed = torch.tensor([[0, 1, 0]]), torch.tensor([[True, True, False]])
-    faithful, corrected = (T.merge_masks(scores, coarse, prob, failed, f) for f in (True, False))
+    faithful, corrected = (T._merge_masks(scores, coarse, prob, failed, f) for f in (True, False))
     assert (
         faithful[0].tolist() == [[1, 0, 0]]
         and corrected[0].tolist() == [[0, 1, 0]]
@@ -520,7 +520,7 @@ def test_a_picture_smaller_than_its_windows(towers):
     "As 320 x 480 with windows of 336: sides that are whole patches already, one of them too short."
     small = of(towers, trident_side=24, trident_crop=32)
     image = picture(24, 48)
-    assert T.canvas_size((24, 48), 8, 32) == (32, 48) and small.canvas(image).shape[1:] == (4, 6)
+    assert T._canvas_size((24, 48), 8, 32) == (32, 48) and small.canvas(image).shape[1:] == (4, 6)
     sound(small.segment(image, "boat"), (24, 48))
 
 

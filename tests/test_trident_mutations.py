@@ -13,7 +13,7 @@ if not HERE:
 pytestmark = pytest.mark.skipif(not HERE, reason=golden.MISSING)
 FOLDER = golden.Golden() if HERE else None
 TRUE = {
-    name: getattr(T, name) for name in dir(T) if callable(getattr(T, name)) and not name.startswith("_")
+    name: getattr(T, name) for name in dir(T) if callable(getattr(T, name)) and not name.startswith("__")
 }  # as they are
 
 
@@ -54,7 +54,7 @@ def last_window_not_shifted(size, crop, stride):
 
 
 def to_its_size(table, grid, faithful=True):
-    return TRUE["position_table"](table, grid, False)
+    return TRUE["_position_table"](table, grid, False)
 
 
 def from_cls(clip, windows, faithful=True):
@@ -112,14 +112,14 @@ def not_rounded(image, patch):
 
 
 def no_antialias(image, side):
-    return TRUE["resize_linear"](image, TRUE["resize_long"](image, side).shape[:2])
+    return TRUE["resize_linear"](image, TRUE["_resize_long"](image, side).shape[:2])
 
 
 def torch_antialias(image, side):
     return (
         F.interpolate(
             torch.tensor(image).permute(2, 0, 1)[None].float(),
-            TRUE["resize_long"](image, side).shape[:2],
+            TRUE["_resize_long"](image, side).shape[:2],
             mode="bilinear",
             antialias=True,
         )[0]
@@ -202,7 +202,7 @@ def softmax_first(logits, size, scale=40):
 
 
 def other_scale(logits, size, scale=40):
-    return TRUE["name_chances"](logits, size, 100)
+    return TRUE["name_probabilities"](logits, size, 100)
 
 
 def summed(chances, owner, classes):
@@ -214,7 +214,7 @@ def no_background(prob, prob_thd=0):
 
 
 def half_rounded_up(labels, prob, coarse_thresh):
-    return TRUE["half_size"](np.pad(labels, ((0, 1), (0, 1)), "edge"), prob, coarse_thresh)
+    return TRUE["_half_size"](np.pad(labels, ((0, 1), (0, 1)), "edge"), prob, coarse_thresh)
 
 
 def nearest_centre(labels, size):
@@ -224,11 +224,11 @@ def nearest_centre(labels, size):
 
 def antialiased_half(labels, prob, coarse_thresh):
     half = F.interpolate(prob[None], [n // 2 for n in labels.shape], mode="bilinear", antialias=True)[0]
-    return TRUE["half_size"](labels, prob, coarse_thresh)[0], half
+    return TRUE["_half_size"](labels, prob, coarse_thresh)[0], half
 
 
 def never_unsure(labels, prob, coarse_thresh):
-    return TRUE["half_size"](labels, prob, 0)
+    return TRUE["_half_size"](labels, prob, 0)
 
 
 def four_neighbours(labels, prob, thresh, area):
@@ -239,22 +239,22 @@ def four_neighbours(labels, prob, thresh, area):
 
     try:
         T.ndimage, kept = Four, T.ndimage
-        return TRUE["find_components"](labels, prob, thresh, area)
+        return TRUE["_find_components"](labels, prob, thresh, area)
     finally:
         T.ndimage = kept
 
 
 def all_areas(labels, prob, thresh, area):
-    return TRUE["find_components"](labels, prob, thresh, 0)
+    return TRUE["_find_components"](labels, prob, thresh, 0)
 
 
 def exclusive_boxes(labels, prob, thresh, area):
-    found = TRUE["find_components"](labels, prob, thresh, area)
+    found = TRUE["_find_components"](labels, prob, thresh, area)
     return replace(found, boxes=found.boxes + np.float32([0, 0, 1, 1]))
 
 
 def centre_points(labels, prob, thresh, area):
-    found = TRUE["find_components"](labels, prob, thresh, area)
+    found = TRUE["_find_components"](labels, prob, thresh, area)
     return replace(found, points=found.boxes.reshape(-1, 2, 2).mean(1).round())
 
 
@@ -263,20 +263,20 @@ def unrounded_scale(size, side):
 
 
 def weight_one(prob, size, side, thresh, weight=0.005):
-    return TRUE["mask_prompt"](prob, size, side, thresh, 1.0)
+    return TRUE["_mask_prompt"](prob, size, side, thresh, 1.0)
 
 
 def threshold_ignored(prob, size, side, thresh, weight=0.005):
-    return TRUE["mask_prompt"](prob, size, side, 0.0, weight)
+    return TRUE["_mask_prompt"](prob, size, side, 0.0, weight)
 
 
 def stretched(prob, size, side, thresh, weight=0.005):
-    return TRUE["mask_prompt"](prob, (side, side), side, thresh, weight)
+    return TRUE["_mask_prompt"](prob, (side, side), side, thresh, weight)
 
 
 def decoded(faithful=True, **change):
     def decode(sam, embedding, points, boxes, mask, given=True, batch=64):
-        return TRUE["decode_masks"](
+        return TRUE["_decode_masks"](
             sam,
             embedding,
             change.get("points", lambda p: p)(points),
@@ -313,27 +313,27 @@ def not_cut(logits, prob):
 
 
 def compete(scores, coarse, prob, failed, faithful=True):
-    return TRUE["merge_masks"](scores, coarse, prob, failed, False)
+    return TRUE["_merge_masks"](scores, coarse, prob, failed, False)
 
 
 def scores_not_raised(scores, coarse, prob, failed, faithful=True):
-    return TRUE["merge_masks"](scores, coarse, prob, failed)[0], scores
+    return TRUE["_merge_masks"](scores, coarse, prob, failed)[0], scores
 
 
 def coarse_not_put_back(scores, coarse, prob, failed, faithful=True):
-    return scores.argmax(0), TRUE["merge_masks"](scores, coarse, prob, failed)[1]
+    return scores.argmax(0), TRUE["_merge_masks"](scores, coarse, prob, failed)[1]
 
 
 MUTATIONS = [  # (function, what it becomes, case, check)
     ("resize_linear", pillow_resize, "default", "resize"),
     ("resize_linear", float_resize, "default", "resize"),
     ("resize_linear", float_resize, "default", "sam_image"),
-    ("canvas_size", rounded_up_apart, "city", "canvas_input"),
+    ("_canvas_size", rounded_up_apart, "city", "canvas_input"),
     ("window_boxes", column_by_column, "default", "windows"),
     ("window_boxes", last_window_not_shifted, "default", "windows"),
     ("dino_pixels", lambda pixels: pixels, "default", "windows"),
-    ("position_table", to_its_size, "default", "positions"),
-    ("position_table", to_its_size, "default", "towers"),
+    ("_position_table", to_its_size, "default", "positions"),
+    ("_position_table", to_its_size, "default", "towers"),
     ("clip_tokens", from_cls, "default", "towers"),
     ("dino_features", without_norm, "default", "towers"),
     ("guiding_attention", mean_per_window, "default", "guide"),
@@ -345,8 +345,8 @@ MUTATIONS = [  # (function, what it becomes, case, check)
     ("splice", not_averaged, "default", "splice"),
     ("splice", nearest_to_clip_grid, "patch14", "splice"),
     ("sam_image", not_rounded, "default", "sam_image"),
-    ("resize_long", no_antialias, "default", "sam_image"),
-    ("resize_long", torch_antialias, "default", "sam_image"),
+    ("_resize_long", no_antialias, "default", "sam_image"),
+    ("_resize_long", torch_antialias, "default", "sam_image"),
     ("sam_tokens", without_positions, "default", "sam_tokens"),
     ("sam_tokens", swapped_positions, "default", "sam_tokens"),
     ("sam_tokens", normalised_again, "default", "sam_tokens"),
@@ -361,37 +361,37 @@ MUTATIONS = [  # (function, what it becomes, case, check)
     ("correlation", heads_normalised_first, "", "unit_correlation"),
     ("project", not_normed, "default", "project"),
     ("name_logits", no_unit_length, "default", "logits"),
-    ("name_chances", softmax_first, "default", "chances"),
-    ("name_chances", other_scale, "default", "chances"),
+    ("name_probabilities", softmax_first, "default", "chances"),
+    ("name_probabilities", other_scale, "default", "chances"),
     ("merge_names", summed, "default", "chances"),
     ("coarse_labels", no_background, "default", "coarse"),
-    ("half_size", half_rounded_up, "unit_refinement", "half"),
-    ("half_size", antialiased_half, "default", "half"),
-    ("half_size", never_unsure, "default", "half"),
+    ("_half_size", half_rounded_up, "unit_refinement", "half"),
+    ("_half_size", antialiased_half, "default", "half"),
+    ("_half_size", never_unsure, "default", "half"),
     ("resize_nearest", nearest_centre, "default", "half"),
-    ("find_components", four_neighbours, "unit_refinement", "components"),
-    ("find_components", all_areas, "default", "components"),
-    ("find_components", exclusive_boxes, "default", "components"),
-    ("find_components", centre_points, "default", "components"),
-    ("prompt_scale", unrounded_scale, "unit_refinement", "prompts"),
-    ("mask_prompt", weight_one, "default", "prompts"),
-    ("mask_prompt", threshold_ignored, "default", "prompts"),
-    ("mask_prompt", stretched, "default", "prompts"),
-    ("decode_masks", decoded(faithful=False), "default", "decoder"),
-    ("decode_masks", decoded(points=lambda p: p + 0.5), "default", "decoder"),
-    ("decode_masks", decoded(boxes=lambda b: b + [0, 0, 1, 1]), "default", "decoder"),
-    ("decode_masks", decoded(mask=lambda m: 0 * m), "default", "decoder"),
-    ("decode_masks", decoded(faithful=False), "unit_refinement", "refined"),
-    ("find_components", exclusive_boxes, "default", "prompts"),
-    ("upscale_masks", directly, "default", "masks"),
-    ("upscale_masks", low_to_size, "default", "masks"),
-    ("class_score", mean_of_masks, "unit_refinement", "merge"),
-    ("class_score", without_chance, "default", "merge"),
-    ("class_score", not_cut, "default", "merge"),
-    ("merge_masks", compete, "default", "merge"),
-    ("merge_masks", scores_not_raised, "default", "merge"),
-    ("merge_masks", coarse_not_put_back, "default", "merge"),
-    ("merge_masks", compete, "default", "refined"),
+    ("_find_components", four_neighbours, "unit_refinement", "components"),
+    ("_find_components", all_areas, "default", "components"),
+    ("_find_components", exclusive_boxes, "default", "components"),
+    ("_find_components", centre_points, "default", "components"),
+    ("_prompt_scale", unrounded_scale, "unit_refinement", "prompts"),
+    ("_mask_prompt", weight_one, "default", "prompts"),
+    ("_mask_prompt", threshold_ignored, "default", "prompts"),
+    ("_mask_prompt", stretched, "default", "prompts"),
+    ("_decode_masks", decoded(faithful=False), "default", "decoder"),
+    ("_decode_masks", decoded(points=lambda p: p + 0.5), "default", "decoder"),
+    ("_decode_masks", decoded(boxes=lambda b: b + [0, 0, 1, 1]), "default", "decoder"),
+    ("_decode_masks", decoded(mask=lambda m: 0 * m), "default", "decoder"),
+    ("_decode_masks", decoded(faithful=False), "unit_refinement", "refined"),
+    ("_find_components", exclusive_boxes, "default", "prompts"),
+    ("_upscale_masks", directly, "default", "masks"),
+    ("_upscale_masks", low_to_size, "default", "masks"),
+    ("_class_score", mean_of_masks, "unit_refinement", "merge"),
+    ("_class_score", without_chance, "default", "merge"),
+    ("_class_score", not_cut, "default", "merge"),
+    ("_merge_masks", compete, "default", "merge"),
+    ("_merge_masks", scores_not_raised, "default", "merge"),
+    ("_merge_masks", coarse_not_put_back, "default", "merge"),
+    ("_merge_masks", compete, "default", "refined"),
 ]
 
 

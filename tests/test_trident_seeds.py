@@ -128,8 +128,8 @@ def windows(case):
     yield "clip_in", case.windows
     yield "dino_in", T.dino_pixels(case.windows)
     table = case.clip.vision_model.embeddings.position_embedding.weight[None]
-    yield "clip_pos_embed", T.position_table(table, grids[0])
-    yield "dino_pos_embed", T.position_table(case.dino.embeddings.position_embeddings, grids[1])
+    yield "clip_pos_embed", T._position_table(table, grids[0])
+    yield "dino_pos_embed", T._position_table(case.dino.embeddings.position_embeddings, grids[1])
     yield "clip_lastblock_ln_in", case.tokens
     yield "dino_feat", case.features
     yield "dino_cos", case.cosine
@@ -143,7 +143,7 @@ def windows(case):
 def tokens(case):
     middle = case.seen.shape[1] // 2
     seen = [case.seen[:, :middle], case.seen[:, middle:], case.seen] if case.halves else [case.seen]
-    resized = [T.resize_long(image, case.sam.image_encoder.img_size) for image in seen]
+    resized = [T._resize_long(image, case.sam.image_encoder.img_size) for image in seen]
     yield from ((f"sam_resized_u8_{i}", image) for i, image in enumerate(resized))
     yield "sam_resized_u8", resized[0]
     for (half, part), piece in zip(golden.each_part(case), case.pieces()):
@@ -171,9 +171,9 @@ def masks(case, kept):
     yield "kept_boxes_full_xyxy", 2 * case.injected.boxes[kept]
     scores = torch.zeros_like(case.prob)
     for c in np.unique(case.injected.labels[kept]):
-        scores[c] = T.class_score(case.full[torch.from_numpy(case.injected.labels[kept] == c)], case.prob[c])
+        scores[c] = T._class_score(case.full[torch.from_numpy(case.injected.labels[kept] == c)], case.prob[c])
     failed = T.resize_nearest(np.isin(case.found.map, 1 + np.flatnonzero(~kept)), case.size)
-    labels, final = T.merge_masks(scores, case.coarse, case.prob, failed)
+    labels, final = T._merge_masks(scores, case.coarse, case.prob, failed)
     yield "merged_score", scores
     yield "merged_label_raw", scores.argmax(0)
     yield "failed_area", failed

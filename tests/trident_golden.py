@@ -311,7 +311,7 @@ class Case:
 
     @cached_property
     def chances(self):
-        return T.name_chances(torch.from_numpy(self.arrays["logits_low"]), self.size, self.config["logit_scale"])
+        return T.name_probabilities(torch.from_numpy(self.arrays["logits_low"]), self.size, self.config["logit_scale"])
 
     @cached_property
     def prob(self):
@@ -326,11 +326,11 @@ class Case:
 
     @cached_property
     def half(self):
-        return T.half_size(self.arrays["coarse_label"].astype(np.int64), self.prob, self.config["coarse_thresh"])
+        return T._half_size(self.arrays["coarse_label"].astype(np.int64), self.prob, self.config["coarse_thresh"])
 
     @cached_property
     def found(self):
-        return T.find_components(self.arrays["refine_label_half"].astype(np.int64), self.half[1], *self.thresholds())
+        return T._find_components(self.arrays["refine_label_half"].astype(np.int64), self.half[1], *self.thresholds())
 
     @cached_property
     def injected(self):
@@ -338,13 +338,13 @@ class Case:
 
     @cached_property
     def scale(self):
-        return T.prompt_scale(self.half[0].shape, self.sam.image_encoder.img_size)
+        return T._prompt_scale(self.half[0].shape, self.sam.image_encoder.img_size)
 
     @cached_property
     def prompts(self):
         side = self.sam.prompt_encoder.mask_input_size[0]
         return {
-            int(c): T.mask_prompt(
+            int(c): T._mask_prompt(
                 self.half[1][c], self.size, side, self.config["coarse_thresh"], self.config["sam_mask_coff"]
             )
             for c in self.arrays["prompt_mask_class"]
@@ -364,12 +364,12 @@ class Case:
                 self.injected.boxes[own] * [*self.scale, *self.scale],
             )
             if own.any():
-                found.append(T.decode_masks(self.sam, embedding, points, boxes, mask))
+                found.append(T._decode_masks(self.sam, embedding, points, boxes, mask))
         return tuple(torch.cat(part) for part in zip(*found))
 
     @cached_property
     def full(self):
-        return T.upscale_masks(
+        return T._upscale_masks(
             self.sam, self.decoded[0][torch.from_numpy(self.arrays["comp_kept"])], self.whole, self.size
         )
 
@@ -446,7 +446,7 @@ def check_positions(case):
     tables = case.clip.vision_model.embeddings.position_embedding.weight[None], case.dino.embeddings.position_embeddings
     assert all(
         [
-            case.check(name, T.position_table(table, grid), 2e-6)
+            case.check(name, T._position_table(table, grid), 2e-6)
             for name, table, grid in zip(("clip_pos_embed", "dino_pos_embed"), tables, grids)
         ]
     )
@@ -484,7 +484,7 @@ def check_sam_image(case):
     ] == case.info["sam_grid"]
     middle = case.seen.shape[1] // 2
     pictures = [case.seen[:, :middle], case.seen[:, middle:], case.seen] if case.halves else [case.seen]
-    resized = [T.resize_long(picture, case.sam.image_encoder.img_size) for picture in pictures]
+    resized = [T._resize_long(picture, case.sam.image_encoder.img_size) for picture in pictures]
     for i, picture in enumerate(resized):
         if f"sam_resized_u8_{i}" in case.arrays:
             equal("sam_resized_u8", picture, case.arrays[f"sam_resized_u8_{i}"])
@@ -620,12 +620,12 @@ def check_merge(case):
     a, kept = case.arrays, case.arrays["comp_kept"]
     scores = torch.zeros_like(case.prob)
     for c in np.unique(case.injected.labels[kept]):
-        scores[c] = T.class_score(case.full[torch.from_numpy(case.injected.labels[kept] == c)], case.prob[c])
+        scores[c] = T._class_score(case.full[torch.from_numpy(case.injected.labels[kept] == c)], case.prob[c])
     case.check("merged_score", scores, 1e-4, outliers=1e-4)
     equal("merged_label_raw", scores.argmax(0), a["merged_label_raw"], 0.9999)
     failed = T.resize_nearest(np.isin(case.found.map, 1 + np.flatnonzero(~kept)), case.size)
     equal("failed_area", failed, a["failed_area"])
-    labels, final = T.merge_masks(scores, a["coarse_label"].astype(np.int64), case.prob, failed)
+    labels, final = T._merge_masks(scores, a["coarse_label"].astype(np.int64), case.prob, failed)
     equal("label_before_failed", labels, a["label_before_failed"], 0.9999)
     case.check("final_score", final, 1e-4, outliers=1e-4)
 
@@ -674,7 +674,7 @@ def check_plain(golden):
             if f"{key}_image_features" in a:
                 close("plain_forward", image, a[f"{key}_image_features"], **FEATURE)
         ids = torch.from_numpy(a["clip_text_ids"])
-        ours = torch.stack([T.name_vector(golden.model("clip"), row[None]) for row in ids])
+        ours = torch.stack([T._name_vector(golden.model("clip"), row[None]) for row in ids])
         close("plain_forward", ours, F.normalize(torch.from_numpy(a["clip_text_features"]), dim=1), **FEATURE)
         features = T.dino_features(golden.model("dino"), torch.from_numpy(a["dino_pixels"]))
         close("plain_forward", features.flatten(2).transpose(1, 2), a["dino_last_hidden"][:, 1:], **FEATURE)
@@ -684,7 +684,7 @@ def check_templates(golden, case):
     ids = torch.from_numpy(case.arrays["template_tokens"].astype(np.int64))
     close(
         "template_ensemble",
-        torch.stack([T.name_vector(case.clip, row) for row in ids]),
+        torch.stack([T._name_vector(case.clip, row) for row in ids]),
         case.arrays["template_ensemble"],
         **FEATURE,
     )
@@ -706,7 +706,7 @@ def check_geometry(golden):
         assert T.resize_short(np.zeros((h, w, 3), np.uint8), side, LONGEST).shape[:2] == tuple(size), (h, w, side)
     for h, w, patch, crop, *size in g["preprocess"]:
         if min(size) >= crop:
-            assert T.canvas_size((h, w), patch, crop) == tuple(size), (h, w, patch)
+            assert T._canvas_size((h, w), patch, crop) == tuple(size), (h, w, patch)
     for row in g["windows"]:
         boxes = T.window_boxes(
             [row[k] // row["patch"] for k in "hw"], row["crop"] // row["patch"], row["stride"] // row["patch"]
@@ -716,11 +716,11 @@ def check_geometry(golden):
         size = row["h"], row["w"]
         seen = T.sam_image(np.zeros((*size, 3), np.uint8), 16)
         assert (
-            list(seen.shape[:2]) == row["sam_image"] and list(T.resize_long(seen, 1024).shape[:2]) == row["input_size"]
+            list(seen.shape[:2]) == row["sam_image"] and list(T._resize_long(seen, 1024).shape[:2]) == row["input_size"]
         )
-        prompt = T.mask_prompt(torch.ones([n // 2 for n in size]), size, 256, 0.5, 1.0)
+        prompt = T._mask_prompt(torch.ones([n // 2 for n in size]), size, 256, 0.5, 1.0)
         assert [int((prompt > 0).any(i).sum()) for i in (1, 0)] == row["mask_prompt_valid"]
-        assert [round(f * (n // 2)) for f, n in zip(T.prompt_scale([n // 2 for n in size], 1024)[::-1], size)] == row[
+        assert [round(f * (n // 2)) for f, n in zip(T._prompt_scale([n // 2 for n in size], 1024)[::-1], size)] == row[
             "prompt_frame"
         ]
 

@@ -19,16 +19,16 @@ from .world import SPLITS, SPLIT_SIZE
 
 # %% ../../nbs/toybox/05_training.ipynb #5146232d
 TASKS = dict(
-    teacher="rim.toybox.dino:TeacherTask",
-    dino="rim.toybox.dino:DinoTask",
-    masks="rim.toybox.masks:MasksTask",
-    vae="rim.toybox.diffusion:VaeTask",
-    diffusion="rim.toybox.diffusion:DiffusionTask",
-    clip="rim.toybox.clip:ClipTask",
-    mae="rim.toybox.mae:MaeTask",
-    maskformer="rim.toybox.maskformer:MaskFormerTask",
-    vit="rim.toybox.vit:VitTask",
-    groupvit="rim.toybox.groupvit:GroupViTTask",
+    teacher="rim.toybox.dino:_TeacherTask",
+    dino="rim.toybox.dino:_DinoTask",
+    masks="rim.toybox.masks:_MasksTask",
+    vae="rim.toybox.diffusion:_VaeTask",
+    diffusion="rim.toybox.diffusion:_DiffusionTask",
+    clip="rim.toybox.clip:_ClipTask",
+    mae="rim.toybox.mae:_MaeTask",
+    maskformer="rim.toybox.maskformer:_MaskFormerTask",
+    vit="rim.toybox.vit:_VitTask",
+    groupvit="rim.toybox.groupvit:_GroupViTTask",
 )
 
 # %% ../../nbs/toybox/05_training.ipynb #66ba451e
