@@ -84,15 +84,8 @@ def _outcome_of(index, item, kind, told, fatal, deaths):
     return _Outcome(index, item, None, told.error, told.trace)
 
 # %% ../../nbs/base/09_engine.ipynb #c127ccad
-def _supervise(
-    crew,
-    workers: int,
-    items,
-    attempts: int,
-    fatal,  # exceptions that end the run
-    heard,  # function of an Outcome
-):
-    "Hand out items until each has an outcome."
+def _supervise(crew, workers, items, attempts, fatal, heard):
+    "Hand out items until each has an outcome, which `heard` gets; an exception of `fatal` ends the run."
     waiting, idle, busy, deaths, good = deque(range(len(items))), [], {}, {}, 0
     while waiting or busy:
         while waiting and len(busy) < workers:
@@ -119,6 +112,12 @@ def _crew_of(work, engine):
         return Serial(work)
     return Ray(work, engine) if engine.name == "ray" else Processes(work, engine.crew)
 
+# %% ../../nbs/base/09_engine.ipynb #906aba45
+def _progress_of(outcomes, total, things):
+    "How much an interrupted run has done."
+    aside = sum(bool(outcome.error) for outcome in outcomes.values())
+    return f"{len(outcomes) - aside} of {total} {things} are done" + (f", {aside} excluded" if aside else "")
+
 # %% ../../nbs/base/09_engine.ipynb #5fecdca6
 def run(
     work,  # () -> function of an item; picklable for engines other than serial. It is called once per worker
@@ -130,7 +129,8 @@ def run(
     things="items",  # what they are called
 ) -> list:  # of Outcome, in the order of the items
     "Do something with every item, whoever dies meanwhile."
-    engine, items, outcomes = Engine(engine) if isinstance(engine, str) else engine, list(items), {}
+    engine = Engine(engine) if isinstance(engine, str) else engine
+    items, outcomes = list(items), {}
     if not items:
         return []
     with tqdm(total=len(items), desc=progress, disable=not progress) as bar:
@@ -141,15 +141,11 @@ def run(
             heard(outcome)
 
         crew = _crew_of(work, engine)
+        workers = min(getattr(crew, "workers", engine.crew), len(items))
         try:
-            _supervise(
-                crew, min(getattr(crew, "workers", engine.crew), len(items)), items, engine.attempts, fatal, note
-            )
+            _supervise(crew, workers, items, engine.attempts, fatal, note)
         except KeyboardInterrupt:
-            aside = sum(bool(o.error) for o in outcomes.values())
-            raise KeyboardInterrupt(
-                f"{len(outcomes) - aside} of {len(items)} {things} are done" + (f", {aside} excluded" if aside else "")
-            ) from None
+            raise KeyboardInterrupt(_progress_of(outcomes, len(items), things)) from None
         finally:
             crew.stop()
     return [outcomes[i] for i in range(len(items))]

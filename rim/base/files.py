@@ -44,6 +44,20 @@ def _sync_folder(
         finally:
             os.close(handle)
 
+# %% ../../nbs/base/03_files.ipynb #cf2d9712
+def _fill(
+    file,  # open for writing bytes
+    data,  # bytes, text, or a function that writes into `file`
+):
+    "Write `data`, and force it to the disk."
+    if callable(data):
+        data(file)
+    else:
+        file.write(data.encode() if isinstance(data, str) else data)
+    file.flush()
+    with _where_possible():
+        os.fsync(file.fileno())
+
 # %% ../../nbs/base/03_files.ipynb #adbb9f9a
 def atomic_write(
     path,  # target; missing folders are made
@@ -55,13 +69,7 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            with _where_possible():
-                os.fsync(file.fileno())
+            _fill(file, data)
         with _where_possible():
             os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)

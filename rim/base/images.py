@@ -164,7 +164,7 @@ def _check_keeps_values(
     if _raw_mode(image) in _INVERTED:
         raise ValueError(f"a label map's values must stand in the file as they are: {path} has 0 for white")
 
-
+# %% ../../nbs/base/05_images.ipynb #4cc43267
 def read_labels(
     path,  # PNG, BMP or TIFF, palette or grey, 8 or 16 bit
 ) -> np.ndarray:  # integer [H, W]

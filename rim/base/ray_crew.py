@@ -87,6 +87,21 @@ class Ray:
 
 # %% ../../nbs/base/08_ray_crew.ipynb #58a6e07b
 @patch
+def _connect(self: Ray, engine):
+    "Facts of a cluster that is started or joined; a start is tried twice."
+    for attempt in (1, 2):
+        try:
+            return self.ray.init(**_ray_arguments(engine.crew, engine.address)).address_info
+        except Exception as e:  # Ray raises Exception itself when it takes too long
+            self.ray.shutdown()
+            if attempt == 2 or engine.address:
+                joined = f"be joined at {engine.address}: "
+                how = joined if engine.address else "start on this machine, which may be busy: "
+                reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+                raise OSError(f"Ray could not {how}{reason}") from e
+
+# %% ../../nbs/base/08_ray_crew.ipynb #ce96eb12
+@patch
 def begin(self: Ray, engine):
     "Start a cluster, or join one."
     if not (engine.address or self.alone):
@@ -95,22 +110,7 @@ def begin(self: Ray, engine):
             "imported before: give the address of a running one, or begin in a new process"
         )
     with variables({} if engine.address else _ours(engine.crew)):
-        for attempt in (1, 2):
-            try:
-                there = self.ray.init(**_ray_arguments(engine.crew, engine.address)).address_info
-                break
-            except Exception as e:  # Ray raises Exception itself when it takes too long
-                self.ray.shutdown()
-                if attempt == 2 or engine.address:
-                    raise OSError(
-                        "Ray could not "
-                        + (
-                            f"be joined at {engine.address}: "
-                            if engine.address
-                            else "start on this machine, which may be busy: "
-                        )
-                        + f"{str(e).splitlines()[0] if str(e) else type(e).__name__}"
-                    ) from e
+        there = self._connect(engine)
     if engine.address:
         return
     if there["node_ip_address"] != _LOOPBACK:

@@ -6,8 +6,8 @@
 __all__ = ['Settings']
 
 # %% ../../nbs/base/02_settings.ipynb #b3c0ada6
-import difflib, os
-from dataclasses import asdict, dataclass, fields, replace
+import dataclasses, difflib, os
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from pathlib import Path
 from fastcore.basics import patch
@@ -129,12 +129,8 @@ class MatchingSettings:
     match_references: float  # k nearest references of a class, in square roots of their number
     match_negatives: float  # k nearest negatives of the background, likewise
     match_margin: float  # added to the cosine of the background
-    match_centring: (
-        str  # bank: cosines after subtracting the mean of the class means, the background's among them; or none
-    )
-    match_presence: (
-        float  # share of a class in the softmax of one region, without which it isn't in the image; 0: all are
-    )
+    match_centring: str  # none, or bank: cosines after subtracting the mean of the class means, background included
+    match_presence: float  # a class whose softmax is smaller in every region is not in the image; 0: all are
     match_temperature: float  # of that softmax
     match_voting: str  # mean: of all proposals that cover a pixel; smallest: the smallest alone
     confidence_curve: str  # from margins to probabilities, see method/21_confidence; empty: not calibrated
@@ -244,25 +240,24 @@ class Settings(
         object.__setattr__(self, "said", frozenset(keys))
         return self
 
-    def as_dict(self):
-        "All values by field name."
-        return asdict(self)
+# %% ../../nbs/base/02_settings.ipynb #feac36a6
+@patch
+def as_dict(self: Settings):
+    "All values by field name."
+    return asdict(self)
 
-    def replace(self, **changes):
-        "A copy with some fields changed; values may be text."
-        return replace(self, **_convert(changes))._say(self.said.union(changes))
 
-    def subset(self, *names):
-        "The values of these fields: what a key of the store is made of."
-        _check_keys(names)
-        return {name: getattr(self, name) for name in names}
+@patch
+def replace(self: Settings, **changes):
+    "A copy with some fields changed; values may be text."
+    return dataclasses.replace(self, **_convert(changes))._say(self.said.union(changes))
 
-    def __getattr__(self, name):
-        "The fields of a section as its own record: `settings.synthesis`."
-        if name not in _SECTIONS:
-            raise AttributeError(f"Settings has no field or section {name!r}")
-        kind = _SECTIONS[name]
-        return kind(**self.subset(*(field.name for field in fields(kind))))
+
+@patch
+def subset(self: Settings, *names):
+    "The values of these fields: what a key of the store is made of."
+    _check_keys(names)
+    return {name: getattr(self, name) for name in names}
 
 # %% ../../nbs/base/02_settings.ipynb #d016da78
 _KINDS = {field.name: field.type for field in fields(Settings)}
@@ -333,6 +328,15 @@ _SECTIONS = dict(
     evaluation=EvaluationSettings,
 )
 
+# %% ../../nbs/base/02_settings.ipynb #b5096c03
+@patch(nm="__getattr__")
+def _section(self: Settings, name):
+    "The fields of a section as its own record: `settings.synthesis`."
+    if name not in _SECTIONS:
+        raise AttributeError(f"Settings has no field or section {name!r}")
+    kind = _SECTIONS[name]
+    return kind(**self.subset(*(field.name for field in fields(kind))))
+
 # %% ../../nbs/base/02_settings.ipynb #1b281d9b
 def settings_for(
     settings,  # Settings
@@ -358,31 +362,26 @@ def _ini_groups():
     return {lines[0].lstrip("# "): keys(lines) for lines in blocks}
 
 # %% ../../nbs/base/02_settings.ipynb #2dc415cf
+def _html_row(key, value, usual, paper, profile):
+    "A row: a value other than the profile's `usual` one is bold, and what it departs from stands beside it."
+    own = value != usual
+    beside = f"{profile}: {usual}" if own else f"DEFAULT: {paper}" if value != paper else ""
+    shown = f"<b>{escape(str(value))}</b>" if own else escape(str(value))
+    return (
+        f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td '
+        f'style="text-align:left;opacity:.7">{escape(beside)}</td></tr>'
+    )
+
+# %% ../../nbs/base/02_settings.ipynb #b802316c
 @patch
-def _repr_html_(
-    self: Settings,
-):
+def _repr_html_(self: Settings):
     "The settings as HTML."
     ini = read_ini(shipped_file(), *([f] if (f := own_file()) else []))
     default, parts = _convert(ini.defaults()), []
     profile = _convert(dict(ini[self.profile])) if self.profile in ini else default
     for heading, keys in _ini_groups().items():
-        rows, changed = [], 0
-        for key in keys:
-            value, own = getattr(self, key), getattr(self, key) != profile[key]
-            beside = (
-                f"{self.profile}: {profile[key]}"
-                if own
-                else f"DEFAULT: {default[key]}"
-                if value != default[key]
-                else ""
-            )
-            shown = f"<b>{escape(str(value))}</b>" if own else escape(str(value))
-            rows.append(
-                f'<tr><td style="text-align:left">{key}</td><td style="text-align:left">{shown}</td><td '
-                f'style="text-align:left;opacity:.7">{escape(beside)}</td></tr>'
-            )
-            changed += own
+        rows = [_html_row(key, getattr(self, key), profile[key], default[key], self.profile) for key in keys]
+        changed = sum(getattr(self, key) != profile[key] for key in keys)
         parts.append(
             f"<details{' open' * bool(changed)}><summary>{escape(heading)}"
             f"{f', <b>{changed} changed</b>' if changed else ''}</summary><table>{''.join(rows)}</table></details>"

@@ -10,6 +10,7 @@ import ast, importlib.util
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from fastcore.basics import patch
 from .settings import Settings
 from .files import address
 from .store import library_versions
@@ -54,26 +55,28 @@ class Stage:
     def __post_init__(self):
         _STAGES[self.name] = self
 
-    def key(
-        self,
-        settings: Settings = None,  # None: the step reads none
-        parts=None,  # name -> key of a part that works in the step, None where it has none
-        **facts,  # what else decides: contents of inputs, names
-    ) -> dict:  # None where a part has no key: then nothing can be kept
-        "What determines a result of this step."
-        if None in (parts or {}).values():
-            return None
-        own = {"settings": settings.subset(*self.settings)} if settings else {}
-        return {
-            "stage": self.name,
-            "version": self.version,
-            **own,
-            **(parts or {}),
-            **facts,
-            "libraries": dict(_versions(*self.libraries)),
-        }
-
     @property
     def digest(self) -> str:  # SHA-256, without docstrings, comments and layout
         "The code that `version` stands for."
         return _code_digest(*self.modules)
+
+# %% ../../nbs/base/10_stages.ipynb #8a1a395c
+@patch
+def key(
+    self: Stage,
+    settings: Settings = None,  # None: the step reads none
+    parts=None,  # name -> key of a part that works in the step, None where it has none
+    **facts,  # what else decides: contents of inputs, names
+) -> dict:  # None where a part has no key: then nothing can be kept
+    "What determines a result of this step."
+    if None in (parts or {}).values():
+        return None
+    own = {"settings": settings.subset(*self.settings)} if settings else {}
+    return {
+        "stage": self.name,
+        "version": self.version,
+        **own,
+        **(parts or {}),
+        **facts,
+        "libraries": dict(_versions(*self.libraries)),
+    }

@@ -109,8 +109,7 @@ class Store:
         except RuntimeError:
             raise ValueError(
                 f"the store {root} lies in the user's home, and this user has none: the variable RIM_STORE or "
-                "the setting"
-                " store names another folder"
+                "the setting store names another folder"
             ) from None
 
     def __repr__(self):

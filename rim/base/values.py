@@ -149,6 +149,19 @@ _NOT_NEGATIVE = """
     trident_cos_fac trident_mask_weight corrclip_spatial corrclip_semantic
 """.split()
 
+# %% ../../nbs/base/01_values.ipynb #f0ad9ad0
+_OWN_RULES = dict(
+    seed=(lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
+    sd_timestep=(lambda value: 0 <= value < 1000, "0 to 999"),
+    diffseg_timestep=(lambda value: 0 <= value < 1000, "0 to 999"),
+    sam_side=(lambda value: value >= 0 and value % 16 == 0, "0 or a multiple of 16"),
+    feature_layer=(
+        lambda value: value in ("last", "head", "logits") or value.isdecimal(),
+        "last, head, logits or a number",
+    ),
+    prompt=(lambda value: "{}" in value, "a text with {} where the class name goes"),
+)  # key -> whether a value is good, and the rule in words
+
 # %% ../../nbs/base/01_values.ipynb #c368a966
 def _broken_rule(
     key,  # name of the field
@@ -159,8 +172,8 @@ def _broken_rule(
         return "one line of text"
     if key in _PATTERNS and not re.fullmatch(_PATTERNS[key][0], value):
         return _PATTERNS[key][1]
-    if key == "seed" and not 0 <= value < 2**63:
-        return "0 to 2**63 - 1"
+    if key in _OWN_RULES and not _OWN_RULES[key][0](value):
+        return _OWN_RULES[key][1]
     if key in _CHOICES and value not in _CHOICES[key]:
         return "one of " + ", ".join(_CHOICES[key])
     if key in _POSITIVE and not value > 0:
@@ -169,13 +182,5 @@ def _broken_rule(
         return "between 0 and 1"
     if key in _NOT_NEGATIVE and value < 0:
         return "0 or more"
-    if key in ("sd_timestep", "diffseg_timestep") and not 0 <= value < 1000:
-        return "0 to 999"
-    if key == "sam_side" and (value < 0 or value % 16):
-        return "0 or a multiple of 16"
-    if key == "feature_layer" and value not in ("last", "head", "logits") and not value.isdecimal():
-        return "last, head, logits or a number"
-    if key == "prompt" and "{}" not in value:
-        return "a text with {} where the class name goes"
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"

@@ -114,6 +114,18 @@ def write_instances(
     path = Path(folder) / "annotations/instances_default.json"
     _dump(path, images=listed, annotations=found, categories=_categories(words, used, False))
 
+# %% ../../nbs/exchange/03_coco.ipynb #1fb7d3a5
+def _panoptic_image(item, words, first):
+    "The numbers of an image's segments as colours, and the facts of each."
+    numbers, parts = np.zeros((*item.labels.shape, 3), np.uint8), []
+    things = tuple(i for i in item.instances if i.label or not words.background)
+    for k, part in enumerate(segments(replace(item, instances=things), skip=(unscored_label(len(words.labels)),)), 1):
+        numbers[part.mask] = k & 255, k >> 8 & 255, k >> 16
+        facts = {"id": k, "category_id": part.label + first, "area": int(part.mask.sum()), "iscrowd": 0}
+        score = {} if part.score is None else {"score": part.score}
+        parts.append({**facts, "bbox": _box(part.mask), **score})
+    return numbers, parts
+
 # %% ../../nbs/exchange/03_coco.ipynb #b74835bd
 def write_panoptic(
     annotations: Annotations,
@@ -123,17 +135,11 @@ def write_panoptic(
     "annotations/panoptic_default.json and a PNG for each image."
     words, listed, found, used = annotations.vocabulary, [], [], set()
     copies = Path(folder) / "images" if images else None
-    first, void, place = _first(words, True), unscored_label(len(words.labels)), Path(folder) / "annotations"
+    first, place = _first(words, True), Path(folder) / "annotations"
     for number, item in enumerate(annotations, 1):
         listed.append(_image(number, export_name(annotations, item, copies), item.labels.shape))
-        numbers, parts = np.zeros((*item.labels.shape, 3), np.uint8), []
-        things = tuple(i for i in item.instances if i.label or not words.background)
-        for k, part in enumerate(segments(replace(item, instances=things), skip=(void,)), 1):
-            numbers[part.mask] = k & 255, k >> 8 & 255, k >> 16
-            facts = {"id": k, "category_id": part.label + first, "area": int(part.mask.sum()), "iscrowd": 0}
-            score = {} if part.score is None else {"score": part.score}
-            parts.append({**facts, "bbox": _box(part.mask), **score})
-            used.add(part.label)
+        numbers, parts = _panoptic_image(item, words, first)
+        used.update(part["category_id"] - first for part in parts)
         path = place / "panoptic_default" / f"{item.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png_bytes(Image.fromarray(numbers)))

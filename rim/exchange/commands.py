@@ -61,34 +61,55 @@ _OUT = ("coco", "coco-panoptic", "voc", "label-studio", "cvat", "cvat-masks", "p
 _IN, _AS, _LAYOUTS = _OUT[:-1], ("benchmark", "references"), ("transformers", "ultralytics")
 
 # %% ../../nbs/exchange/11_commands.ipynb #5a37bf03
+def _add_results(command):
+    "What the two ways out begin with."
+    command.add_argument("results", metavar="RESULTS", help="folder that `rim segment --out` wrote")
+    command.add_argument("--tolerance", type=float, default=0.0, metavar="PIXELS", help="of polygons; 0: exact")
+
+
+def _add_places(command, required=False):
+    "What all three end with: the folder of the images, and a new folder."
+    where = "folder of the images" + "; by default where they lay" * (not required)
+    command.add_argument("--images", required=required, metavar="DIR", help=where)
+    command.add_argument("--out", required=True, metavar="DIR", help="new folder; appears when it is finished")
+
+# %% ../../nbs/exchange/11_commands.ipynb #11f1ac53
+def _add_export(commands):
+    "export."
+    command = commands.add_parser("export", help="hand results of `rim segment` on to COCO, VOC, Label Studio or CVAT")
+    _add_results(command)
+    command.add_argument("--to", required=True, choices=_OUT, help="format")
+    command.add_argument("--url", default="/data/local-files/?d=", help="before an image's file, for Label Studio")
+    kinds = ("predictions", "annotations")
+    command.add_argument("--kind", default="predictions", choices=kinds, help="in Label Studio")
+    command.add_argument("--with-images", action="store_true", help="copy the images, too, upright")
+    _add_places(command)
+    command.set_defaults(run=_run_export)
+
+
+def _add_dataset(commands):
+    "export-dataset."
+    command = commands.add_parser("export-dataset", help="make a training set of results of `rim segment`")
+    _add_results(command)
+    command.add_argument("--layout", required=True, choices=_LAYOUTS)
+    command.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the images (0.2)")
+    command.add_argument("--seed", type=int, default=0, help="of the split, by a hash of the names (0)")
+    _add_places(command)
+    command.set_defaults(run=_run_dataset)
+
+# %% ../../nbs/exchange/11_commands.ipynb #6eba1408
 def add_commands(
     commands,  # of argparse
     names,  # text of --classes -> Vocabulary
     classes: str,  # help on --classes
 ):
-    "export, import and export-dataset."
-    export = commands.add_parser("export", help="hand results of `rim segment` on to COCO, VOC, Label Studio or CVAT")
-    dataset = commands.add_parser("export-dataset", help="make a training set of results of `rim segment`")
-    for command in (export, dataset):
-        command.add_argument("results", metavar="RESULTS", help="folder that `rim segment --out` wrote")
-        command.add_argument("--tolerance", type=float, default=0.0, metavar="PIXELS", help="of polygons; 0: exact")
-    export.add_argument("--to", required=True, choices=_OUT, help="format")
-    export.add_argument("--url", default="/data/local-files/?d=", help="before an image's file, for Label Studio")
-    export.add_argument("--kind", default="predictions", choices=("predictions", "annotations"), help="in Label Studio")
-    export.add_argument("--with-images", action="store_true", help="copy the images, too, upright")
-    dataset.add_argument("--layout", required=True, choices=_LAYOUTS)
-    dataset.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the images (0.2)")
-    dataset.add_argument("--seed", type=int, default=0, help="of the split, by a hash of the names (0)")
+    "export, export-dataset and import."
+    _add_export(commands)
+    _add_dataset(commands)
     back = commands.add_parser("import", help="take corrected labels back, as ground truth or as references")
     back.add_argument("export", metavar="EXPORT", help="file or folder that the tool exported")
     back.add_argument("--from", dest="source", required=True, choices=_IN, help="format")
     back.add_argument("--as", dest="target", default="benchmark", choices=_AS, help="benchmark (default)")
     back.add_argument("--classes", help=classes + "; by default those of the file, in its order")
-    for command in (export, dataset, back):
-        more = {"required": True} if command is back else {}
-        where = "folder of the images" + "; by default where they lay" * (command is not back)
-        command.add_argument("--images", **more, metavar="DIR", help=where)
-        command.add_argument("--out", required=True, metavar="DIR", help="new folder; appears when it is finished")
-    export.set_defaults(run=_run_export)
-    dataset.set_defaults(run=_run_dataset)
+    _add_places(back, required=True)
     back.set_defaults(run=lambda args: _run_import(args, names(args.classes) if args.classes is not None else None))

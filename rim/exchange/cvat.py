@@ -13,23 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as rle_tools
 from .archives import read_entry
-from rim.exchange.items import (
-    IGNORE_NAME,
-    UNKNOWN_MARK,
-    Annotations,
-    Instance,
-    Item,
-    draw,
-    find_images,
-    label_name,
-    label_of,
-    export_name,
-    reserved_labels,
-    segments,
-    clean,
-    unknown_label,
-    vocabulary_for,
-)
+from .items import IGNORE_NAME, UNKNOWN_MARK, Annotations, Instance, Item
+from .items import draw, find_images, label_name, label_of, export_name, reserved_labels, segments, clean
+from .items import unknown_label, vocabulary_for
 from ..method.segmentation import mask_box
 from ..method.vocabulary import Vocabulary
 
@@ -78,15 +64,13 @@ def _task_labels(
     pairs += [(UNKNOWN_MARK, (128, 128, 128)), (IGNORE_NAME, (245, 245, 240))]
     return [{"name": n, "color": "#{:02x}{:02x}{:02x}".format(*c), "type": "mask", "attributes": []} for n, c in pairs]
 
-# %% ../../nbs/exchange/06_cvat.ipynb #e5149dd8
-def write_cvat(
+# %% ../../nbs/exchange/06_cvat.ipynb #0ab4d4e5
+def _xml_of(
     annotations: Annotations,
-    folder,  # that exists
-    images=False,  # whether the images are copied into images/
-):
-    "annotations.zip, to be imported as CVAT for images 1.1, and labels.json."
+    copies,  # folder that the images are copied into; None: they are not
+) -> ElementTree.Element:
+    "The annotations as CVAT's XML."
     words, root = annotations.vocabulary, ElementTree.Element("annotations")
-    copies = Path(folder) / "images" if images else None
     _add(root, "version", "1.1")
     listed = _add(_add(_add(root, "meta"), "task"), "labels")
     for label in _task_labels(words):
@@ -101,14 +85,34 @@ def write_cvat(
             runs, (x, y, w, h) = _box_runs(part.mask)
             place = {"rle": ", ".join(map(str, runs)), "left": x, "top": y, "width": w, "height": h, "z_order": 0}
             _add(image, "mask", label=label_name(part.label, words), source="auto", occluded=0, **place)
-    folder = Path(folder)
-    (folder / "labels.json").write_text(json.dumps(_task_labels(words), ensure_ascii=False, indent=1), encoding="utf-8")
+    return root
+
+# %% ../../nbs/exchange/06_cvat.ipynb #e5149dd8
+def write_cvat(
+    annotations: Annotations,
+    folder,  # that exists
+    images=False,  # whether the images are copied into images/
+):
+    "annotations.zip, to be imported as CVAT for images 1.1, and labels.json."
+    folder, labels = Path(folder), _task_labels(annotations.vocabulary)
+    root = _xml_of(annotations, folder / "images" if images else None)
+    (folder / "labels.json").write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
     with zipfile.ZipFile(folder / "annotations.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         entry = zipfile.ZipInfo("annotations.xml")
         entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
         archive.writestr(entry, ElementTree.tostring(root, "utf-8", xml_declaration=True))
 
 # %% ../../nbs/exchange/06_cvat.ipynb #acb60e03
+def _xml_bytes(
+    path: Path,  # annotations.xml, an archive, or a folder with one of them
+) -> bytes:
+    "The XML of an export."
+    if path.is_dir():
+        inner = path / "annotations.zip"
+        path = inner if inner.is_file() else path / "annotations.xml"
+    return read_entry(path, "annotations.xml") if zipfile.is_zipfile(path) else path.read_bytes()
+
+# %% ../../nbs/exchange/06_cvat.ipynb #7614d94f
 _SHAPES = ("mask", "polygon", "box")
 
 
@@ -118,13 +122,7 @@ def _read_xml(
     "The annotations of an export."
     path = Path(path)
     try:
-        if zipfile.is_zipfile(path):
-            data = read_entry(path, "annotations.xml")
-        else:
-            inner = path / "annotations.zip"
-            if path.is_dir() and inner.is_file():
-                return _read_xml(inner)
-            data = (path / "annotations.xml" if path.is_dir() else path).read_bytes()
+        data = _xml_bytes(path)
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
             raise ValueError("it declares a document type")
         root = ElementTree.fromstring(data)
@@ -134,11 +132,22 @@ def _read_xml(
         raise ValueError(
             f"an export of CVAT has annotations.xml: {clean(path)} has none that can be read ({error})"
         ) from None
-    if other := sorted(
-        {e.tag for i in root.iter("image") for e in i} - {*_SHAPES, "tag"} | {t.tag for t in root.iter("track")}
-    ):
+    tags = {e.tag for image in root.iter("image") for e in image} | {track.tag for track in root.iter("track")}
+    if other := sorted(tags - {*_SHAPES, "tag"}):
         raise ValueError(f"shapes of CVAT are masks, polygons and boxes here: {clean(path)} has {', '.join(other)}")
     return root
+
+# %% ../../nbs/exchange/06_cvat.ipynb #491214c2
+def _outline(
+    element,  # polygon or box
+) -> list:  # x, y, x, y, ...
+    "The corners of a shape."
+    if float(element.get("rotation") or 0):
+        raise ValueError("a box is not rotated here")
+    if element.tag == "polygon":
+        return [float(v) for pair in element.get("points").split(";") for v in pair.split(",")]
+    x0, y0, x1, y1 = (float(element.get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
 
 # %% ../../nbs/exchange/06_cvat.ipynb #16a63f4d
 def _read_shape(
@@ -154,14 +163,8 @@ def _read_shape(
         if element.tag == "mask":
             box = [int(get(key)) for key in ("left", "top", "width", "height")]
             return Instance(_runs_mask([int(r) for r in get("rle").split(",")], box, size, where), label)
-        if element.tag == "box":
-            x0, y0, x1, y1 = (float(get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
-            points = [x0, y0, x1, y0, x1, y1, x0, y1]
-        else:
-            points = [float(v) for pair in get("points").split(";") for v in pair.split(",")]
-        if float(get("rotation") or 0):
-            raise ValueError("a box is not rotated here")
-        return Instance(rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects([points], *size))).astype(bool), label)
+        runs = rle_tools.merge(rle_tools.frPyObjects([_outline(element)], *size))
+        return Instance(rle_tools.decode(runs).astype(bool), label)
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"a shape of CVAT has a label and coordinates: {where} has a {element.tag} ({error})"

@@ -12,22 +12,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 import numpy as np
-from rim.exchange.items import (
-    IGNORE_NAME,
-    UNKNOWN_MARK,
-    Annotations,
-    Instance,
-    Item,
-    draw,
-    find_images,
-    label_name,
-    label_of,
-    reserved_labels,
-    segments,
-    clean,
-    unknown_label,
-    vocabulary_for,
-)
+from .items import IGNORE_NAME, UNKNOWN_MARK, Annotations, Instance, Item
+from .items import draw, find_images, label_name, label_of, reserved_labels, segments, clean, unknown_label
+from .items import vocabulary_for
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #67980d0c
@@ -52,6 +39,29 @@ def _brush_rle(
     return list(int(text.ljust(-len(text) % 8 + len(text), "0"), 2).to_bytes(-(-len(text) // 8), "big"))
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #9aef31ec
+def _decode_brush(
+    rle,  # of integers 0..255
+    count: int,  # of values
+) -> np.ndarray:  # uint8 [count]
+    "The values of Label Studio's run lengths, block by block."
+    text, at = "".join(map("{:08b}".format, bytes(rle))), 53
+    if int(text[:32], 2) != count or int(text[32:37], 2) + 1 != 8:
+        raise ValueError(f"{int(text[:32], 2)} values of {int(text[32:37], 2) + 1} bits")
+    sizes = [int(text[k : k + 4], 2) + 1 for k in range(37, 53, 4)]
+    values, done = np.empty(count, np.uint8), 0
+    while done < count:
+        bits = sizes[int(text[at + 1 : at + 3], 2)]
+        repeated, end = text[at] == "1", done + int(text[at + 3 : at + 3 + bits], 2) + 1
+        at += 3 + bits
+        used = 1 if repeated else end - done
+        if end > count or len(text) < at + 8 * used:
+            raise ValueError("they end too early")
+        found = [int(text[k : k + 8], 2) for k in range(at, at + 8 * used, 8)]
+        values[done:end] = found[0] if repeated else found
+        done, at = end, at + 8 * used
+    return values
+
+# %% ../../nbs/exchange/05_label_studio.ipynb #e98b7246
 def brush_mask(
     rle,  # of integers 0..255
     size,  # (H, W)
@@ -59,24 +69,7 @@ def brush_mask(
 ) -> np.ndarray:  # bool [H, W]
     "The mask of Label Studio's run lengths."
     try:
-        data = bytes(rle)
-        text, at = "".join(map("{:08b}".format, data)), 53
-        count, word = int(text[:32], 2), int(text[32:37], 2) + 1
-        if count != 4 * size[0] * size[1] or word != 8:
-            raise ValueError(f"{count} values of {word} bits")
-        sizes = [int(text[k : k + 4], 2) + 1 for k in range(37, 53, 4)]
-        values, done = np.empty(count, np.uint8), 0
-        while done < count:
-            bits = sizes[int(text[at + 1 : at + 3], 2)]
-            repeated, end = text[at] == "1", done + int(text[at + 3 : at + 3 + bits], 2) + 1
-            at += 3 + bits
-            used = 1 if repeated else end - done
-            if end > count or len(text) < at + 8 * used:
-                raise ValueError("they end too early")
-            found = [int(text[k : k + 8], 2) for k in range(at, at + 8 * used, 8)]
-            values[done:end] = found[0] if repeated else found
-            done, at = end, at + 8 * used
-        return values.reshape(*size, 4)[..., 3] > 127
+        return _decode_brush(rle, 4 * size[0] * size[1]).reshape(*size, 4)[..., 3] > 127
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"run lengths of Label Studio fill {size[0]} x {size[1]} pixels: {where} ({error})") from None
 

@@ -76,6 +76,17 @@ def _label_map(
             raise ValueError(f"a name of VOC has no colon and does not begin with #: got {name!r}")
     return "".join(f"{name}:{','.join(map(str, _voc_colours(n).tolist()))}::\n" for name, n in rows.items())
 
+# %% ../../nbs/exchange/04_voc.ipynb #91ca9e40
+def _write_masks(item, words, table, folder):
+    "The class mask and the object mask of an image; `table` has VOC's number of each value."
+    objects = np.zeros(item.labels.shape, np.int64)
+    for k, part in enumerate(segments(item, (0,) if words.background else (), unknown_label(len(words.labels))), 1):
+        objects[part.mask] = k
+    for kind, values in (("Class", table[item.labels]), ("Object", objects)):
+        path = folder / f"Segmentation{kind}" / f"{item.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_colour(values))
+
 # %% ../../nbs/exchange/04_voc.ipynb #b8d1c800
 def write_voc(
     annotations: Annotations,
@@ -90,15 +101,8 @@ def write_voc(
     for value, number in _numbers(words).items():
         table[value] = number
     for item in annotations:
-        numbers, objects = table[item.labels], np.zeros(item.labels.shape, np.int64)
         used.update(np.unique(item.labels).tolist())
-        things = segments(item, (0,) if words.background else (), unknown_label(len(words.labels)))
-        for k, part in enumerate(things, 1):
-            objects[part.mask] = k
-        for kind, values in (("Class", numbers), ("Object", objects)):
-            path = folder / f"Segmentation{kind}" / f"{item.name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(_colour(values))
+        _write_masks(item, words, table, folder)
         if images:
             export_name(annotations, item, folder / "JPEGImages")
     (folder / "labelmap.txt").write_text(_label_map(words, used), encoding="utf-8")
