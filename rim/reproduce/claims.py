@@ -9,7 +9,6 @@ __all__ = []
 import json, re, textwrap, tomllib
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from ..base.files import atomic_write
@@ -47,23 +46,27 @@ class _Claim:
     number: float | None = None  # the value that the paper states
     tests: tuple = ()  # comparisons, all of which the claim needs
 
-    def outcome(
-        self,
-        tables: Tables,
-    ) -> str:  # holds, fails, open, not measured here, or empty without a test
-        "What all comparisons together say."
-        try:
-            found = {decide(test, tables) for test in self.tests}
-        except NotMeasured:
-            return ABSENT
-        return next((outcome for outcome in (FAILS, OPEN, HOLDS) if outcome in found), "")
+# %% ../../nbs/reproduce/07_claims.ipynb #f18a3f43
+@patch
+def outcome(
+    self: _Claim,
+    tables: Tables,
+) -> str:  # holds, fails, open, not measured here, or empty without a test
+    "What all comparisons together say."
+    try:
+        found = {decide(test, tables) for test in self.tests}
+    except NotMeasured:
+        return ABSENT
+    return next((outcome for outcome in (FAILS, OPEN, HOLDS) if outcome in found), "")
 
-    def shown(
-        self,
-        tables: Tables,
-    ) -> str:  # a key of VERDICTS
-        "The verdict as far as the results are there."
-        return ABSENT if self.outcome(tables) == ABSENT else self.verdict
+
+@patch
+def shown(
+    self: _Claim,
+    tables: Tables,
+) -> str:  # a key of VERDICTS
+    "The verdict as far as the results are there."
+    return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7a5f9e1a
 def _check(
@@ -154,21 +157,23 @@ class Claims:
         template = self.root / "docs/report.template"
         self.template = template.read_text(encoding="utf-8") if template.exists() else ""
 
-    @cached_property
-    def counts(self) -> Counter:
-        "Number of claims of each verdict; those decided at a smaller scale also by outcome."
-        found = Counter(c.shown(self.tables) for c in self.claims)
-        found.update(("toy", c.outcome(self.tables)) for c in self.claims if c.shown(self.tables) == "toy")
-        return found
+# %% ../../nbs/reproduce/07_claims.ipynb #76b22f40
+@patch(as_prop=True)
+def counts(self: Claims) -> Counter:
+    "Number of claims of each verdict; those decided at a smaller scale also by outcome."
+    found = Counter(c.shown(self.tables) for c in self.claims)
+    found.update(("toy", c.outcome(self.tables)) for c in self.claims if c.shown(self.tables) == "toy")
+    return found
 
-    @cached_property
-    def cells(self) -> list:  # of str
-        "All cells that are named anywhere."
-        texts = [c.why for c in self.claims] + [t.shown for t in self.trained] + [self.template]
-        gaps = [" ".join(gap.split()) for text in texts for gap in re.findall(_GAP, text)]
-        sides = [what for c in self.claims for left, _, right in c.tests for what in (left, right)]
-        worth = [cell for a in self.ambiguities for cell in a.worth]
-        return [name for name in dict.fromkeys([*gaps, *sides, *worth]) if isinstance(name, str) and ": " in name]
+
+@patch(as_prop=True)
+def cells(self: Claims) -> list:  # of str
+    "All cells that are named anywhere."
+    texts = [c.why for c in self.claims] + [t.shown for t in self.trained] + [self.template]
+    gaps = [" ".join(gap.split()) for text in texts for gap in re.findall(_GAP, text)]
+    sides = [what for c in self.claims for left, _, right in c.tests for what in (left, right)]
+    worth = [cell for a in self.ambiguities for cell in a.worth]
+    return [name for name in dict.fromkeys([*gaps, *sides, *worth]) if isinstance(name, str) and ": " in name]
 
 # %% ../../nbs/reproduce/07_claims.ipynb #f1f3cd71
 @patch
@@ -257,6 +262,11 @@ def _trained_models(
     return markdown_table(head, rows)
 
 # %% ../../nbs/reproduce/07_claims.ipynb #332e685f
+_FIGURES = "../figures/"  # from the pages in docs/
+_ORIGIN = (
+    "Made by `python docs/claims.py`, and after every `rim reproduce`, from `claims.toml` and the `results.json` in "
+    "`figures/`. Every number of ours is a cell of one of these; that verdicts and comparisons agree is tested."
+)  # below the count
 _TRAINED = (
     "The trained models of the profile `photo` are public, small, and carried by package registries. What our classes "
     "compute from them is compared with the graphs and packages that they came in by `make test-photo`; `rim doctor "
@@ -265,9 +275,6 @@ _TRAINED = (
 )  # above the table
 
 # %% ../../nbs/reproduce/07_claims.ipynb #5b6897e9
-_FIGURES = "../figures/"  # from the pages in docs/
-
-
 def _page(
     claims: Claims,
 ) -> str:
@@ -277,9 +284,7 @@ def _page(
         [
             "# Claims of the papers",
             sentence(claims, "#every-claim"),
-            "Made by `python docs/claims.py`, and after every `rim reproduce`, from `claims.toml` and the "
-            "`results.json` in `figures/`. Every number of ours is a cell of one of these; that verdicts and "
-            "comparisons agree is tested.",
+            _ORIGIN,
             "## Verdicts",
             own(_VERDICTS),
             "## Scales",

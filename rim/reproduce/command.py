@@ -31,6 +31,22 @@ def _renew_claims(
     for problem in claims.problems():
         say(f"A claim needs another look: {problem}")
 
+# %% ../../nbs/reproduce/09_command.ipynb #394dd9f9
+def _conclude(jobs, done, failed, interrupted, say):
+    "Say what failed or lies outside the tolerance -> the exit code."
+    if off := {job.target.name: rows for job in done if (rows := outside(job))}:
+        say("Outside the tolerance: " + "; ".join(f"{name}: {', '.join(rows)}" for name, rows in off.items()) + ".")
+    if failed:
+        say(f"Failed: {', '.join(job.target.name for job in failed)}.")
+    if (done or failed) and (other := foreign_kernel()):
+        say(other)
+    if interrupted:
+        say(
+            f"Interrupted: {len(done)} of {len(jobs)} targets are done, what is finished is kept, and the "
+            "same command goes on from there."
+        )
+    return 130 if interrupted else 1 if failed else 3 if off else 0
+
 # %% ../../nbs/reproduce/09_command.ipynb #56867851
 def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None, registry=TARGETS, say=print):
     "Make the targets `names` (all if empty) and say how they compare with the paper; returns the exit code."
@@ -51,20 +67,29 @@ def reproduce(names=(), profile="toybox", overrides=None, force=False, root=None
     if done or failed:
         say(f"\nAll results: {write_index(root, profile, registry).relative_to(root)}")
         _renew_claims(root, say)
-    if off := {job.target.name: rows for job in done if (rows := outside(job))}:
-        say("Outside the tolerance: " + "; ".join(f"{name}: {', '.join(rows)}" for name, rows in off.items()) + ".")
-    if failed:
-        say(f"Failed: {', '.join(job.target.name for job in failed)}.")
-    if (done or failed) and (other := foreign_kernel()):
-        say(other)
-    if interrupted:
-        say(
-            f"Interrupted: {len(done)} of {len(jobs)} targets are done, what is finished is kept, and the "
-            "same command goes on from there."
-        )
-    return 130 if interrupted else 1 if failed else 3 if off else 0
+    return _conclude(jobs, done, failed, interrupted, say)
 
 # %% ../../nbs/reproduce/09_command.ipynb #b9ead059
+def _announce(job, root, say):
+    "Say what begins, how long it takes, and what it goes without."
+    name = job.target.name
+    say(
+        f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from "
+        f"nothing on two cores (profile {(job.target.profiles or ('toybox',))[0]})."
+    )
+    if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]:
+        say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")
+
+
+def _run(job, root):
+    "Run the notebook, write the records beside its files, and put them in the place of the result before."
+    start, aside = time.monotonic(), partial_folder(job.folder)
+    counted = execute(job, root)
+    write_provenance(job, root, aside, time.monotonic() - start, counted)
+    write_results(aside)
+    install(job.folder)
+
+# %% ../../nbs/reproduce/09_command.ipynb #0a78e966
 def _make(job, root, force=False, say=print):
     "Run one job unless it is up to date; whether its result stands."
     store, name = Store(job.settings.store), job.target.name
@@ -76,24 +101,14 @@ def _make(job, root, force=False, say=print):
             say(f"{name}: up to date in {where} (--force makes it again).")
             return True
         store.check()
-        say(
-            f"{name}: running {job.notebook.relative_to(root)}, about {job.target.minutes:g} minutes from "
-            f"nothing on two cores (profile {(job.target.profiles or ('toybox',))[0]})."
-        )
-        if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]:
-            say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")
+        _announce(job, root, say)
         start = time.monotonic()
         try:
-            counted = execute(job, root)
-            write_provenance(job, root, partial_folder(job.folder), time.monotonic() - start, counted)
-            write_results(partial_folder(job.folder))
-            install(job.folder)
+            _run(job, root)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            say(
-                f"{name}: failed: {anonymous(reason, root, job.settings).rstrip('.')}. See "
-                f"{where / (name + '.partial.ipynb')}."
-            )
+            reason = anonymous(reason, root, job.settings).rstrip(".")
+            say(f"{name}: failed: {reason}. See {where / (name + '.partial.ipynb')}.")
             return False
         store.put("reproduce", stamp(job), {"done": np.ones(1, np.uint8)})
         say(f"{name}: done in {time.monotonic() - start:.0f} s: {where}.")

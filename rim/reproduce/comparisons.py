@@ -9,6 +9,7 @@ __all__ = []
 import json, re
 from dataclasses import dataclass
 from pathlib import Path
+from fastcore.basics import patch
 import rim
 from .registry import TARGETS
 
@@ -40,32 +41,36 @@ class Tables:
     ):
         self.root, self.read = Path(root), {}
 
-    def rows(
-        self,
-        target: str,  # name of a target, or profile/name
-    ) -> dict:  # row -> value, text, low, high, paper
-        "The rows of a target's results."
-        profile, _, name = target.rpartition("/")
-        if name not in TARGETS:
-            raise ValueError(f"a claim must name a target of rim reproduce: there is none called {target!r}")
-        if target not in self.read:
-            file = self.root / "figures" / (profile or "toybox") / name / "results.json"
-            if not file.exists():
-                command = f"rim reproduce {name}" + (f" --profile {profile}" if profile else "")
-                raise NotMeasured(f"Not measured here yet: `{command}` measures it.")
-            self.read[target] = json.loads(file.read_text(encoding="utf-8"))["values"]
-        return self.read[target]
+# %% ../../nbs/reproduce/06_comparisons.ipynb #16456846
+@patch
+def rows(
+    self: Tables,
+    target: str,  # name of a target, or profile/name
+) -> dict:  # row -> value, text, low, high, paper
+    "The rows of a target's results."
+    profile, _, name = target.rpartition("/")
+    if name not in TARGETS:
+        raise ValueError(f"a claim must name a target of rim reproduce: there is none called {target!r}")
+    if target not in self.read:
+        file = self.root / "figures" / (profile or "toybox") / name / "results.json"
+        if not file.exists():
+            command = f"rim reproduce {name}" + (f" --profile {profile}" if profile else "")
+            raise NotMeasured(f"Not measured here yet: `{command}` measures it.")
+        self.read[target] = json.loads(file.read_text(encoding="utf-8"))["values"]
+    return self.read[target]
 
-    def cell(
-        self,
-        name: str,  # "target: row"
-    ) -> _Cell:
-        "Our value of a row."
-        target, _, row = name.partition(": ")
-        found = self.rows(target).get(row)
-        if not found or found["text"] is None:
-            raise NotMeasured(f"Not measured here: the results of {target} have no row {row!r}.")
-        return _Cell(found["text"], *(found["value"] if found[end] is None else found[end] for end in ("low", "high")))
+# %% ../../nbs/reproduce/06_comparisons.ipynb #83e151fb
+@patch
+def cell(
+    self: Tables,
+    name: str,  # "target: row"
+) -> _Cell:
+    "Our value of a row."
+    target, _, row = name.partition(": ")
+    found = self.rows(target).get(row)
+    if not found or found["text"] is None:
+        raise NotMeasured(f"Not measured here: the results of {target} have no row {row!r}.")
+    return _Cell(found["text"], *(found["value"] if found[end] is None else found[end] for end in ("low", "high")))
 
 # %% ../../nbs/reproduce/06_comparisons.ipynb #06c978d1
 def _side(

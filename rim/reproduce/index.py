@@ -46,6 +46,30 @@ def _cost(
     )
 
 # %% ../../nbs/reproduce/08_index.ipynb #11264b61
+def _exhibits(target, profile, files, link):
+    "The image and the table of a target, as far as there are some."
+    by_name, parts = {p.name: p for p in files}, []
+    image = by_name.get(f"{target.name}.png") or next((p for p in files if p.suffix == ".png"), None)
+    if image:
+        shown = f'<img src="{link(image)}" alt="{target.name}: {target.title}" width="420">'
+        parts.append(f'<a href="{link(image)}">{shown}</a>')
+    if (table := by_name.get(f"{target.name}.csv")) and profile != "rehearsal":
+        parts.append(_table_markdown(table.read_text(encoding="utf-8")))
+    return parts
+
+
+def _warnings(record, folder):
+    "What a reader must know of a result: other settings than the profile's, files that have changed since."
+    parts = []
+    if record.get("changes"):
+        settings = ", ".join(f"`{k} = {v}`" for k, v in record["changes"].items())
+        parts.append(f"**Not the profile's own settings:** {settings}")
+    digest_of = lambda name: (folder / name).exists() and file_digest(folder / name)
+    if changed := [name for name, digest in record["outputs"].items() if digest_of(name) != digest]:
+        parts.append(f"**Changed since it was made:** {', '.join(changed)}")
+    return parts
+
+# %% ../../nbs/reproduce/08_index.ipynb #1113e495
 def _entry(target, profile, root, place):
     "What the index says of a target in a profile; `place` is the folder of the index."
     folder = root / "figures" / profile / target.name
@@ -55,31 +79,9 @@ def _entry(target, profile, root, place):
         record = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"{title}\n\nNot made yet: `{command}`"
-    files = [
-        p for p in sorted(folder.iterdir()) if p.is_file() and ".partial." not in p.name and not p.name.startswith(".")
-    ]
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and ".partial." not in p.name and p.name[0] != "."]
     link = lambda p: p.relative_to(place).as_posix()
-    by_name = {p.name: p for p in files}
-    picture = by_name.get(f"{target.name}.png") or next((p for p in files if p.suffix == ".png"), None)
-    table = by_name.get(f"{target.name}.csv")
-    parts = [title]
-    if picture:
-        parts.append(
-            f'<a href="{link(picture)}"><img src="{link(picture)}" alt="{target.name}: {target.title}" width="420"></a>'
-        )
-    if table and profile != "rehearsal":
-        parts.append(_table_markdown(table.read_text(encoding="utf-8")))
-    if record.get("changes"):
-        parts.append(
-            "**Not the profile's own settings:** " + ", ".join(f"`{k} = {v}`" for k, v in record["changes"].items())
-        )
-    changed = [
-        name
-        for name, digest in record["outputs"].items()
-        if not (folder / name).exists() or file_digest(folder / name) != digest
-    ]
-    if changed:
-        parts.append(f"**Changed since it was made:** {', '.join(changed)}")
+    parts = [title, *_exhibits(target, profile, files, link), *_warnings(record, folder)]
     parts += [f"`{record.get('command', command)}`", _cost(record), " · ".join(f"[{p.name}]({link(p)})" for p in files)]
     return "\n\n".join(parts)
 
@@ -97,6 +99,18 @@ def _claims_section(
     return ["## Claims", sentence(claims, "../docs/claims.md"), table(claims, "")]
 
 # %% ../../nbs/reproduce/08_index.ipynb #b2d54845
+def _section(root, profile, registry, place):
+    "The paragraphs on a profile: its results, or the command that makes them."
+    try:
+        label = world(Settings.from_profile(profile))
+    except ValueError:
+        label = f"profile {profile}"
+    head, targets = f"## Profile {profile}\n\n**{label[0].upper()}{label[1:]}.**", targets_of(registry, profile)
+    if any((root / "figures" / profile / name / "provenance.json").exists() for name in targets):
+        return [head, *(_entry(target, profile, root, place) for target in targets.values())]
+    return [head, f"Nothing has been made yet: `rim reproduce{'' if profile == 'toybox' else f' --profile {profile}'}`"]
+
+# %% ../../nbs/reproduce/08_index.ipynb #793421ba
 def index(root, registry=TARGETS, profiles=_INDEXED):
     "The text of an index of results."
     own = profiles != _INDEXED
@@ -108,20 +122,7 @@ def index(root, registry=TARGETS, profiles=_INDEXED):
             "that made it, executed, and its `provenance.json`: settings, weights, code, machine, time, counts."
         ),
     ]
-    for profile in profiles:
-        try:
-            label = world(Settings.from_profile(profile))
-        except ValueError:
-            label = f"profile {profile}"
-        parts.append(f"## Profile {profile}\n\n**{label[0].upper()}{label[1:]}.**")
-        targets = targets_of(registry, profile)
-        made = [(root / "figures" / profile / name / "provenance.json").exists() for name in targets]
-        if any(made):
-            parts += [_entry(target, profile, root, place) for target in targets.values()]
-        else:
-            parts.append(
-                f"Nothing has been made yet: `rim reproduce{'' if profile == 'toybox' else f' --profile {profile}'}`"
-            )
+    parts += [part for profile in profiles for part in _section(root, profile, registry, place)]
     return "\n\n".join(parts if own else [*parts, *_claims_section(root)]) + "\n"
 
 # %% ../../nbs/reproduce/08_index.ipynb #448cf4ca

@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 import rim
 from ..base.settings import Settings
 from ..base.store import Store, file_digest
@@ -120,28 +121,24 @@ class _Job:
             versions=_versions(),
         )
 
-    @property
-    def fingerprint(self):
-        return hashlib.sha256(json.dumps(self.made_from, sort_keys=True, default=str).encode()).hexdigest()
+# %% ../../nbs/reproduce/02_jobs.ipynb #0fa656db
+@patch(as_prop=True)
+def fingerprint(self: _Job):
+    return hashlib.sha256(json.dumps(self.made_from, sort_keys=True, default=str).encode()).hexdigest()
 
-    @property
-    def changes(self):
-        "What --set changed of the result: all but the places."
-        return {k: v for k, v in self.overrides.items() if k not in PLACES}
 
-    @property
-    def command(self):
-        "The command that makes this result."
-        profile = ["--profile", self.settings.profile] if self.settings.profile != "toybox" else []
-        return shlex.join(
-            [
-                "rim",
-                "reproduce",
-                self.target.name,
-                *profile,
-                *(word for k, v in self.changes.items() for word in ("--set", f"{k}={v}")),
-            ]
-        )
+@patch(as_prop=True)
+def changes(self: _Job):
+    "What --set changed of the result: all but the places."
+    return {k: v for k, v in self.overrides.items() if k not in PLACES}
+
+
+@patch(as_prop=True)
+def command(self: _Job):
+    "The command that makes this result."
+    profile = ["--profile", self.settings.profile] if self.settings.profile != "toybox" else []
+    changes = [word for k, v in self.changes.items() for word in ("--set", f"{k}={v}")]
+    return shlex.join(["rim", "reproduce", self.target.name, *profile, *changes])
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #ab2b61e8
 def _files_in(path):
@@ -196,34 +193,38 @@ def _digest_of_benchmark(name, settings):
 ABSENT = "absent"  # instead of a digest
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #4860d6c6
-def _inputs_of(target, settings, store):
-    "Digests of the weights and data that a target needs, and the sentences about those that are missing."
-    found, missing = {}, []
-    published = {name for each in TARGETS.values() for name in each.benchmarks}
-    names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
+def _needs_of(target, settings):
+    "The settings that name the weights of a target."
     has = target.needs
     if target.besides:
         from rim.models.needs import needed_roles  # which imports torch: unchanged results are recognised without
 
         has = needed_roles(settings)
-    wanted = [
-        (getattr(settings, need), _digest_of_weights, (need, settings, store))
-        for need in target.needs
-        if settings.pretrained and need != "benchmark" and need in has
-    ]
-    for name, digest, args in wanted:
+    return [need for need in target.needs if settings.pretrained and need != "benchmark" and need in has]
+
+
+def _benchmarks_of(target, settings):
+    "The names of the benchmarks that a target measures on."
+    published = {name for each in TARGETS.values() for name in each.benchmarks}
+    names = target.benchmarks if settings.benchmark in published and target.benchmarks else (settings.benchmark,)
+    return names if target.needs else ()
+
+# %% ../../nbs/reproduce/02_jobs.ipynb #d7631f6f
+def _inputs_of(target, settings, store):
+    "Digests of the weights and data that a target needs, and the sentences about those that are missing."
+    found, missing, data, absent = {}, [], {}, {}
+    for need in _needs_of(target, settings):
         try:
-            found[name] = digest(*args)
+            found[getattr(settings, need)] = _digest_of_weights(need, settings, store)
         except (OSError, ValueError) as error:
             missing.append(str(error))
-    data, absent = {}, {}
-    for name in names if target.needs else ():
+    for name in _benchmarks_of(target, settings):
         try:
             data[f"benchmark {name}"] = _digest_of_benchmark(name, settings)
         except (OSError, ValueError) as error:
             absent[f"benchmark {name}"] = str(error)
     if data:
-        return found | data | dict.fromkeys(absent, ABSENT), missing  # of several benchmarks, those that are there do
+        return found | data | dict.fromkeys(absent, ABSENT), missing
     return found, [*missing, *absent.values()]
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #bd6ac159
@@ -264,6 +265,17 @@ def _kernel_missing():
         return "this environment has no Jupyter kernel: `pip install ipykernel` in it adds one."
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #1c68ebe9
+def _settings_of(profile, overrides):
+    "The settings of a run; ValueError or OSError where they are wrong, or this machine has not their device."
+    known = Settings.from_profile(profile).as_dict()
+    settings = Settings.from_profile(profile, **{k: v for k, v in overrides.items() if k in known and k != "profile"})
+    if settings.device not in ("auto", "cpu"):  # which every machine has, and torch takes its time
+        from rim.models.roles import check_device
+
+        check_device(settings)
+    return settings
+
+# %% ../../nbs/reproduce/02_jobs.ipynb #4cc4aff5
 def plan(names, profile, overrides, root, registry=TARGETS):
     "The jobs to run, and a sentence for everything that stands in their way."
     jobs, problems = [], [p for p in [_kernel_missing()] if p]
@@ -277,14 +289,7 @@ def plan(names, profile, overrides, root, registry=TARGETS):
             continue
         notebook = root / "nbs" / target.notebook
         try:
-            names_of_settings = Settings.from_profile(profile).as_dict()
-            settings = Settings.from_profile(
-                profile, **{k: v for k, v in overrides.items() if k in names_of_settings and k != "profile"}
-            )
-            if settings.device not in ("auto", "cpu"):  # which every machine has, and torch takes its time
-                from rim.models.roles import check_device
-
-                check_device(settings)
+            settings = _settings_of(profile, overrides)
             parameters = _bind(notebook, settings, overrides, folder)
         except (ValueError, OSError) as error:
             problems.append(str(error))

@@ -56,7 +56,6 @@ def _ledger_summary(counted):
 # %% ../../nbs/reproduce/04_provenance.ipynb #737f63eb
 def write_provenance(job, root, folder, seconds, counted):
     "provenance.json in `folder`: what made its files, on what, in what time, and what was counted."
-    made = {k: v for k, v in job.made_from.items() if k != "code"}
     record = dict(
         target=job.target.name,
         title=job.target.title,
@@ -68,7 +67,7 @@ def write_provenance(job, root, folder, seconds, counted):
         fingerprint=job.fingerprint,
         revision=_revision(root),
         rim=rim.__version__,
-        **made,
+        **{k: v for k, v in job.made_from.items() if k != "code"},
         seeds=job.parameters.get("seeds", [job.settings.seed]),
         machine=machine(),
         arithmetic=steady(),
@@ -161,34 +160,31 @@ def outside(job):
         if None not in (paper, ours) and abs(ours - paper) > job.target.tolerance
     ]
 
-# %% ../../nbs/reproduce/04_provenance.ipynb #d5bc34cf
-def summary(job, root):
-    "The lines that end a run: the paper's value, ours, the difference."
-    table, head = job.folder / f"{job.target.name}.csv", f"{job.target.name} · {job.target.title}"
-    if job.settings.profile == "rehearsal":
-        return [head, f"It ran to the end. {world(job.settings).capitalize()}."]
-    values = _read_table(table.read_text()) if table.exists() else []
-    if not values:
-        return [head, f"Profile {job.settings.profile}{describe_changes(job)}. {_comparison(job, root)}"]
+# %% ../../nbs/reproduce/04_provenance.ipynb #7c56ca27
+def _lines_beside(title, values):
+    "A table of rows (name, the paper's value, ours) as lines of text."
     cell = lambda v, form="{:.1f}": "–" if v is None else form.format(v)
     rows = [
         (name, cell(paper), cell(ours), cell(None if None in (paper, ours) else ours - paper, "{:+.1f}"))
         for name, paper, ours in values
     ]
-    head = (head, "paper", "ours", "difference")
-    wide = [max(len(r[i]) for r in (head, *rows)) for i in range(4)]
-    lines = ["  ".join([r[0].ljust(wide[0]), *(r[i].rjust(wide[i]) for i in (1, 2, 3))]) for r in (head, *rows)]
+    rows = [(title, "paper", "ours", "difference"), *rows]
+    wide = [max(len(r[i]) for r in rows) for i in range(4)]
+    return ["  ".join([r[0].ljust(wide[0]), *(r[i].rjust(wide[i]) for i in (1, 2, 3))]) for r in rows]
+
+# %% ../../nbs/reproduce/04_provenance.ipynb #d5bc34cf
+def summary(job, root):
+    "The lines that end a run: the paper's value, ours, the difference."
+    table, title = job.folder / f"{job.target.name}.csv", f"{job.target.name} · {job.target.title}"
+    if job.settings.profile == "rehearsal":
+        return [title, f"It ran to the end. {world(job.settings).capitalize()}."]
+    profile = f"{job.settings.profile}{describe_changes(job)}"
+    values = _read_table(table.read_text()) if table.exists() else []
+    if not values:
+        return [title, f"Profile {profile}. {_comparison(job, root)}"]
     source = f"Paper: {job.target.measured_on}. " if job.target.measured_on else ""
     known, off = sum(None not in (paper, ours) for _, paper, ours in values), outside(job)
-    within = (
-        f" {known - len(off)} of {known} values lie within {job.target.tolerance:g} of the paper's."
-        if _is_comparable(job) and known
-        else ""
-    )
-    return [
-        *lines,
-        (
-            f"{source}Ours: profile {job.settings.profile}{describe_changes(job)}, {job.settings.benchmark}.{within} "
-            f"{_comparison(job, root)}"
-        ),
-    ]
+    within = f" {known - len(off)} of {known} values lie within {job.target.tolerance:g} of the paper's."
+    within = within if _is_comparable(job) and known else ""
+    ours = f"{source}Ours: profile {profile}, {job.settings.benchmark}.{within} {_comparison(job, root)}"
+    return [*_lines_beside(title, values), ours]

@@ -77,7 +77,7 @@ _TABLE3 = Target(
     },
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #458186bc
 _TABLE4 = Target(
     "table4",
     "Which proposals: none, MaskFormer, SAM",
@@ -89,7 +89,7 @@ _TABLE4 = Target(
     paper={"none, eq. 9 as printed": 42.0, "MaskFormer, eq. 9 as printed": 76.7, "SAM, eq. 9 as printed": 77.8},
 )
 
-
+# %% ../../nbs/reproduce/01_registry.ipynb #2424b4f1
 _TABLE5 = Target(
     "table5",
     "Which agents: drawn at random, or the nearest",
@@ -194,41 +194,41 @@ CALLED = dict(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #024dae45
-_TRIDENT = (
-    Target(
-        "trident_table1",
-        "Trident on eight benchmarks, plain and engineered names",
-        "paper/trident_table1.ipynb",
-        1,
-        needs=("sam", "clip", "trident_dino"),
-        benchmarks=tuple(_EIGHT),
-        measured_on="each row's benchmark, mIoU",
-        paper={
-            f"{tower}, {CALLED[name]}": value
-            for tower, values in (("ViT-B/16", _EIGHT), ("ViT-H/14", _EIGHT_LARGE))
-            for name, value in values.items()
-        },
-        variants=(
-            dict(clip="openai/clip-vit-base-patch16"),
-            dict(
-                clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c"
-            ),
-        ),
+_TRIDENT_TABLE1 = Target(
+    "trident_table1",
+    "Trident on eight benchmarks, plain and engineered names",
+    "paper/trident_table1.ipynb",
+    1,
+    needs=("sam", "clip", "trident_dino"),
+    benchmarks=tuple(_EIGHT),
+    measured_on="each row's benchmark, mIoU",
+    paper={
+        f"{tower}, {CALLED[name]}": value
+        for tower, values in (("ViT-B/16", _EIGHT), ("ViT-H/14", _EIGHT_LARGE))
+        for name, value in values.items()
+    },
+    variants=(
+        dict(clip="openai/clip-vit-base-patch16"),
+        dict(clip="laion/CLIP-ViT-H-14-laion2B-s32B-b79K", clip_revision="1c2b8495b28150b8a4922ee1c8edee224c284c0c"),
     ),
-    Target(
-        "trident_ablation",
-        "Trident, step by step",
-        "paper/trident_ablation.ipynb",
-        1,
-        needs=("sam", "clip", "trident_dino"),
-    ),
-    Target(
-        "trident_vs_rim",
-        "Trident and RIM: the same images, the same names",
-        "paper/trident_vs_rim.ipynb",
-        3,
-        needs=("diffusion", "sam", "dino", "clip", "trident_dino"),
-    ),
+)
+
+# %% ../../nbs/reproduce/01_registry.ipynb #3aaff7bc
+_TRIDENT_ABLATION = Target(
+    "trident_ablation",
+    "Trident, step by step",
+    "paper/trident_ablation.ipynb",
+    1,
+    needs=("sam", "clip", "trident_dino"),
+)
+
+
+_TRIDENT_VS_RIM = Target(
+    "trident_vs_rim",
+    "Trident and RIM: the same images, the same names",
+    "paper/trident_vs_rim.ipynb",
+    3,
+    needs=("diffusion", "sam", "dino", "clip", "trident_dino"),
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #17a6e0f1
@@ -242,39 +242,19 @@ _PEERS = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #9408aa02
-_PHOTOS = (
-    Target(
-        "photo_table",
-        "Photographs: eq. 9, cosine and matcher by source of the references",
-        "paper/photo_table.ipynb",
-        20,
-        needs=("sam", "efficientnet"),
-        profiles=("photo",),
-    ),
-    Target(
-        "photo_matching",
-        "Photographs: oracles of each stage, and the matcher step by step",
-        "paper/study_matching.ipynb",
-        10,
-        needs=("sam", "efficientnet"),
-        profiles=("photo",),
-    ),
-    Target(
-        "photo_speed",
-        "Photographs: side of the encoder, points and threads, against accuracy and time",
-        "paper/photo_speed.ipynb",
-        30,
-        needs=("sam", "efficientnet"),
-        profiles=("photo",),
-    ),
-    Target(
-        "photo_pictures",
-        "Photographs that packages carry, and their overlays",
-        "paper/photo_pictures.ipynb",
-        2,
-        needs=("sam", "efficientnet"),
-        profiles=("photo",),
-    ),
+_PHOTOS = tuple(
+    Target(name, title, f"paper/{notebook}.ipynb", minutes, needs=("sam", "efficientnet"), profiles=("photo",))
+    for name, notebook, minutes, title in (
+        ("photo_table", "photo_table", 20, "Photographs: eq. 9, cosine and matcher by source of the references"),
+        ("photo_matching", "study_matching", 10, "Photographs: oracles of each stage, and the matcher step by step"),
+        (
+            "photo_speed",
+            "photo_speed",
+            30,
+            "Photographs: side of the encoder, points and threads, against accuracy and time",
+        ),
+        ("photo_pictures", "photo_pictures", 2, "Photographs that packages carry, and their overlays"),
+    )
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #cb29844a
@@ -282,7 +262,7 @@ TARGETS = {
     t.name: t
     for t in (
         *(_TABLE1, _TABLE2, _TABLE3, _TABLE4, _TABLE5, _FIG1, _FIG3, _FIG4, _FIG5, _FIG6),
-        *(*_STUDIES, *_LOOP, *_TRIDENT, _PEERS, *_PHOTOS),
+        *(*_STUDIES, *_LOOP, _TRIDENT_TABLE1, _TRIDENT_ABLATION, _TRIDENT_VS_RIM, _PEERS, *_PHOTOS),
     )
 }
 

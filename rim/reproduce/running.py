@@ -110,30 +110,37 @@ def _surroundings(path):
     )
     return variables(values, without=("PYTHONSTARTUP",))
 
+# %% ../../nbs/reproduce/03_running.ipynb #0c8405e7
+def _run_notebook(job, root, partial):
+    "Run the notebook of `job` into the file `partial` -> what its kernel counted."
+    import papermill
+
+    place = partial.parent.relative_to(root).as_posix()
+    with tempfile.TemporaryDirectory() as scratch, _surroundings(Path(scratch) / "ledger"):
+        papermill.execute_notebook(
+            job.notebook,
+            partial,
+            {k: place if k == "folder" else v for k, v in job.parameters.items()},
+            kernel_name="python3",
+            kernel_manager_class=own_kernel(),
+            cwd=root,
+            progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--log-level=50"],
+        )  # of the kernel, which notes its transport, and the interrupt that ends it as an error
+        return read_ledger(Path(scratch) / "ledger")
+
 # %% ../../nbs/reproduce/03_running.ipynb #bc239d29
 def execute(job, root):
     "Run the notebook of `job` in the folder aside -> what its kernel counted."
-    import papermill, nbformat
+    import nbformat
 
     aside = partial_folder(job.folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     final = aside / f"{job.target.name}.ipynb"
     partial = final.with_suffix(".partial.ipynb")
-    parameters = {k: aside.relative_to(root).as_posix() if k == "folder" else v for k, v in job.parameters.items()}
     try:
-        with tempfile.TemporaryDirectory() as scratch, _surroundings(Path(scratch) / "ledger"):
-            papermill.execute_notebook(
-                job.notebook,
-                partial,
-                parameters,
-                kernel_name="python3",
-                kernel_manager_class=own_kernel(),
-                cwd=root,
-                progress_bar=sys.stderr.isatty(),
-                extra_arguments=["--log-level=50"],
-            )  # of the kernel, which notes its transport, and the interrupt that ends it as an error
-            counted = read_ledger(Path(scratch) / "ledger")
+        counted = _run_notebook(job, root, partial)
         notebook = nbformat.read(partial, 4)
         if left := _incomplete(notebook):
             raise RuntimeError(f"{len(left)} code cells of {final.name} did not complete, the first is cell {left[0]}.")
