@@ -180,16 +180,8 @@ def compare(
         for dtype, other in fast.items():
             found = other.analyse(image)
             equal = (other.predict(image, found, vocabulary, other.bank_for(vocabulary)).labels == labels).mean()
-            rows.append(
-                _Row(
-                    name,
-                    dtype,
-                    len(found),
-                    len(regions),
-                    _mean_fit(found.proposals.masks, regions.proposals.masks),
-                    float(equal),
-                )
-            )
+            fit = _mean_fit(found.proposals.masks, regions.proposals.masks)
+            rows.append(_Row(name, dtype, len(found), len(regions), fit, float(equal)))
     return rows
 
 # %% ../../nbs/measure/16_agreement.ipynb #86374d04

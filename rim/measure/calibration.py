@@ -123,6 +123,24 @@ def _answers_of_regions(matcher, found, masks, truth, gone, typical, background,
         np.full(len(labels), number),
     )
 
+# %% ../../nbs/measure/18_calibration.ipynb #e29722cc
+def _answers_of_pixels(cast, truth, gone, typical, background, number):
+    "Answers: a cell is right by the share of its pixels that has its name."
+    n, classes = cast.scores.shape
+    counts, named = _count(cast.index, truth, classes), np.maximum(cast.labels, 0)
+    lost = np.bincount(cast.index[gone], minlength=n)
+    free, held, hits = cast.labels < 0, counts.sum(1), counts[np.arange(n), named]
+    some = (held > 0) & (~free | background)
+    return Answers(
+        np.where(free, np.nan, margins(cast.scores, named))[some],
+        nearness(cast.scores, named, typical)[some],
+        ((cast.labels <= 0) & background)[some],
+        (hits / np.maximum(held, 1))[some],
+        held[some] / max(held.sum(), 1),
+        lost[some] / max(held.sum(), 1),
+        np.full(some.sum(), number),
+    )
+
 # %% ../../nbs/measure/18_calibration.ipynb #0275f5b1
 def _answers_of(
     matcher: Matcher,
@@ -140,21 +158,7 @@ def _answers_of(
     gone, truth = np.isin(truth, lacking), _without_classes(truth, lacking, classes + len(lacking))
     scores = torch.from_numpy(found.scores[usable])
     cast = votes(masks[usable], scores, present_labels(scores, matcher.settings, background), truth.shape)
-    n, named = len(cast.labels), np.maximum(cast.labels, 0)
-    counts = _count(cast.index, truth, classes)[:n]
-    counts = np.vstack([counts, np.zeros((n - len(counts), classes), int)])
-    lost = np.bincount(cast.index[gone], minlength=n)
-    free, held, hits = cast.labels < 0, counts.sum(1), counts[np.arange(n), named]
-    some = (held > 0) & (~free | background)
-    pixels = Answers(
-        np.where(free, np.nan, margins(cast.scores, named))[some],
-        nearness(cast.scores, named, typical)[some],
-        ((cast.labels <= 0) & background)[some],
-        (hits / np.maximum(held, 1))[some],
-        held[some] / max(held.sum(), 1),
-        lost[some] / max(held.sum(), 1),
-        np.full(some.sum(), number),
-    )
+    pixels = _answers_of_pixels(cast, truth, gone, typical, background, number)
     return pixels, _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number)
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608dd1

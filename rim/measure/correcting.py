@@ -28,7 +28,7 @@ class _CellImage:
     index: np.ndarray  # int64 [H, W], of each pixel's cell
     counts: np.ndarray  # int64 [A, C], pixels by true label
 
-
+# %% ../../nbs/measure/19_correcting.ipynb #5f82dbd7
 def labelled(
     matcher: Matcher,
     benchmark,  # a Benchmark
@@ -41,10 +41,7 @@ def labelled(
         masks = regions.proposals.masks
         none = np.zeros((1, len(masks)), bool), np.zeros(truth.shape, np.int64)
         cover, index = cells(masks) if len(masks) else none
-        counts = np.zeros((len(cover), classes), np.int64)
-        held = _count(index, truth, classes)
-        counts[: len(held)] = held
-        found.append(_CellImage(name, regions, truth, cover, index, counts))
+        found.append(_CellImage(name, regions, truth, cover, index, _count(index, truth, classes)))
     return found
 
 # %% ../../nbs/measure/19_correcting.ipynb #8fef3448
@@ -158,7 +155,7 @@ def simulate(
         grown = correct_bank(grown, [correction], [correction_vectors(pool[i].regions, mask)], times=times)
     return states
 
-
+# %% ../../nbs/measure/19_correcting.ipynb #09a45b31
 def _choose(matcher, bank, pool, asked, choice, rng):
     "(image, region) to be shown next; None where all were."
     options, doubts, names, areas = [], [], [], np.zeros(pool[0].counts.shape[1])

@@ -89,6 +89,16 @@ def _name_point(ax, text, point, height, colour):
         arrowprops=line,
     )
 
+# %% ../../nbs/measure/17_costs.ipynb #98ebf361
+def _draw_kinds(ax, points, kinds):
+    "Points with their intervals, a colour and a marker per kind."
+    for i, kind in enumerate(kinds):
+        own = [p for p in points.values() if p[2] == kind]
+        x, (low, y, high) = [p[0] for p in own], np.array([p[1] for p in own], float).T
+        spread = np.maximum([y - low, high - y], 0)
+        ax.errorbar(x, y, yerr=spread, fmt="none", ecolor=COLOURS[i % 8], elinewidth=0.9, alpha=0.6)
+        ax.plot(x, y, "osD^vPX*"[i % 8], color=COLOURS[i % 8], ms=5.5, mec="white", mew=0.6, label=kind)
+
 # %% ../../nbs/measure/17_costs.ipynb #b440fcfb
 @_with_style
 def trade_off(
@@ -101,13 +111,8 @@ def trade_off(
     kinds = list(dict.fromkeys(kind for *_, kind in points.values()))
     fig, ax = plt.subplots(figsize=(width, 0.25 * len(points) + 1.4))
     fig.subplots_adjust(left=0.09, right=0.6, bottom=0.62 / fig.get_figheight(), top=1 - 0.35 / fig.get_figheight())
+    _draw_kinds(ax, points, kinds)
     at, quality = np.array([p[0] for p in points.values()]), np.array([p[1][1] for p in points.values()])
-    for i, kind in enumerate(kinds):
-        own = [p for p in points.values() if p[2] == kind]
-        x, (low, y, high) = [p[0] for p in own], np.array([p[1] for p in own], float).T
-        spread = np.maximum([y - low, high - y], 0)
-        ax.errorbar(x, y, yerr=spread, fmt="none", ecolor=COLOURS[i % 8], elinewidth=0.9, alpha=0.6)
-        ax.plot(x, y, "osD^vPX*"[i % 8], color=COLOURS[i % 8], ms=5.5, mec="white", mew=0.6, label=kind)
     ax.set_xscale("log")
     low, high = min(np.nanmin(quality), 0), np.nanmax([p[1][2] for p in points.values()])
     span = max(high - low, 1)

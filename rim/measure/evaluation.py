@@ -179,11 +179,9 @@ def _measure_elsewhere(methods, benchmark, store, engine, progress):
     aside, patience = {}, _Patience(len(benchmark))
 
     def heard(outcome):
-        bad = (
-            ExcludedImage(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace)
-            if outcome.error
-            else outcome.value
-        )
+        bad = outcome.value
+        if outcome.error:
+            bad = ExcludedImage(outcome.index, f"image {outcome.index}", outcome.error, outcome.trace)
         if bad is None:
             patience.succeeded = True
             return
@@ -191,15 +189,8 @@ def _measure_elsewhere(methods, benchmark, store, engine, progress):
         if patience.ends(bad):
             raise Unmeasured(f"the first {patience.failed} images fail alike: {bad.error}")
 
-    run(
-        _Measure(methods, benchmark, store),
-        range(len(benchmark)),
-        engine,
-        (Exception,),
-        heard,
-        f"{benchmark.name}, {engine.name}" * progress,
-        "images",
-    )
+    work, bar = _Measure(methods, benchmark, store), f"{benchmark.name}, {engine.name}" * progress
+    run(work, range(len(benchmark)), engine, (Exception,), heard, bar, "images")
     return aside
 
 # %% ../../nbs/measure/09_evaluation.ipynb #e2ce9706
@@ -214,24 +205,23 @@ def evaluate(
 ) -> Report:
     "Measure methods on a benchmark, resumable."
     made, engine = _as_methods(methods, benchmark), Engine(engine) if isinstance(engine, str) else engine
-    if not made or not len(benchmark):
-        raise ValueError(f"an evaluation needs methods and images: got {len(made)} methods and {len(benchmark)} images")
-    if engine.name != "serial" and not (callable(methods) and store and all(m.key for m in made.values())):
+    n, serial = len(benchmark), engine.name == "serial"
+    if not made or not n:
+        raise ValueError(f"an evaluation needs methods and images: got {len(made)} methods and {n} images")
+    if not serial and not (callable(methods) and store and all(m.key for m in made.values())):
         raise ValueError(
             f"the engine {engine.name} needs a store, a function of the benchmark that makes the methods, and "
             "methods with a key: its workers leave their results under it"
         )
     benchmark.check()
     try:
-        elsewhere = {} if engine.name == "serial" else _measure_elsewhere(methods, benchmark, store, engine, progress)
-        done, aside = _measure_here(
-            made, benchmark, [i for i in range(len(benchmark)) if i not in elsewhere], store, progress
-        )
+        elsewhere = {} if serial else _measure_elsewhere(methods, benchmark, store, engine, progress)
+        done, aside = _measure_here(made, benchmark, [i for i in range(n) if i not in elsewhere], store, progress)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{stop}{'; the same call goes on from there' if store else ''}") from None
     aside = sorted([*aside, *elsewhere.values()], key=lambda a: a.index)
     if aside and not (keep_going and done):
-        raise Unmeasured(describe_excluded(aside, len(benchmark)))
+        raise Unmeasured(describe_excluded(aside, n))
     return _report_of(made, benchmark, settings, done, aside)
 
 # %% ../../nbs/measure/09_evaluation.ipynb #d049a165
@@ -245,12 +235,8 @@ class Part:
         words=None,  # Vocabulary with as many labels; None: its own
         name=None,  # None: the benchmark's
     ):
-        self.whole, self.items, self.vocabulary, self.name = (
-            whole,
-            range(len(whole)) if items is None else items,
-            words or whole.vocabulary,
-            name or whole.name,
-        )
+        self.whole, self.items = whole, range(len(whole)) if items is None else items
+        self.vocabulary, self.name = words or whole.vocabulary, name or whole.name
         self.skip, self.checked = tuple(getattr(whole, "skip", ())), False
         if len(self.vocabulary) != len(whole.vocabulary) or self.vocabulary.background != whole.vocabulary.background:
             raise ValueError(

@@ -144,25 +144,11 @@ def examine(
         segments += [l for l, _ in parts]
         covered += list(fit.max(0, initial=0))
         named = [np.asarray(name(image, regions)) for name in namers.values()]
-        rows.append(
-            (
-                np.full(len(label), i),
-                np.arange(len(label)),
-                label,
-                share,
-                fit.max(1, initial=0),
-                regions.features.double().numpy(),
-                *named,
-            )
-        )
+        where = np.full(len(label), i), np.arange(len(label))
+        rows.append((*where, label, share, fit.max(1, initial=0), regions.features.double().numpy(), *named))
     columns = [np.concatenate(c) for c in zip(*rows)]
-    return _RegionTable(
-        benchmark.vocabulary.labels,
-        *columns[:6],
-        dict(zip(namers, columns[6:])),
-        np.array(segments, int),
-        np.array(covered),
-    )
+    names, seen = dict(zip(namers, columns[6:])), (np.array(segments, int), np.array(covered))
+    return _RegionTable(benchmark.vocabulary.labels, *columns[:6], names, *seen)
 
 # %% ../../nbs/measure/14_examination.ipynb #d6afef1c
 def accuracy(
@@ -369,20 +355,9 @@ def worst_sheet(
     worst, rows = report.worst(name, k), []
     for index, _, _ in worst:
         image, truth, _ = benchmark[index]
-        found = method(image, truth)
-        rows.append(
-            [
-                small(image),
-                painted(image, found, benchmark.vocabulary),
-                painted(image, truth, benchmark.vocabulary),
-            ]
-        )
+        maps = method(image, truth), truth
+        rows.append([small(image), *(painted(image, labels, benchmark.vocabulary) for labels in maps)])
     titles = [f"{key if len(key) < 26 else '…' + key[-24:]}\n{100 * value:.0f} mIoU" for _, key, value in worst]
-    fig = figures.overlay_grid(
-        rows,
-        columns=["image", name, "ground truth"],
-        rows=titles,
-        side=2.0,
-        title=f"{report.benchmark}: where {name} does worst",
-    )
+    columns, title = ["image", name, "ground truth"], f"{report.benchmark}: where {name} does worst"
+    fig = figures.overlay_grid(rows, columns=columns, rows=titles, side=2.0, title=title)
     return figures.label_profile(fig, settings, len(report.items))

@@ -73,15 +73,8 @@ def bars(
     ax.barh(at, values, 0.62, color=[COLOURS[7] if name in aside else COLOURS[0] for name in names])
     ax.barh([0], [0], color=COLOURS[0], label="measured here")
     if low is not None:
-        ax.errorbar(
-            values,
-            at,
-            xerr=np.maximum([np.subtract(values, low), np.subtract(high, values)], 0),
-            fmt="none",
-            ecolor=_INK,
-            elinewidth=1,
-            capsize=3,
-        )
+        spread = np.maximum([np.subtract(values, low), np.subtract(high, values)], 0)
+        ax.errorbar(values, at, xerr=spread, fmt="none", ecolor=_INK, elinewidth=1, capsize=3)
     _mark_values(ax, at, names, paper, paper_label, single)
     _write_values(ax, at, values, values if high is None else high)
     ax.set(yticks=at, yticklabels=names, xlabel=unit, title=title)
@@ -136,9 +129,8 @@ def curves(
     width=3.5,  # inches per panel
 ):
     "Lines with bands, a panel per question -> Figure."
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(0.6 + width * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained"
-    )
+    size = 0.6 + width * len(panels), 3.1
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for ax, panel in zip(axes[0], panels):
         _draw_question(ax, panel)
     axes[0, 0].set_ylabel(unit)
@@ -146,14 +138,9 @@ def curves(
     spare = max(least - (high - low), 0) / 2
     axes[0, 0].set_ylim(low - spare, high + spare)
     for ax in axes[0]:
-        ax.legend(
-            fontsize=7.5,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.2),
-            ncols=3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2,
-            handlelength=1.8,
-            columnspacing=1.2,
-        )
+        ncols = 3 if len(ax.get_legend_handles_labels()[1]) == 3 else 2
+        below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        ax.legend(fontsize=7.5, ncols=ncols, handlelength=1.8, columnspacing=1.2, **below)
     return fig
 
 # %% ../../nbs/measure/12_figures.ipynb #16306629
@@ -229,12 +216,8 @@ def individual_or_relational(
     fig = plt.figure(figsize=(9.4, 4.9), layout="constrained")
     grid = fig.add_gridspec(2, 3, width_ratios=(1, 1.25, 1.25), height_ratios=(1, 1.05))
     at = list(agents).index(truth) if truth in agents else None
-    picture, ones, tens, wide = (
-        fig.add_subplot(grid[0, 0]),
-        fig.add_subplot(grid[0, 1]),
-        fig.add_subplot(grid[0, 2]),
-        fig.add_subplot(grid[1, :]),
-    )
+    picture, ones, tens = (fig.add_subplot(grid[0, i]) for i in range(3))
+    wide = fig.add_subplot(grid[1, :])
     _draw_region(picture, image, mask, f"The region: {truth}", note)
     _score_bars(ones, agents, cosines, int(np.argmax(cosines)), at)
     ones.set(title="Individually", xlabel="cosine, below the highest")
@@ -251,22 +234,14 @@ def feature_maps(
     star="reference",  # what a star is
 ):
     "Regions and references on a plane -> Figure."
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(3.7 * len(panels) + 1.2, 3.9), squeeze=False, layout="constrained"
-    )
+    size = 3.7 * len(panels) + 1.2, 3.9
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, panel in zip(axes[0], panels):
         points, owner, stars = (np.asarray(panel[k]) for k in ("points", "owner", "stars"))
         for c, name in enumerate(names):
-            ax.scatter(
-                *points[owner == c].reshape(-1, 2).T,
-                s=16,
-                color=COLOURS[c % 8],
-                marker=_MARKERS[c % 7],
-                alpha=0.75,
-                edgecolor=_INK,
-                lw=0.3,
-                label=name,
-            )
+            x, y = points[owner == c].reshape(-1, 2).T
+            look = dict(color=COLOURS[c % 8], marker=_MARKERS[c % 7], edgecolor=_INK)
+            ax.scatter(x, y, s=16, alpha=0.75, lw=0.3, label=name, **look)
         for c in range(len(names)):
             ax.scatter(*stars[c], s=210, marker="*", color=COLOURS[c % 8], edgecolor="black", lw=1.0, zorder=3)
         ax.set(title=panel["title"], xticks=[], yticks=[], xlabel=panel.get("note", ""))
@@ -304,14 +279,8 @@ def comparison(
     bold=(),  # methods whose name is printed bold
 ):
     "Reported and measured values, a panel per benchmark -> Figure."
-    fig, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(1.6 + 1.9 * len(panels), 0.24 * len(methods) + 1.3),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-    )
+    size = 1.6 + 1.9 * len(panels), 0.24 * len(methods) + 1.3
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
     at = {name: y for y, name in enumerate(methods)}
     for ax, panel in zip(axes[0], panels):
         _draw_panel(ax, panel, at)

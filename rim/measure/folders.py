@@ -88,28 +88,28 @@ class ToyboxBenchmark:
             raise ValueError(f"the toybox's classes are {', '.join(self.world.names)}: got {unknown[0]!r}")
         labels = self.cast or tuple(self.world.names)
         self.name, self.vocabulary = "-".join(["toybox", split, str(size), *self.cast]), Vocabulary(labels)
-        self.table = np.array(
-            [0, *(labels.index(name) + 1 if name in labels else 0 for name in self.world.names)], np.uint8
-        )  # the world's labels -> ours
-        self.background_words = (
-            tuple(dict.fromkeys(self.scene(i).background for i in range(n)))
-            if self.cast
-            else tuple(self.world.backgrounds)
-        )
+        numbers = [labels.index(name) + 1 if name in labels else 0 for name in self.world.names]
+        self.table = np.array([0, *numbers], np.uint8)  # the world's labels -> ours
+        words = [self.scene(i).background for i in range(n)] if self.cast else self.world.backgrounds
+        self.background_words = tuple(dict.fromkeys(words))
 
     def __len__(self):
         return len(self.seeds)
 
-    def scene(self, i):
-        seed = self.seeds[i]
-        return self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
-
-    def __getitem__(self, i):
-        scene = self.scene(i)
-        return scene.image, self.table[scene.labels], f"{self.name}-{self.seeds[i]}"
-
     def check(self):
         pass
+
+# %% ../../nbs/measure/02_folders.ipynb #ab4bdc6a
+@patch
+def scene(self: ToyboxBenchmark, i):
+    seed = self.seeds[i]
+    return self.world.scene(seed, [(name, seed * 8 + k) for k, name in enumerate(self.cast)] or None)
+
+
+@patch
+def __getitem__(self: ToyboxBenchmark, i):
+    scene = self.scene(i)
+    return scene.image, self.table[scene.labels], f"{self.name}-{self.seeds[i]}"
 
 # %% ../../nbs/measure/02_folders.ipynb #4ea75fee
 def _by_stem(
@@ -200,10 +200,8 @@ class FolderBenchmark:
     ):
         self.root = Path(root)
         own = self.root.resolve().name
-        self.name, self.vocabulary = (
-            f"folder-{own}" if own in _PUBLISHED or _is_toybox(own) else own,  # its results are not the benchmark's
-            read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt")),
-        )
+        self.name = f"folder-{own}" if own in _PUBLISHED or _is_toybox(own) else own  # its results are its own
+        self.vocabulary = read_names(self.root / ("names.txt" if names == "plain" else f"names-{names}.txt"))
         images, labels = _by_stem(self.root / "images"), _by_stem(self.root / "labels")
         lone = [
             f"{images[s]} has no partner in labels/" if s in images else f"{labels[s]} has no partner in images/"
@@ -218,14 +216,14 @@ class FolderBenchmark:
     def __len__(self):
         return len(self.items)
 
-    def __getitem__(self, i):
-        stem, image_path, label_path = self.items[i]
-        image, labels = (
-            read_image(image_path),
-            _check_labels(read_labels(label_path), len(self.vocabulary.labels), str(label_path)),
-        )
-        check_size(image.shape[:2], labels.shape, image_path, label_path)
-        return image, labels, stem
+# %% ../../nbs/measure/02_folders.ipynb #6c5a9281
+@patch
+def __getitem__(self: FolderBenchmark, i):
+    stem, image_path, label_path = self.items[i]
+    image, labels = read_image(image_path), read_labels(label_path)
+    labels = _check_labels(labels, len(self.vocabulary.labels), str(label_path))
+    check_size(image.shape[:2], labels.shape, image_path, label_path)
+    return image, labels, stem
 
 # %% ../../nbs/measure/02_folders.ipynb #f611045a
 @patch

@@ -11,6 +11,18 @@ import numpy as np
 from .style import _FAINT, _HOUSE, _INK, _legend_below, _with_style
 from ..method.overlay import overlay_colours
 
+# %% ../../nbs/measure/11_grids.ipynb #a03d3206
+def _write_numbers(
+    ax,
+    values,  # [rows, columns]
+    shades,  # what `imshow` gave: which colour a value has
+):
+    "Each value on its cell, light on dark."
+    for (y, x), value in np.ndenumerate(values):
+        dark = np.dot(shades.to_rgba(value)[:3], (0.3, 0.6, 0.1)) < 0.55
+        text, colour = ("–", _INK) if np.isnan(value) else (f"{value:.0f}", "white" if dark else _INK)
+        ax.text(x, y, text, ha="center", va="center", fontsize=7.5, color=colour)
+
 # %% ../../nbs/measure/11_grids.ipynb #41d9df8b
 @_with_style
 def value_grid(
@@ -24,23 +36,11 @@ def value_grid(
     values = np.asarray(values, float)
     fig, ax = plt.subplots(figsize=(0.52 * len(columns) + 2.2, 0.3 * len(rows) + 1.0), layout="constrained")
     reach = max(np.nanmax(np.abs(values - (centre or 0))), 1e-9)
-    limits = (
-        dict(cmap="Blues", vmin=0, vmax=max(reach, 100))
-        if centre is None
-        else dict(cmap="PuOr", vmin=centre - reach, vmax=centre + reach)
-    )
-    shades = ax.imshow(values, aspect="auto", **limits)
-    for (y, x), value in np.ndenumerate(values):
-        dark = np.dot(shades.to_rgba(value)[:3], (0.3, 0.6, 0.1)) < 0.55
-        ax.text(
-            x,
-            y,
-            "–" if np.isnan(value) else f"{value:.0f}",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if dark and not np.isnan(value) else _INK,
-        )
+    if centre is None:
+        limits = dict(cmap="Blues", vmin=0, vmax=max(reach, 100))
+    else:
+        limits = dict(cmap="PuOr", vmin=centre - reach, vmax=centre + reach)
+    _write_numbers(ax, values, ax.imshow(values, aspect="auto", **limits))
     ax.set(xticks=range(len(columns)), yticks=range(len(rows)), yticklabels=rows, title=title)
     ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     ax.tick_params(length=0)
@@ -59,9 +59,8 @@ def overlay_grid(
 ):
     "A grid of images -> Figure."
     across = max(map(len, pictures))
-    fig, axes = plt.subplots(
-        len(pictures), across, figsize=(side * across, side * len(pictures) + 0.5), squeeze=False, layout="constrained"
-    )
+    size = side * across, side * len(pictures) + 0.5
+    fig, axes = plt.subplots(len(pictures), across, figsize=size, squeeze=False, layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for line, row in zip(axes, pictures):
@@ -118,20 +117,10 @@ def add_classes(
     from matplotlib.patches import Patch
 
     colours = overlay_colours(vocabulary.palette()) / 255
+    shown = [i for i in labels if not (vocabulary.background and i == 0)]
     with plt.style.context(_HOUSE):
-        shown = [
-            Patch(facecolor=colours[i], edgecolor=_FAINT, label=vocabulary.labels[i])
-            for i in labels
-            if not (vocabulary.background and i == 0)
-        ]
-        if shown:
-            _legend_below(
-                fig,
-                handles=shown,
-                ncols=min(8, len(shown)),
-                fontsize=7.5,
-                handlelength=1,
-                handleheight=1,
-                columnspacing=1.2,
-            )
+        patches = [Patch(facecolor=colours[i], edgecolor=_FAINT, label=vocabulary.labels[i]) for i in shown]
+        if patches:
+            look = dict(fontsize=7.5, handlelength=1, handleheight=1, columnspacing=1.2)
+            _legend_below(fig, handles=patches, ncols=min(8, len(patches)), **look)
     return fig

@@ -248,28 +248,20 @@ def _prepare_context(
     "Make the 60-class label maps of PASCAL Context and the list of its validation images."
     source, name = SOURCES["context60"], "trainval_merged.json"
     home = find_home("context60", root, source.pictures)
-    file = next(
-        (f for f in (folder / name for folder in (home, home.parent, Path(root).expanduser())) if f.is_file()),
-        home / name,
-    )
+    files = [folder / name for folder in (home, home.parent, Path(root).expanduser())]
+    file = next((f for f in files if f.is_file()), files[0])
     _require("context", [file] if not file.is_file() else [])
     images, masks = _read_details(file)
     keys = [Path(i["file_name"]).stem for i in images]
-    wrong = [
-        i["file_name"]
-        for i, key in zip(images, keys)
-        if i["file_name"] != f"{key}.jpg" or not re.fullmatch(source.key, key)
-    ]
+    wrong = [i["file_name"] for i in images if not re.fullmatch(rf"(?:{source.key})\.jpg", i["file_name"])]
     if wrong or not keys:
         raise ValueError(
             f"detail annotations must name VOC's validation images, as 2008_000001.jpg: {file} names "
             f"{wrong[:5] or 'none'}"
         )
     _require("context", [p for p in (file_of(home, source.pictures, key) for key in keys) if not p.is_file()])
-    jobs = [
-        (home / source.labels[0].format(key), lambda i=i: _detail_labels(i, masks[i["image_id"]]))
-        for key, i in zip(keys, images)
-    ]
+    make = lambda image: lambda: _detail_labels(image, masks[image["image_id"]])
+    jobs = [(home / source.labels[0].format(key), make(image)) for key, image in zip(keys, images)]
     prepared = _write_all("context", home, jobs, progress)
     atomic_write(home / source.split, "".join(f"{key}\n" for key in keys))
     return prepared

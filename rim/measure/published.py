@@ -104,23 +104,25 @@ class PublishedBenchmark:
         if not self.keys:
             raise FileNotFoundError(f"a benchmark needs at least one image: {self.home} has none of {name}")
 
-    def find_keys(self):
-        "The keys of the list, else of the files."
-        source, split = self.source, self.home / self.source.split
-        if source.split and split.is_file():
-            return _split_keys(split, source.key)
-        labelled = keys_in(self.home, self.label_patterns, source.key)
-        if not source.split:
-            return sorted(labelled | keys_in(self.home, source.pictures, source.key))
-        if len(labelled) > source.images:
-            raise FileNotFoundError(
-                f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which "
-                f"{source.images} belong to it"
-            )
-        return sorted(labelled)
-
     def __len__(self):
         return len(self.keys)
+
+# %% ../../nbs/measure/04_published.ipynb #fd24d141
+@patch
+def find_keys(self: PublishedBenchmark):
+    "The keys of the list, else of the files."
+    source, split = self.source, self.home / self.source.split
+    if source.split and split.is_file():
+        return _split_keys(split, source.key)
+    labelled = keys_in(self.home, self.label_patterns, source.key)
+    if not source.split:
+        return sorted(labelled | keys_in(self.home, source.pictures, source.key))
+    if len(labelled) > source.images:
+        raise FileNotFoundError(
+            f"{self.name} needs the list {split}: there are {len(labelled)} label maps, of which "
+            f"{source.images} belong to it"
+        )
+    return sorted(labelled)
 
 # %% ../../nbs/measure/04_published.ipynb #617dad2f
 PublishedBenchmark._repr_html_ = benchmark_page
@@ -283,8 +285,10 @@ class PhotosBenchmark(FolderBenchmark):
         items, part = [(stem, images[stem], maps[stem]) for stem in images], _PARTS[part]
         self.items = (part(items) if callable(part) else items[part])[: n or None]
 
-    def __getitem__(self, i):
-        stem, image_path, map_path = self.items[i]
-        image, labels = read_image(image_path), translate(read_labels(map_path), self.table, map_path)
-        check_size(image.shape[:2], labels.shape, image_path, map_path)
-        return image, labels, stem
+# %% ../../nbs/measure/04_published.ipynb #cbdbf69f
+@patch
+def __getitem__(self: PhotosBenchmark, i):
+    stem, image_path, map_path = self.items[i]
+    image, labels = read_image(image_path), translate(read_labels(map_path), self.table, map_path)
+    check_size(image.shape[:2], labels.shape, image_path, map_path)
+    return image, labels, stem

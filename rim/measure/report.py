@@ -44,13 +44,6 @@ class Report:
     def __repr__(self):
         return f"Report({self.extent}: {', '.join(self.confusions)})"
 
-    @property
-    def extent(self):
-        "What was measured, in words."
-        return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (
-            f", {len(self.aside)} excluded" if self.aside else ""
-        )
-
     def interval(self, method):
         "(low, mIoU, high) of a method, 0..1."
         return bootstrap(self.confusions[method], self.draws, self.seed, self.skip)
@@ -59,13 +52,22 @@ class Report:
         "(low, mIoU of a - mIoU of b, high), both resampled together."
         return paired_bootstrap(self.confusions[a], self.confusions[b], self.draws, self.seed, self.skip)
 
-    @property
-    def rows(self):
-        "One dict per method: method, mIoU, low, high, in percent."
-        return [
-            dict(zip(("method", "low", "mIoU", "high"), (name, *(100 * v for v in self.interval(name)))))
-            for name in self.confusions
-        ]
+# %% ../../nbs/measure/08_report.ipynb #bc7588f7
+@patch(as_prop=True)
+def extent(self: Report):
+    "What was measured, in words."
+    return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (
+        f", {len(self.aside)} excluded" if self.aside else ""
+    )
+
+# %% ../../nbs/measure/08_report.ipynb #307b9985
+@patch(as_prop=True)
+def rows(self: Report):
+    "One dict per method: method, mIoU, low, high, in percent."
+    return [
+        dict(zip(("method", "low", "mIoU", "high"), (name, *(100 * v for v in self.interval(name)))))
+        for name in self.confusions
+    ]
 
 # %% ../../nbs/measure/08_report.ipynb #6259250e
 @patch
@@ -196,6 +198,26 @@ def class_table(
     rows = [np.mean([[100 * values[name][label] for label in labels] for name in some], 0) for some in groups.values()]
     return labels, np.array(rows)
 
+# %% ../../nbs/measure/08_report.ipynb #23cbbb39
+@patch
+def _method_parts(
+    self: Report,
+    method: str,
+) -> list:  # of str
+    "The part of the summary about a method: its classes, counts and worst images."
+    shown = lambda v: "–" if v is None else f"{v:.1f}"
+    name = lambda r: f"{r['label']}{'' if r['scored'] else ' (not scored)'}"
+    between = lambda r: f"{shown(r['low'])} – {shown(r['high'])}"
+    rows = [(name(r), shown(r["IoU"]), between(r), r["images"]) for r in self.class_rows(method)]
+    counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())
+    worst = [(key, f"{100 * value:.1f}") for _, key, value in self.worst(method, 10)]
+    return [
+        f"## {method}",
+        markdown_table(["class", "IoU", "95 % interval", "images with it"], rows),
+        f"Counted over all images: {counts}." if counts else "",
+        markdown_table(["worst images", "mIoU"], worst),
+    ]
+
 # %% ../../nbs/measure/08_report.ipynb #e695112e
 @patch
 def summary(
@@ -204,25 +226,8 @@ def summary(
 ) -> str:
     "The report as Markdown: methods, classes, counts, and what was excluded."
     parts = [f"# {self.benchmark}", line, self.markdown()]
-    shown = lambda v: "–" if v is None else f"{v:.1f}"
     for method in self.confusions:
-        rows = [
-            (
-                f"{r['label']}{'' if r['scored'] else ' (not scored)'}",
-                shown(r["IoU"]),
-                f"{shown(r['low'])} – {shown(r['high'])}",
-                r["images"],
-            )
-            for r in self.class_rows(method)
-        ]
-        counts = ", ".join(f"{name} {value}" for name, value in self.total(method).items())
-        worst = [(key, f"{100 * value:.1f}") for _, key, value in self.worst(method, 10)]
-        parts += [
-            f"## {method}",
-            markdown_table(["class", "IoU", "95 % interval", "images with it"], rows),
-            f"Counted over all images: {counts}." if counts else "",
-            markdown_table(["worst images", "mIoU"], worst),
-        ]
+        parts += self._method_parts(method)
     if self.aside:
         parts += [
             "## Excluded",

@@ -75,41 +75,13 @@ _COCO_OBJECT = relabel(
 )
 
 # %% ../../nbs/measure/03_sources.ipynb #343653d7
-CITYSCAPES_NAMES = (
-    "unlabeled",
-    "ego vehicle",
-    "rectification border",
-    "out of roi",
-    "static",
-    "dynamic",
-    "ground",
-    "road",
-    "sidewalk",
-    "parking",
-    "rail track",
-    "building",
-    "wall",
-    "fence",
-    "guard rail",
-    "bridge",
-    "tunnel",
-    "pole",
-    "polegroup",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "caravan",
-    "trailer",
-    "train",
-    "motorcycle",
-    "bicycle",
+CITYSCAPES_NAMES = tuple(
+    (
+        "unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, "
+        "parking, rail track, building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, "
+        "traffic sign, vegetation, terrain, sky, person, rider, car, truck, bus, caravan, trailer, train, "
+        "motorcycle, bicycle"
+    ).split(", ")
 )
 
 # %% ../../nbs/measure/03_sources.ipynb #d591a21f
@@ -192,6 +164,10 @@ SOURCES = {
         raw_values=_COCO_STUFF,
         background=False,
     ),
+}
+
+# %% ../../nbs/measure/03_sources.ipynb #dd442141
+SOURCES |= {
     "cityscapes": _Source(
         500,
         "cityscapes",

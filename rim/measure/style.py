@@ -171,22 +171,13 @@ def table_text(
     methods=("rim",),  # whose departures from [DEFAULT] are named
 ):
     "Rows with their intervals as Markdown; the paper's values in a column of their own, if there are any."
-    beside = any(name in paper for name in rows)
-    head = [
-        "",
-        f"measured here: {settings.profile}",
-        "95 % interval",
-        *([f"reported in the paper: {measured_on}"] if beside else []),
-    ]
-    cells = [
-        [
-            name,
-            number(value, form),
-            f"{number(low, form)} – {number(high, form)}" if np.isfinite([low, high]).all() else "–",
-            *([number(paper.get(name), form)] if beside else []),
-        ]
-        for name, (low, value, high) in rows.items()
-    ]
+    head, cells = ["", f"measured here: {settings.profile}", "95 % interval"], []
+    for name, (low, value, high) in rows.items():
+        span = f"{number(low, form)} – {number(high, form)}" if np.isfinite([low, high]).all() else "–"
+        cells.append([name, number(value, form), span])
+    if any(name in paper for name in rows):
+        head.append(f"reported in the paper: {measured_on}")
+        cells = [[*cell, number(paper.get(cell[0]), form)] for cell in cells]
     foot = f"{unit}, {profile_line(settings, n, seeds, methods)}. Intervals are over images."
     return f"{markdown_table(head, cells)}\n\n{foot}"
 

@@ -11,6 +11,7 @@ import numpy as np
 from .report import Report
 from .metrics import draw_weights, interval, resample_miou
 from ..method.bank import ReferenceBank
+from ..method.bank_files import ARRAYS
 from ..method.segmentation import Method
 from ..method.segmenter import RIM, VARIANTS, fill_uncovered, name_regions
 from ..base.settings import ForegroundSettings, MatchingSettings, Settings
@@ -100,9 +101,7 @@ def thinned(
         np.random.default_rng([seed, i]).permutation(np.flatnonzero(bank.owner == i))[:k] for i in range(len(bank))
     ]
     rows = np.sort(np.concatenate(drawn))
-    return replace(
-        bank, memory={}, **{part: getattr(bank, part)[rows] for part in ("owner", "foreground", "background", "whole")}
-    )
+    return replace(bank, memory={}, **{part: getattr(bank, part)[rows] for part in ARRAYS})
 
 # %% ../../nbs/measure/15_sweeps.ipynb #13049451
 _FOREGROUND = (*(f.name for f in fields(ForegroundSettings)), "images_per_class")

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..base.files import address
 from ..base.ledger import note
 from ..base.settings import Settings
-from .bank_files import load_bank, save_bank
+from .bank_files import VECTORS, load_bank, save_bank
 from .bank_pages import bank_page, contact_sheet, strip
 from .photographs import describe_photographs
 from .references import References, k_means, make_references
@@ -53,11 +53,13 @@ class ReferenceBank:
         arrays = [a.tobytes() for a in (self.owner, self.foreground, self.background, self.whole, *more)]
         return hashlib.sha256(b"".join([address({"names": list(self.names)}).encode(), *arrays])).hexdigest()
 
-    def __repr__(self):
-        return (
-            f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: "
-            f"{', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
-        )
+# %% ../../nbs/method/11_bank.ipynb #5c425eff
+@patch
+def __repr__(self: ReferenceBank):
+    return (
+        f"ReferenceBank({len(self)} classes, {len(self.owner)} references of width {self.dim}: "
+        f"{', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
+    )
 
 # %% ../../nbs/method/11_bank.ipynb #4cc01156
 _COUNTS = "references", "dropped", "fallbacks", "redraws"
@@ -72,6 +74,23 @@ def _count_references(
     redraws = sum(record.get("redraws", 0) for *_, record in made)
     return dict(zip(_COUNTS, (len(kept), len(made) - len(kept), fallbacks, redraws)))
 
+# %% ../../nbs/method/11_bank.ipynb #7c4d664b
+def _is_usable(arrays, record) -> bool:
+    "Whether a reference has the features that matching needs."
+    return not record.get("degenerate") and all(np.isfinite(arrays[part]).all() for part in ("foreground", "whole"))
+
+# %% ../../nbs/method/11_bank.ipynb #480a5116
+_THUMBNAILS = "image", "mask", "attention"
+
+
+def _first_thumbnails(
+    owner,  # int64 [n], the class of each reference, ascending
+    arrays,  # of each reference
+) -> dict:
+    "The first eight images of each class."
+    shown = [j for i in np.unique(owner) for j in np.flatnonzero(owner == i)[:8]]
+    return {"owner": owner[shown], **{part: np.stack([arrays[j][part] for j in shown]) for part in _THUMBNAILS}}
+
 # %% ../../nbs/method/11_bank.ipynb #098ff2bd
 def _bank_from_references(
     names,  # class names
@@ -80,29 +99,17 @@ def _bank_from_references(
 ) -> ReferenceBank:
     "The bank of these references, whatever order they come in."
     made = sorted(made, key=lambda m: m[:3])
-    usable = [
-        not r.get("degenerate") and bool(np.isfinite(a["foreground"]).all() and np.isfinite(a["whole"]).all())
-        for *_, a, r in made
-    ]
-    kept = [m for m, ok in zip(made, usable) if ok]
+    kept = [m for m in made if _is_usable(*m[3:])]
     owner = np.array([m[0] for m in kept], np.int64)
-    asked, left = (
-        np.bincount(np.array(classes, np.int64), minlength=len(names)).tolist()
-        for classes in ([m[0] for m in made], owner)
-    )
+    classes = np.array([m[0] for m in made], np.int64)
+    asked, left = (np.bincount(which, minlength=len(names)).tolist() for which in (classes, owner))
     for name, n, wanted in zip(names, left, asked):
         if not n:
             raise ValueError(f"a class needs at least one usable reference image: {name!r} has none of {wanted}")
-    shown = [j for i in range(len(names)) for j in np.flatnonzero(owner == i)[:8]]
-    thumbnails = {
-        "owner": owner[shown],
-        **{part: np.stack([kept[j][3][part] for j in shown]) for part in ("image", "mask", "attention")},
-    }
     counts = _count_references(made, kept)
     counts["dropped_of"] = {name: wanted - n for name, n, wanted in zip(names, left, asked) if wanted > n}
-    vectors = [
-        np.stack([m[3][part] for m in kept]).astype(np.float32) for part in ("foreground", "background", "whole")
-    ]
+    vectors = [np.stack([m[3][part] for m in kept]).astype(np.float32) for part in VECTORS]
+    thumbnails = _first_thumbnails(owner, [m[3] for m in kept])
     bank = ReferenceBank(tuple(names), owner, *vectors, thumbnails, {**counts, **(record or {})})
     note("bank", digest=bank.digest, classes=len(names), **{k: counts[k] for k in _COUNTS})
     return bank
@@ -257,17 +264,9 @@ def subset(
     thumbnails["owner"] = renumber[thumbnails["owner"]]
     record = {**self.record, "references": len(rows), "part_of": list(self.names)}
     record["synonyms"] = {n: list(self.words(i, but=n)) for n, i in zip(names, old) if self.words(i, but=n)}
-    return ReferenceBank(
-        tuple(names),
-        renumber[self.owner[rows]],
-        self.foreground[rows],
-        self.background[rows],
-        self.whole[rows],
-        thumbnails,
-        record,
-        {k: v[rows] for k, v in self.extra.items()},
-        self.negatives,
-    )
+    owner, vectors = renumber[self.owner[rows]], [getattr(self, part)[rows] for part in VECTORS]
+    extra = {k: v[rows] for k, v in self.extra.items()}
+    return ReferenceBank(tuple(names), owner, *vectors, thumbnails, record, extra, self.negatives)
 
 # %% ../../nbs/method/11_bank.ipynb #00bc442d
 def _join_rows(
@@ -320,6 +319,18 @@ def _join_records(
         "synonyms": {n: list(dict.fromkeys(words)) for n, words in synonyms.items() if words},
     }
 
+# %% ../../nbs/method/11_bank.ipynb #6aa3ca07
+def _join_thumbnails(
+    first: dict,
+    second: dict,
+    renumber,  # int [classes of the second]: their numbers in the joined bank
+) -> dict:
+    "The thumbnails of two banks."
+    owner = np.concatenate([first["owner"], renumber[second["owner"]]])
+    order = np.argsort(owner, kind="stable")
+    pixels = {part: np.concatenate([first[part], second[part]])[order] for part in _THUMBNAILS}
+    return {"owner": owner[order], **pixels}
+
 # %% ../../nbs/method/11_bank.ipynb #4f3c2513
 @patch
 def merge(
@@ -333,23 +344,13 @@ def merge(
             f"{self.dim} and {other.record.get('encoder')} of width {other.dim}"
         )
     names, renumber = _join_names(self, other)
-    owner, shown = (
-        np.concatenate([a, renumber[b]])
-        for a, b in ((self.owner, other.owner), (self.thumbnails["owner"], other.thumbnails["owner"]))
-    )
-    order, order_shown = np.argsort(owner, kind="stable"), np.argsort(shown, kind="stable")
-    vectors = [
-        np.concatenate([getattr(b, part) for b in (self, other)])[order]
-        for part in ("foreground", "background", "whole")
-    ]
-    thumbnails = {
-        part: np.concatenate([self.thumbnails[part], other.thumbnails[part]])[order_shown]
-        for part in ("image", "mask", "attention")
-    }
+    owner = np.concatenate([self.owner, renumber[other.owner]])
+    order = np.argsort(owner, kind="stable")
+    vectors = [np.concatenate([getattr(b, part) for b in (self, other)])[order] for part in VECTORS]
+    thumbnails = _join_thumbnails(self.thumbnails, other.thumbnails, renumber)
     record = _join_records(self, other, names, renumber)
     extra = {k: v[order] for k, v in _join_rows(self.extra, other.extra).items()}
     negatives = _join_negatives(self.negatives, other.negatives)
-    thumbnails = {"owner": shown[order_shown], **thumbnails}
     return ReferenceBank(names, owner[order], *vectors, thumbnails, record, extra, negatives)
 
 # %% ../../nbs/method/11_bank.ipynb #16a23c9c

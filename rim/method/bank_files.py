@@ -15,7 +15,8 @@ from ..base.files import atomic_write, canonical
 from ..base.store import checksum
 
 # %% ../../nbs/method/09_bank_files.ipynb #928aeee7
-ARRAYS, GROUPS = ("owner", "foreground", "background", "whole"), ("extra", "negatives")
+VECTORS, GROUPS = ("foreground", "background", "whole"), ("extra", "negatives")
+ARRAYS = ("owner", *VECTORS)
 
 
 def save_bank(
@@ -31,17 +32,10 @@ def save_bank(
     if half:
         arrays = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in arrays.items()}
     arrays |= {f"thumbnail_{k}": v for k, v in bank.thumbnails.items()}
-    arrays, names, record = (
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()},
-        canonical(list(bank.names)),
-        canonical(bank.record),
-    )
-    return atomic_write(
-        path,
-        pack_arrays(
-            arrays, {"bank": canonical({"names": names, "record": record, "checksum": checksum(names, record, arrays)})}
-        ),
-    )
+    arrays = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    names, record = canonical(list(bank.names)), canonical(bank.record)
+    facts = {"names": names, "record": record, "checksum": checksum(names, record, arrays)}
+    return atomic_write(path, pack_arrays(arrays, {"bank": canonical(facts)}))
 
 # %% ../../nbs/method/09_bank_files.ipynb #452253bd
 def _take(
@@ -87,7 +81,7 @@ def load_bank(
             raise ValueError("its checksum does not match")
         arrays = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in arrays.items()}
         width = arrays["foreground"].shape[1]
-        empty = [k for k in ARRAYS[1:] if arrays[k].shape[1] == 0 < width]
+        empty = [k for k in VECTORS if arrays[k].shape[1] == 0 < width]
         arrays |= {k: np.full((len(arrays[k]), width), np.nan, np.float32) for k in empty}
         groups = {part: _take(arrays, f"{part}.") for part in GROUPS}
         thumbnails, names = _take(arrays, "thumbnail_"), tuple(json.loads(facts["names"]))

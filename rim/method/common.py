@@ -18,6 +18,7 @@ from ..base.images import read_image, read_labels, resize_nearest
 from ..base.stages import Stage
 from ..base.store import file_digest
 from .bank import ReferenceBank
+from .bank_files import VECTORS
 from .features import EfficientNetFeatures
 from .tools import Tools
 from .words import coco_things, known_words
@@ -199,11 +200,11 @@ def _flatten(
     samples: list,  # of `_sample_references`
 ) -> list:  # of (synset, whether the mask is true, vectors)
     "A line per reference, things in the order of their synsets."
-    things, parts = coco_things(), ("foreground", "background", "whole")
+    things = coco_things()
     large = {int(c) for _, a in maps for c, area in zip(a["category"], a["area"]) if area >= ENOUGH}
     lines = [(synset, False, vectors) for synset, vectors in samples]
     lines += [
-        (things[int(c)], True, {part: arrays[part][i] for part in parts})
+        (things[int(c)], True, {part: arrays[part][i] for part in VECTORS})
         for _, arrays in maps
         for i, c in enumerate(arrays["category"])
         if arrays["area"][i] >= ENOUGH or int(c) not in large
@@ -220,8 +221,8 @@ def common_bank(
     "The bank of all these references; its names are the first words of their synsets."
     words, lines = known_words(), _flatten(maps, samples)
     synsets = list(dict.fromkeys(synset for synset, *_ in lines))
-    parts = ("foreground", "background", "whole")
-    vectors = [np.stack([v[part] for *_, v in lines]).astype(np.float32) for part in parts]
+    owner = np.array([synsets.index(synset) for synset, *_ in lines], np.int64)
+    vectors = [np.stack([v[part] for *_, v in lines]).astype(np.float32) for part in VECTORS]
     masked = np.array([[line[1]] for line in lines], np.float32)
     negatives = [arrays["negative"] for _, arrays in maps] or [np.zeros((0, vectors[0].shape[1]))]
     empty = {"owner": np.zeros(0, np.int64), "image": np.zeros((0, 64, 64, 3), np.uint8)}
@@ -232,12 +233,6 @@ def common_bank(
         "sources": {"regions of category maps": int(masked.sum()), "samples": int((1 - masked).sum())},
         "encoder": tools.masking_key["encoder"],
     }
-    return ReferenceBank(
-        tuple(words.names[s][0] for s in synsets),
-        np.array([synsets.index(synset) for synset, *_ in lines], np.int64),
-        *vectors,
-        empty,
-        facts | (record or {}),
-        {"masked": masked},
-        {"foreground": np.concatenate(negatives).astype(np.float32)},
-    )
+    names, facts = tuple(words.names[s][0] for s in synsets), facts | (record or {})
+    behind = {"foreground": np.concatenate(negatives).astype(np.float32)}
+    return ReferenceBank(names, owner, *vectors, empty, facts, {"masked": masked}, behind)

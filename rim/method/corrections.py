@@ -37,22 +37,25 @@ class Correction:
         "Where the reference comes from, in words."
         return f"corrected {self.name}, {self.image} at {', '.join(f'{x},{y}' for x, y in self.points)}"
 
-    def as_dict(self) -> dict:
-        "For JSON."
-        facts = {k: getattr(self, k) for k in ("image", "name", "how", "was")}
-        return {**facts, "points": [list(p) for p in self.points], "segmentation": to_rle(self.mask)}
+# %% ../../nbs/method/26_corrections.ipynb #c7d8db4c
+@patch
+def as_dict(self: Correction) -> dict:
+    "For JSON."
+    facts = {k: getattr(self, k) for k in ("image", "name", "how", "was")}
+    return {**facts, "points": [list(p) for p in self.points], "segmentation": to_rle(self.mask)}
 
-    @classmethod
-    def of(cls, facts):
-        "A correction from what `as_dict` gives."
-        try:
-            points = tuple((int(x), int(y)) for x, y in facts["points"])
-            texts = {k: str(facts[k]) for k in ("image", "name", "how", "was")}
-            return cls(mask=from_rle(facts["segmentation"]), points=points, **texts)
-        except (KeyError, TypeError, ValueError) as e:
-            raise ValueError(
-                f"a correction has image, name, points and segmentation: got {str(facts)[:80]} ({e})"
-            ) from None
+# %% ../../nbs/method/26_corrections.ipynb #8812ac9c
+@patch(cls_method=True)
+def of(cls: Correction, facts):
+    "A correction from what `as_dict` gives."
+    try:
+        points = tuple((int(x), int(y)) for x, y in facts["points"])
+        texts = {k: str(facts[k]) for k in ("image", "name", "how", "was")}
+        return cls(mask=from_rle(facts["segmentation"]), points=points, **texts)
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"a correction has image, name, points and segmentation: got {str(facts)[:80]} ({e})"
+        ) from None
 
 # %% ../../nbs/method/26_corrections.ipynb #52abc9fb
 def point_at(

@@ -25,30 +25,26 @@ class ClipCrops:
         side: int,  # of the crops, pixels
         batch: int = 64,  # crops at a time
     ):
-        self.model, self.processor, self.side, self.batch, self.dim = (
-            model,
-            processor,
-            side,
-            batch,
-            model.config.projection_dim,
-        )
+        self.model, self.processor, self.dim = model, processor, model.config.projection_dim
+        self.side, self.batch = side, batch
 
-    @torch.no_grad()
-    def images(
-        self,
-        crops: list[np.ndarray],  # each [H, W, 3] uint8 RGB
-    ) -> torch.Tensor:  # [P, D] float32, rows of length 1
-        "Image embeddings."
-        statistics = self.processor.image_processor
-        pixels = [to_input(crop, (self.side,) * 2, statistics.image_mean, statistics.image_std) for crop in crops]
+# %% ../../nbs/method/24_crops.ipynb #bf881e44
+@patch
+@torch.no_grad()
+def images(
+    self: ClipCrops,
+    crops: list[np.ndarray],  # each [H, W, 3] uint8 RGB
+) -> torch.Tensor:  # [P, D] float32, rows of length 1
+    "Image embeddings."
+    statistics = self.processor.image_processor
+    pixels = [to_input(crop, (self.side,) * 2, statistics.image_mean, statistics.image_std) for crop in crops]
 
-        def embed(some):
-            return self.model.visual_projection(
-                self.model.vision_model(torch.stack(some).to(self.model.device, self.model.dtype)).pooler_output
-            ).float()
+    def embed(some):
+        stack = torch.stack(some).to(self.model.device, self.model.dtype)
+        return self.model.visual_projection(self.model.vision_model(stack).pooler_output).float()
 
-        parts = [torch.empty(0, self.dim, device=self.model.device), *halve_batches(embed, pixels, self.batch)]
-        return F.normalize(torch.cat(parts), dim=1)
+    parts = [torch.empty(0, self.dim, device=self.model.device), *halve_batches(embed, pixels, self.batch)]
+    return F.normalize(torch.cat(parts), dim=1)
 
 # %% ../../nbs/method/24_crops.ipynb #f6fb0974
 def tokenise(

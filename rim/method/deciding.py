@@ -13,6 +13,7 @@ import torch
 from fastcore.basics import patch
 from ..base.images import data_uri, side_by_side
 from .bank import ReferenceBank
+from .bank_files import VECTORS
 from .bank_pages import tile
 from .matcher import Matcher, Nearest, present_labels, vote
 from .prototypes import nearest_count, prototypes
@@ -67,13 +68,13 @@ def without(
         bank,
         names=tuple(bank.names[i] for i in left),
         owner=np.searchsorted(left, bank.owner[kept]),
-        **{part: getattr(bank, part)[kept] for part in ("foreground", "background", "whole")},
+        **{part: getattr(bank, part)[kept] for part in VECTORS},
         thumbnails={**thumbnails, "owner": np.searchsorted(left, thumbnails["owner"])},
         extra={k: v[kept] for k, v in bank.extra.items()},
         memory={},
     )
 
-
+# %% ../../nbs/method/25_deciding.ipynb #92759e23
 def _tile_of(bank: ReferenceBank, row: int):  # int, None where the image isn't kept
     "The thumbnail of a reference: the first ones of each class are kept."
     k = int(row - np.searchsorted(bank.owner, bank.owner[row]))
@@ -111,7 +112,7 @@ def _features_at(
     height, width = regions.grid.shape[1:]
     return regions.grid[:, y * height // size[0], x * width // size[1]][None], False
 
-
+# %% ../../nbs/method/25_deciding.ipynb #dac072c7
 def _parts_of(
     matcher: Matcher,
     features,  # float32 [q, D], of the regions that cover a pixel
@@ -183,15 +184,39 @@ class Decision:
         sure = f", right with a probability of {self.confidence:.2f}" if self.confidence < 1 else ""
         return f"{self.name}{second}{sure}" + ", which is too little: unknown" * self.unknown
 
-    def as_dict(self) -> dict:
-        "For JSON."
-        facts = {k: v for k, v in asdict(replace(self, images=())).items() if k != "images"}
-        return {**facts, "references": list(facts["references"]), "against": list(facts["against"])}
+# %% ../../nbs/method/25_deciding.ipynb #beca4f56
+@patch
+def as_dict(self: Decision) -> dict:
+    "For JSON."
+    facts = {k: v for k, v in asdict(replace(self, images=())).items() if k != "images"}
+    return {**facts, "references": list(facts["references"]), "against": list(facts["against"])}
 
-    def __repr__(self):
-        first = self.references[0] if self.references else None
-        reason = f"{first.origin} weighs {first.weight:.0%}" if first else "no region covers it"
-        return f"Decision({self.x}, {self.y}): {self.name}, {reason}"
+# %% ../../nbs/method/25_deciding.ipynb #740d214e
+@patch
+def __repr__(self: Decision):
+    first = self.references[0] if self.references else None
+    reason = f"{first.origin} weighs {first.weight:.0%}" if first else "no region covers it"
+    return f"Decision({self.x}, {self.y}): {self.name}, {reason}"
+
+# %% ../../nbs/method/25_deciding.ipynb #3f4b890e
+def _rivals(
+    e: Nearest,
+    features,  # float32 [q, D], of the regions that cover a pixel
+    label: int,  # of the pixel
+    background: bool,  # whether label 0 is the background
+) -> tuple:  # Parts of the label; the runner-up's name, empty if there is none; its Parts
+    "What stands behind the label of a pixel, and behind the best of the others."
+    mean = e.matcher.scores(features, e.bank, background).mean(0).numpy()
+    others = [int(i) for i in np.argsort(-mean, kind="stable") if i != label]
+    both = [_parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]
+    return (both[0], e.names[others[0]], both[1]) if others else (both[0], "", [])
+
+# %% ../../nbs/method/25_deciding.ipynb #64257fd9
+def _image_of(bank: ReferenceBank, part: Part, behind: bool):  # uint8 [S, S, 3], None where it isn't kept
+    "The thumbnail of a part."
+    if part.negative or (i := _tile_of(bank, part.row)) is None:
+        return None
+    return tile(bank, i, "background" if behind else "mask")
 
 # %% ../../nbs/method/25_deciding.ipynb #0638b14e
 @patch
@@ -213,23 +238,12 @@ def deciding(
     features, covered = _features_at(e.regions, x, y, (height, width), e.matcher.settings.match_voting == "smallest")
     if background and not covered:
         return Decision(x, y, e.names[0], 0.0, "", (), (), **doubt)
-    mean = e.matcher.scores(features, e.bank, background).mean(0).numpy()
-    others = [int(i) for i in np.argsort(-mean, kind="stable") if i != label]
-    both = [_parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]
+    parts, second, against = _rivals(e, features, label, background)
     again = lambda bank: name_at(e.matcher, e.regions, bank, x, y, (height, width), background)
-    own = tuple(replace(p, without=again(without(e.bank, p.row, p.negative))) for p in both[0][:most])
+    own = tuple(replace(p, without=again(without(e.bank, p.row, p.negative))) for p in parts[:most])
     images = tuple(_image_of(e.bank, p, background and label == 0) for p in own)
-    against = tuple(both[1][:most]) if others else ()
-    score = float(sum(p.weight * p.cosine for p in both[0]))
-    second = e.names[others[0]] if others else ""
-    return Decision(x, y, e.names[label], score, second, own, against, images, **doubt)
-
-
-def _image_of(bank: ReferenceBank, part: Part, behind: bool):  # uint8 [S, S, 3], None where it isn't kept
-    "The thumbnail of a part."
-    if part.negative or (i := _tile_of(bank, part.row)) is None:
-        return None
-    return tile(bank, i, "background" if behind else "mask")
+    score = float(sum(p.weight * p.cosine for p in parts))
+    return Decision(x, y, e.names[label], score, second, own, tuple(against[:most]), images, **doubt)
 
 # %% ../../nbs/method/25_deciding.ipynb #828c168e
 @patch

@@ -54,6 +54,19 @@ def _meter(
         f"{text or f'{value:.3f}'}</div>"
     )
 
+# %% ../../nbs/method/15_explanation.ipynb #d4f7ed2b
+def _bar(
+    x: int,
+    height: float,  # of 100
+    colour: str,
+    title: str,  # shown under the pointer
+) -> str:
+    "A bar of a chart, in SVG."
+    return (
+        f'<rect x="{x}" y="{100 - height:.1f}" width="4.4" height="{height:.1f}" fill="{colour}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
 # %% ../../nbs/method/15_explanation.ipynb #092db1e9
 def _ranking_bars(
     rankings,  # int [m, n]
@@ -65,11 +78,7 @@ def _ranking_bars(
     shown = np.sort(np.argsort(-distributions[0], kind="stable")[:most])
     high, step, colours = float(distributions[:, shown].max()), 18, ("currentColor", _WINNER, _SECOND)
     parts = [
-        (
-            f'<rect x="{step * j + 5 * k + 1}" y="{100 - 100 * p[i] / high:.1f}" width="4.4" '
-            f'height="{100 * p[i] / high:.1f}" fill="{colours[k]}"><title>{escape(names[k])}: '
-            f"{p[i]:.4f}</title></rect>"
-        )
+        _bar(step * j + 5 * k + 1, 100 * p[i] / high, colours[k], f"{names[k]}: {p[i]:.4f}")
         for j, i in enumerate(shown)
         for k, p in enumerate(distributions)
     ]
@@ -80,10 +89,8 @@ def _ranking_bars(
         )
         for j, i in enumerate(shown)
     ]
-    width, key = (
-        step * len(shown),
-        "".join(f'<span style="color:{c}">■</span> {escape(n)} ' for c, n in zip(colours, names)),
-    )
+    width = step * len(shown)
+    key = "".join(f'<span style="color:{c}">■</span> {escape(n)} ' for c, n in zip(colours, names))
     return (
         f'<div>{key}<br><svg viewBox="0 0 {width} {106 + 8 * rankings.shape[1]}" '
         f'style="width:{1.1 * width:.0f}px;max-width:100%">{"".join(parts)}</svg></div>'

@@ -210,32 +210,33 @@ class ClipPatches(PatchEncoder):
         kind: str = "keys",  # or values, tokens
     ):
         vision, statistics = model.config.vision_config, processor.image_processor
-        super().__init__(
-            model, side, vision.patch_size, vision.hidden_size if kind == "keys" else model.config.projection_dim
-        )
+        width = vision.hidden_size if kind == "keys" else model.config.projection_dim
+        super().__init__(model, side, vision.patch_size, width)
         self.mean, self.std, self.kind = tuple(statistics.image_mean), tuple(statistics.image_std), kind
         self.layer = _layer_number(layer, vision.num_hidden_layers)
 
-    @torch.no_grad()
-    def grid(
-        self,
-        pixels: torch.Tensor,  # [B, 3, H, W] normalised, sides multiples of the patch
-    ) -> torch.Tensor:  # [B, D, h, w] float32
-        "Keys, values or tokens of the layer."
-        vision = self.model.vision_model
-        *layers, last = vision.encoder.layers[: self.layer]
-        hidden = vision.pre_layrnorm(
-            vision.embeddings(pixels.to(self.model.device, self.model.dtype), interpolate_pos_encoding=True)
-        )
-        for layer in layers:
-            hidden = layer(hidden, attention_mask=None)
-        attention, normal = last.self_attn, last.layer_norm1(hidden)
-        if self.kind == "keys":
-            return self._tokens(attention.k_proj(normal)[:, 1:], pixels)
-        out = (
-            attention.out_proj(attention.v_proj(normal)) if self.kind == "values" else last(hidden, attention_mask=None)
-        )
-        return self._tokens(self.model.visual_projection(vision.post_layernorm(out))[:, 1:], pixels)
+# %% ../../nbs/method/05_features.ipynb #11e6d862
+@patch
+@torch.no_grad()
+def grid(
+    self: ClipPatches,
+    pixels: torch.Tensor,  # [B, 3, H, W] normalised, sides multiples of the patch
+) -> torch.Tensor:  # [B, D, h, w] float32
+    "Keys, values or tokens of the layer."
+    vision = self.model.vision_model
+    *layers, last = vision.encoder.layers[: self.layer]
+    pixels = pixels.to(self.model.device, self.model.dtype)
+    hidden = vision.pre_layrnorm(vision.embeddings(pixels, interpolate_pos_encoding=True))
+    for layer in layers:
+        hidden = layer(hidden, attention_mask=None)
+    attention, normal = last.self_attn, last.layer_norm1(hidden)
+    if self.kind == "keys":
+        return self._tokens(attention.k_proj(normal)[:, 1:], pixels)
+    if self.kind == "values":
+        out = attention.out_proj(attention.v_proj(normal))
+    else:
+        out = last(hidden, attention_mask=None)
+    return self._tokens(self.model.visual_projection(vision.post_layernorm(out))[:, 1:], pixels)
 
 # %% ../../nbs/method/05_features.ipynb #99da1af3
 class DiffusionFeatures(PatchEncoder):
@@ -258,14 +259,16 @@ class DiffusionFeatures(PatchEncoder):
         super().__init__(pipeline.unet, side, latent * 2 ** (len(widths) - 1), widths[-1 - block])
         self.pipeline, self.timestep, self.block, self.seed = pipeline, timestep, block, seed
 
-    def noise(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-        shape: tuple[int, int, int],  # channels, h, w of the latents
-    ) -> torch.Tensor:  # [channels, h, w] float32
-        "The draw that belongs to an image."
-        seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2**32)  # the generator reads 32 bits
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+# %% ../../nbs/method/05_features.ipynb #f9be85c1
+@patch
+def noise(
+    self: DiffusionFeatures,
+    image: np.ndarray,  # [H, W, 3] uint8 RGB
+    shape: tuple[int, int, int],  # channels, h, w of the latents
+) -> torch.Tensor:  # [channels, h, w] float32
+    "The draw that belongs to an image."
+    seed = zlib.crc32(np.ascontiguousarray(image).tobytes(), self.seed % 2**32)  # the generator reads 32 bits
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 # %% ../../nbs/method/05_features.ipynb #4dfec02a
 @patch

@@ -235,23 +235,25 @@ class Nearest:
     regions: Regions = None
     matcher: object = None  # Matcher
 
-    def explain(
-        self,
-        i: int,  # of the result's region
-    ) -> dict:  # fields of an Explanation
-        "The numbers behind a region's name."
-        order, scores = self.match.order[self.rows[i]], self.match.scores[self.rows[i]]
-        scores = {self.names[label]: float(scores[label]) for label in order}
-        first, *others = scores.items()
-        second = f" before {others[0][0]} ({others[0][1]:.3f})" if others else ""
-        return dict(
-            scores=scores,
-            cosines=scores,
-            runner_up=others[0][0] if others else "",
-            pictures={name: self.bank.strip(name, 3) for name in list(scores)[:2]},
-            text=f"The nearest references say {first[0]} ({first[1]:.3f}){second}; "
-            "the pixel's name is the mean of all regions that cover it.",
-        )
+# %% ../../nbs/method/23_matcher.ipynb #6a78b3df
+@patch
+def explain(
+    self: Nearest,
+    i: int,  # of the result's region
+) -> dict:  # fields of an Explanation
+    "The numbers behind a region's name."
+    order, scores = self.match.order[self.rows[i]], self.match.scores[self.rows[i]]
+    scores = {self.names[label]: float(scores[label]) for label in order}
+    first, *others = scores.items()
+    second = f" before {others[0][0]} ({others[0][1]:.3f})" if others else ""
+    return dict(
+        scores=scores,
+        cosines=scores,
+        runner_up=others[0][0] if others else "",
+        pictures={name: self.bank.strip(name, 3) for name in list(scores)[:2]},
+        text=f"The nearest references say {first[0]} ({first[1]:.3f}){second}; "
+        "the pixel's name is the mean of all regions that cover it.",
+    )
 
 # %% ../../nbs/method/23_matcher.ipynb #225b2ec4
 @patch

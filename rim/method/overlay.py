@@ -100,15 +100,8 @@ def write_names(
         if not (at := _room_for(where, taken, half)):
             continue
         taken.append((*at, *half))
-        draw.text(
-            ((at[0] + 0.5) * scale, (at[1] + 0.5) * scale),
-            text,
-            fill="white",
-            font=font,
-            anchor="mm",
-            stroke_width=2,
-            stroke_fill="black",
-        )
+        middle = (at[0] + 0.5) * scale, (at[1] + 0.5) * scale
+        draw.text(middle, text, "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
     return picture
 
 # %% ../../nbs/method/14_overlay.ipynb #2859cfa2

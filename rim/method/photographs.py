@@ -213,6 +213,21 @@ def _describe_photograph(
         store.put("photograph", key, *entry)
     return entry
 
+# %% ../../nbs/method/08_photographs.ipynb #88970370
+def _facts(
+    made,  # references as a bank takes them
+    left_out,  # path -> fault
+    tools: Tools,
+) -> dict:
+    "What a bank's record says about photographs."
+    return {
+        "source": "photographs",
+        "masks": dict(Counter(m[4]["mask"] for m in made if "mask" in m[4])),
+        "left_out": left_out,
+        "encoder": tools.masking_key["encoder"],
+        "masking": tools.masking_key,
+    }
+
 # %% ../../nbs/method/08_photographs.ipynb #2ab8aad9
 def describe_photographs(
     folder,  # one sub-folder per class, images in it
@@ -231,20 +246,12 @@ def describe_photographs(
         (c, photo.name, k, *_describe_photograph(photo, tools, store))
         for c, k, photo in tqdm(items, desc="photographs", disable=None if progress else True)
     ]
-    left_out = {
-        str(photo.path.relative_to(folder)): m[4]["fault"] for (_, _, photo), m in zip(items, made) if "fault" in m[4]
-    }
+    faults = [(photo, m[4]["fault"]) for (_, _, photo), m in zip(items, made) if "fault" in m[4]]
+    left_out = {str(photo.path.relative_to(folder)): fault for photo, fault in faults}
     if left_out:
         warnings.warn(
             f"{len(left_out)} of {len(items)} photographs are skipped: {'; '.join(left_out.values())}", stacklevel=3
         )
-    facts = {
-        "source": "photographs",
-        "masks": dict(Counter(m[4]["mask"] for m in made if "mask" in m[4])),
-        "left_out": left_out,
-        "encoder": tools.masking_key["encoder"],
-        "masking": tools.masking_key,
-        "settings": settings.as_dict(),
-        "synonyms": {n: list(w) for n, w in vocabulary.synonyms.items() if n in classes} if vocabulary else {},
-    }
+    synonyms = {n: list(w) for n, w in vocabulary.synonyms.items() if n in classes} if vocabulary else {}
+    facts = _facts(made, left_out, tools) | {"settings": settings.as_dict(), "synonyms": synonyms}
     return tuple(classes), made, facts

@@ -130,31 +130,23 @@ class MaskGenerator:
         dtype: torch.dtype = torch.float32,  # of the encoder and of the decoder's places
     ):
         fuses = sam.device.type == "cuda" and dtype != torch.float32
-        self.sam, self.dtype, self.decoder, self.encoder = (
-            sam,
-            dtype,
-            PointDecoder(sam, dtype),
-            in_dtype(fused_encoder(sam.image_encoder) if fuses else sam.image_encoder, dtype),
-        )
-        self.grid, self.resize, self.batch = (
-            build_point_grid(points_per_side),
-            ResizeLongestSide(sam.image_encoder.img_size),
-            points_per_batch,
-        )
-        self.least_iou, self.least_stability, self.offset, self.nms = (
-            pred_iou_thresh,
-            stability_score_thresh,
-            stability_score_offset,
-            box_nms_thresh,
-        )
+        encoder = fused_encoder(sam.image_encoder) if fuses else sam.image_encoder
+        self.sam, self.dtype = sam, dtype
+        self.encoder, self.decoder = in_dtype(encoder, dtype), PointDecoder(sam, dtype)
+        self.resize = ResizeLongestSide(sam.image_encoder.img_size)
+        self.grid, self.batch = build_point_grid(points_per_side), points_per_batch
+        self.least_iou, self.least_stability = pred_iou_thresh, stability_score_thresh
+        self.offset, self.nms = stability_score_offset, box_nms_thresh
 
-    def embed(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-    ) -> tuple[torch.Tensor, tuple[int, int]]:  # features [1, C, h, w]; height, width of the image in SAM's input
-        "The image as the decoder sees it."
-        pixels = torch.as_tensor(self.resize.apply_image(image), device=self.sam.device).permute(2, 0, 1)[None]
-        return self.encoder(self.sam.preprocess(pixels).to(self.dtype)), tuple(pixels.shape[2:])
+# %% ../../nbs/method/03_proposals.ipynb #09e27dc8
+@patch
+def embed(
+    self: MaskGenerator,
+    image: np.ndarray,  # [H, W, 3] uint8 RGB
+) -> tuple[torch.Tensor, tuple[int, int]]:  # features [1, C, h, w]; height, width of the image in SAM's input
+    "The image as the decoder sees it."
+    pixels = torch.as_tensor(self.resize.apply_image(image), device=self.sam.device).permute(2, 0, 1)[None]
+    return self.encoder(self.sam.preprocess(pixels).to(self.dtype)), tuple(pixels.shape[2:])
 
 # %% ../../nbs/method/03_proposals.ipynb #f70a73b0
 @patch
@@ -174,6 +166,20 @@ def candidates(
     )
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
 
+# %% ../../nbs/method/03_proposals.ipynb #c8a794b2
+@patch
+def _stable(
+    self: MaskGenerator,
+    xy: torch.Tensor,  # [B, 2] x y, in pixels of SAM's input
+    axes,  # two of `Axis`: height, width
+) -> list:  # logits [K, h, w], boxes [K, 4], predicted IoU [K], stability [K]
+    "The candidates that are stable, measured at the image's size."
+    logits, ious = self.candidates(xy)
+    stability, boxes = measure(logits, *axes, self.sam.mask_threshold, self.offset)
+    every = torch.ones_like(stability, dtype=torch.bool)
+    stable = (stability >= self.least_stability if self.least_stability > 0 else every).nonzero()[:, 0]
+    return [x[stable] for x in (logits, boxes, ious, stability)]
+
 # %% ../../nbs/method/03_proposals.ipynb #78111b69
 _CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
 
@@ -188,17 +194,10 @@ def decode(
 ) -> Proposals:
     "The masks of an image that is encoded already."
     self.decoder.look(features)
-    side, device, threshold = self.sam.image_encoder.img_size, features.device, self.sam.mask_threshold
+    side, device = self.sam.image_encoder.img_size, features.device
     axes = [Axis(4 * low, side, part, full, device) for low, part, full in zip(self.decoder.grid, inside, size)]
     points = torch.as_tensor(self.resize.apply_coords(self.grid * size[::-1], size), device=device)
-
-    def piece(xy):
-        logits, ious = self.candidates(xy)
-        stability, boxes = measure(logits, *axes, threshold, self.offset)
-        every = torch.ones_like(stability, dtype=torch.bool)
-        stable = (stability >= self.least_stability if self.least_stability > 0 else every).nonzero()[:, 0]
-        return [x[stable] for x in (logits, boxes, ious, stability)]
-
+    piece = partial(self._stable, axes=axes)
     if device.type == "cpu":
         step = max(1, min(self.batch, _CHUNK // self.decoder.places.nbytes))
         parts = over_cores(lambda xy: [*halve_batches(piece, xy, step)], points.split(step))
@@ -207,9 +206,8 @@ def decode(
         found = halve_batches(piece, points, self.batch)
     logits, boxes, ious, stability = (torch.cat(part) for part in zip(*found))
     kept = batched_nms(boxes, ious, torch.zeros_like(ious), self.nms)
-    return _by_area(
-        full_masks(logits[kept], *axes, threshold), *(x[kept].cpu().numpy() for x in (boxes, ious, stability))
-    )
+    masks = full_masks(logits[kept], *axes, self.sam.mask_threshold)
+    return _by_area(masks, *(x[kept].cpu().numpy() for x in (boxes, ious, stability)))
 
 # %% ../../nbs/method/03_proposals.ipynb #e36a20d3
 @patch
@@ -251,31 +249,34 @@ class Proposer:
             grid = grid[0], min(grid[1], STOCK)
             self.generate = partial(_stock_proposals, SamAutomaticMaskGenerator(sam, *grid, **_thresholds(settings)))
         else:
-            self.generate = MaskGenerator(
-                sam, *grid, **_thresholds(settings), dtype=dtype or dtype_of(settings)
-            ).generate
+            dtype = dtype or dtype_of(settings)
+            self.generate = MaskGenerator(sam, *grid, **_thresholds(settings), dtype=dtype).generate
 
     @property
     def key(self) -> dict:
         "What identifies its proposals."
         return proposal_key(self.settings.replace(proposer="sam"))
 
-    def proposals(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-    ) -> Proposals:
-        "Automatic mask generation; an image without any confident mask has no proposals, P = 0."
-        return self.generate(image)
+# %% ../../nbs/method/03_proposals.ipynb #4c02e744
+@patch
+def foreground(
+    self: Proposer,
+    image: np.ndarray,  # [H, W, 3] uint8 RGB
+    points: np.ndarray,  # [n, 2] x y, in pixels
+) -> tuple[np.ndarray, float]:  # mask [H, W] bool; predicted IoU
+    "The mask of points that all lie on one object: the best of SAM's three by predicted IoU."
+    self.predictor.set_image(image)
+    masks, ious, _ = self.predictor.predict(points, np.ones(len(points), int), multimask_output=True)
+    return masks[ious.argmax()], float(ious.max())
 
-    def foreground(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-        points: np.ndarray,  # [n, 2] x y, in pixels
-    ) -> tuple[np.ndarray, float]:  # mask [H, W] bool; predicted IoU
-        "The mask of points that all lie on one object: the best of SAM's three by predicted IoU."
-        self.predictor.set_image(image)
-        masks, ious, _ = self.predictor.predict(points, np.ones(len(points), int), multimask_output=True)
-        return masks[ious.argmax()], float(ious.max())
+# %% ../../nbs/method/03_proposals.ipynb #99e2699a
+@patch
+def proposals(
+    self: Proposer,
+    image: np.ndarray,  # [H, W, 3] uint8 RGB
+) -> Proposals:
+    "Automatic mask generation; an image without any confident mask has no proposals, P = 0."
+    return self.generate(image)
 
 # %% ../../nbs/method/03_proposals.ipynb #512811d9
 def query_masks(
@@ -320,14 +321,16 @@ class QueryProposer:
         size = [max(32, 32 * round(s * self.side / (min(image.shape[:2]) * 32))) for s in image.shape[:2]]
         return (F.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False) - MEAN) / STD
 
-    @torch.no_grad()
-    def proposals(
-        self,
-        image: np.ndarray,  # [H, W, 3] uint8 RGB
-    ) -> Proposals:
-        "Masks of the queries."
-        out = self.model(self.input(image).to(self.model.device))
-        return query_masks(out.masks_queries_logits[0], out.class_queries_logits[0], image.shape[:2], *self.limits)
+# %% ../../nbs/method/03_proposals.ipynb #4fffbc2f
+@patch
+@torch.no_grad()
+def proposals(
+    self: QueryProposer,
+    image: np.ndarray,  # [H, W, 3] uint8 RGB
+) -> Proposals:
+    "Masks of the queries."
+    out = self.model(self.input(image).to(self.model.device))
+    return query_masks(out.masks_queries_logits[0], out.class_queries_logits[0], image.shape[:2], *self.limits)
 
 # %% ../../nbs/method/03_proposals.ipynb #5da1ad4d
 class NoProposals:

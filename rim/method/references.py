@@ -175,33 +175,29 @@ def _make_elsewhere(batches, tools, store, engine, progress):
     "Let workers make batches of references; Undone names those that could not be made."
     if not store:
         raise ValueError(f"the engine {engine.name} needs a store, where its workers leave the references")
-    own = [
-        name for name in tools.given if part_key(tools, name, tools.settings) != part_key(None, name, tools.settings)
-    ]
-    if own:
-        raise ValueError(f"the workers of an engine load the parts of the settings: use serial with your own {own[0]}")
+    for name in tools.given:
+        if part_key(tools, name, tools.settings) != part_key(None, name, tools.settings):
+            raise ValueError(
+                f"the workers of an engine load the parts of the settings: use serial with your own {name}"
+            )
+    bar, things = f"references, {engine.name}" * progress, "batches of references"
     try:
-        outcomes = run(
-            _Describe(tools.settings, store),
-            batches,
-            engine,
-            progress=f"references, {engine.name}" * progress,
-            things="batches of references",
-        )
+        outcomes = run(_Describe(tools.settings, store), batches, engine, progress=bar, things=things)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"{stop}; the same call goes on from there") from None
-    if not (aside := [o for o in outcomes if o.error]):
-        return
-    named = "; ".join(f"{o.item[0][2]!r}, images {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]) + (
-        f"; and {len(aside) - 3} more" if len(aside) > 3 else ""
-    )
-    raise Undone(
-        (
+    if aside := [o for o in outcomes if o.error]:
+        named = [f"{o.item[0][2]!r}, images {o.item[0][3]} to {o.item[-1][3]}: {o.error}" for o in aside[:3]]
+        named += [f"and {len(aside) - 3} more"] * (len(aside) > 3)
+        message = (
             f"{len(aside)} of {len(batches)} batches of references could not be made and "
-            f"{'was' if len(aside) == 1 else 'were'} set aside ({named}); what is made is kept."
-        ),
-        aside,
-    )
+            f"{'was' if len(aside) == 1 else 'were'} set aside ({'; '.join(named)}); what is made is kept."
+        )
+        raise Undone(message, aside)
+
+# %% ../../nbs/method/07_references.ipynb #0f4a6585
+def _kept(batch, tools, store) -> bool:
+    "Whether the store has every reference of a batch."
+    return bool(store) and all(store.path("reference", reference_key(item, tools)).exists() for item in batch)
 
 # %% ../../nbs/method/07_references.ipynb #04cd8088
 def make_references(
@@ -212,26 +208,20 @@ def make_references(
     engine="serial",  # or processes, ray, or an Engine: who makes what the store lacks
 ) -> list:  # (class index from 0, word, k, arrays, record)
     "Every reference of a vocabulary, resumable."
-    batches, made, engine = plan(vocabulary, tools.settings), [], Engine(engine) if isinstance(engine, str) else engine
-    store = tools.keepable(store)
-    total = sum(map(len, batches))
-    lacking = [
-        b
-        for b in batches
-        if not (store and all(store.path("reference", reference_key(item, tools)).exists() for item in b))
-    ]
-    if lacking:
+    engine, store = Engine(engine) if isinstance(engine, str) else engine, tools.keepable(store)
+    batches, made = plan(vocabulary, tools.settings), []
+    if lacking := [batch for batch in batches if not _kept(batch, tools, store)]:
         if store:
             store.check()
         _check_words(vocabulary, tools)
-    if lacking and engine.name != "serial":
-        _make_elsewhere(lacking, tools, store, engine, progress)
+        if engine.name != "serial":
+            _make_elsewhere(lacking, tools, store, engine, progress)
+    total = sum(map(len, batches))
     with tqdm(total=total, desc="references", disable=not progress) as bar:
         try:
             for batch in batches:
-                made += [
-                    (c, word, k, *entry) for (c, _, word, k), entry in zip(batch, _describe_batch(batch, tools, store))
-                ]
+                entries = _describe_batch(batch, tools, store)
+                made += [(c, word, k, *entry) for (c, _, word, k), entry in zip(batch, entries)]
                 bar.update(len(batch))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(

@@ -119,10 +119,10 @@ class Segmentation:
             seen[region.mask & (labels == region.label)] = i
         return seen
 
-    def __repr__(self):
-        return (
-            f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
-        )
+# %% ../../nbs/method/16_segmentation.ipynb #d1e8beed
+@patch
+def __repr__(self: Segmentation):
+    return f"Segmentation({self.labels.shape[1]} x {self.labels.shape[0]}: {', '.join(n for _, n, _ in self.legend)})"
 
 # %% ../../nbs/method/16_segmentation.ipynb #1ee770f6
 @patch(as_prop=True)
@@ -248,6 +248,18 @@ def surroundings(
     window = slice(max(y0 - m, 0), y1 + m), slice(max(x0 - m, 0), x1 + m)
     return np.where(mask[..., None], image, image * 0.35).astype(np.uint8)[window]
 
+# %% ../../nbs/method/16_segmentation.ipynb #3a02febe
+def _plain_fields(
+    region: Region,
+    name: str,  # of the pixel
+) -> dict:  # fields of an Explanation
+    "What a region says without the method's evidence."
+    text = (
+        f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference images can be "
+        "explained further."
+    )
+    return dict(text=text, scores=region.ranking, agents=region.agents)
+
 # %% ../../nbs/method/16_segmentation.ipynb #3af0a572
 @patch
 def explain(
@@ -269,15 +281,7 @@ def explain(
             x, y, name, f"{doubt}No region covers this pixel, so it is {name}, as the rule for uncovered pixels says."
         )
     region = self.regions[i]
-    plain = dict(
-        text=(
-            f"{name}, with a score of {region.score:.3f}. Only what RIM matched with reference images can be "
-            "explained further."
-        ),
-        scores=region.ranking,
-        agents=region.agents,
-    )
-    fields = self.evidence.explain(i) if self.evidence else plain
+    fields = self.evidence.explain(i) if self.evidence else _plain_fields(region, name)
     fields = {**fields, "text": doubt + fields["text"]}
     return Explanation(x, y, name, index=i, region=region, cut=surroundings(self.image, region.mask), **fields)
 
@@ -336,6 +340,21 @@ def seen(
         found.append({"visible": int(end - start), **at, **({"unknown": True} if doubtful else {})})
     return found
 
+# %% ../../nbs/method/16_segmentation.ipynb #d086cd12
+@patch
+def _facts(self: Segmentation) -> dict:
+    "What is written of a result besides its images; for JSON."
+    facts = {
+        "size": list(self.labels.shape),
+        "names": list(self.vocabulary.labels),
+        "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
+        "regions": [_describe(r) | seen for r, seen in zip(self.regions, self.seen())],
+        "record": self.record,
+    }
+    if self.below:
+        facts["unknown"] = {"label": unknown_label(len(self.vocabulary.labels)), "below": self.below}
+    return facts
+
 # %% ../../nbs/method/16_segmentation.ipynb #f20b9f70
 @patch
 def save(
@@ -348,16 +367,6 @@ def save(
         raise ValueError(f"a file stem must be a plain name without a path: got {stem!r}")
     folder, palette = Path(folder), self.vocabulary.palette()
     folder.mkdir(parents=True, exist_ok=True)
-    height, width = self.labels.shape
-    facts = {
-        "size": [height, width],
-        "names": list(self.vocabulary.labels),
-        "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
-        "regions": [_describe(r) | seen for r, seen in zip(self.regions, self.seen())],
-        "record": self.record,
-    }
-    if self.below:
-        facts["unknown"] = {"label": unknown_label(len(self.vocabulary.labels)), "below": self.below}
     paths = {
         "labels": folder / f"{stem}.png",
         "overlay": folder / f"{stem}_overlay.png",
@@ -365,7 +374,7 @@ def save(
     }
     atomic_write(paths["labels"], png_bytes(label_image(self.labels, palette)))
     atomic_write(paths["overlay"], png_bytes(self.overlay()))
-    atomic_write(paths["regions"], json.dumps(facts, indent=1, ensure_ascii=False).encode())
+    atomic_write(paths["regions"], json.dumps(self._facts(), indent=1, ensure_ascii=False).encode())
     return paths
 
 # %% ../../nbs/method/16_segmentation.ipynb #794c5ed8

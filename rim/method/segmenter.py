@@ -67,6 +67,19 @@ def positive_scores(
         raise ValueError(f"ranking must be plackett-luce or softmax: got {settings.ranking!r}")
     return clamp_scores(scores, settings.score_floor)
 
+# %% ../../nbs/method/19_segmenter.ipynb #4b0c5b3a
+def _relational_similarity(
+    cosine,  # float [P, C], of regions with classes
+    references: References,
+    settings: Settings,
+    seed=0,  # of random agents
+) -> tuple:  # similarity float [P, M]; agents int64 [P, n]; how many scores were clamped
+    "How alike regions and references rank the regions' agents (eq. 6 to 9)."
+    agents = choose_agents(cosine, settings.agents, settings.agent_choice, seed)
+    own, theirs = region_scores(cosine, references.gram, agents)
+    (own, c1), (theirs, c2) = positive_scores(own, settings), positive_scores(theirs, settings)
+    return pairwise_ranking_similarity(own, theirs), agents, int(c1) + int(c2)
+
 # %% ../../nbs/method/19_segmenter.ipynb #641d4ccc
 def match_features(
     features,  # float [P, D]
@@ -79,26 +92,18 @@ def match_features(
     finite = torch.isfinite(features).all(1)
     features = torch.where(finite[:, None], features, 1.0) - references.centre
     cosine = cosine_matrix(features, references.classes)
-    agents, clamped = torch.zeros(len(features), 0, dtype=torch.int64), 0
     if ranking:
-        agents = choose_agents(cosine, settings.agents, settings.agent_choice, seed)
-        own, theirs = region_scores(cosine, references.gram, agents)
-        (own, c1), (theirs, c2) = positive_scores(own, settings), positive_scores(theirs, settings)
-        similarity, clamped = pairwise_ranking_similarity(own, theirs), int(c1) + int(c2)
+        similarity, agents, clamped = _relational_similarity(cosine, references, settings, seed)
     else:
         similarity = cosine_matrix(features, references.prototypes)
+        agents, clamped = torch.zeros(len(features), 0, dtype=torch.int64), 0
     if settings.candidates not in ("all", "agents"):
         raise ValueError(f"candidates must be all or agents: got {settings.candidates!r}")
     among = agents if ranking and settings.candidates == "agents" else None
     order, scores = rank_classes(similarity, references.owner, cosine, references.subcategories, among)
     labels = torch.where(finite.cpu(), order[:, 0], -1).numpy()
-    return Match(
-        labels,
-        order.numpy(),
-        scores.numpy(),
-        agents.cpu().numpy(),
-        {"unmatched": int((~finite).sum()), "clamped": clamped},
-    )
+    counts = {"unmatched": int((~finite).sum()), "clamped": clamped}
+    return Match(labels, order.numpy(), scores.numpy(), agents.cpu().numpy(), counts)
 
 # %% ../../nbs/method/19_segmenter.ipynb #c4951e9a
 def fill_uncovered(
@@ -264,11 +269,8 @@ def explain(
     i: int,  # of the result's region
 ) -> dict:  # fields of an Explanation
     "The numbers behind a region's name."
-    row, r, by_name = (
-        self.rows[i],
-        self.references,
-        lambda values, order: {self.names[c]: float(values[c]) for c in order},
-    )
+    by_name = lambda values, order: {self.names[c]: float(values[c]) for c in order}
+    row, r = self.rows[i], self.references
     order, agents = self.match.order[row], self.match.agents[row]
     cosine = cosine_matrix(self.features[row][None] - r.centre, r.classes)[0].numpy()
     scores, cosines = by_name(self.match.scores[row], order), by_name(cosine, np.argsort(-cosine, kind="stable"))

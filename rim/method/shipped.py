@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..base.values import HERE
 from .bank import ReferenceBank
+from .bank_files import ARRAYS, VECTORS
 from .tools import MASKING, PAINTING, Tools
 from .vocabulary import Vocabulary
 from .words import known_words
@@ -65,7 +66,7 @@ def _first_images(
     "The first references of each class."
     rows = np.concatenate([np.flatnonzero(bank.owner == i)[:n] for i in range(len(bank))])
     shown = np.concatenate([np.flatnonzero(bank.thumbnails["owner"] == i)[:n] for i in range(len(bank))])
-    arrays = {name: getattr(bank, name)[rows] for name in ("owner", "foreground", "background", "whole")}
+    arrays = {name: getattr(bank, name)[rows] for name in ARRAYS}
     thumbnails = {k: v[shown] for k, v in bank.thumbnails.items()}
     return replace(bank, **arrays, thumbnails=thumbnails, record={**bank.record, "references": len(rows)}, memory={})
 
@@ -146,7 +147,7 @@ def photographed_part(
     return ReferenceBank(
         vocabulary.names,
         owner[rows],
-        *(getattr(bank, part)[rows] for part in ("foreground", "background", "whole")),
+        *(getattr(bank, part)[rows] for part in VECTORS),
         {**{k: v[tiles] for k, v in bank.thumbnails.items()}, "owner": shown[tiles]},
         {**bank.record, "references": len(rows), "part_of": name},
         {k: v[rows] for k, v in bank.extra.items()},

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from math import ceil
 from weakref import WeakKeyDictionary
@@ -83,24 +83,28 @@ class AttentionCapture:
         self.sums, self.count, self.heard, self.size, self.marks = {}, 0, [], None, {}
         self.handles, self.processors = [], {}
 
-    def __enter__(self):
-        if not self.compiled:
-            self.handles = [
-                self.unet.register_forward_pre_hook(self._begin, with_kwargs=True),
-                self.unet.register_forward_hook(self._end),
-            ]
-        for layer in self.layers.values():
-            if self.fused and fusible(layer):
-                self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._hear, self._marks)
-            else:
-                self.handles.append(layer.register_forward_hook(self._attend, with_kwargs=True))
-        return self
+# %% ../../nbs/method/02_synthesis.ipynb #44d87065
+@patch
+def __enter__(self: AttentionCapture):
+    if not self.compiled:
+        self.handles = [
+            self.unet.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.unet.register_forward_hook(self._end),
+        ]
+    for layer in self.layers.values():
+        if self.fused and fusible(layer):
+            self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._hear, self._marks)
+        else:
+            self.handles.append(layer.register_forward_hook(self._attend, with_kwargs=True))
+    return self
 
-    def __exit__(self, *_):
-        for handle in self.handles:
-            handle.remove()
-        for layer, processor in self.processors.items():
-            layer.processor = processor
+
+@patch
+def __exit__(self: AttentionCapture, *_):
+    for handle in self.handles:
+        handle.remove()
+    for layer, processor in self.processors.items():
+        layer.processor = processor
 
 # %% ../../nbs/method/02_synthesis.ipynb #184ddf89
 @patch
@@ -260,21 +264,17 @@ def _denoise(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # latents [B, C, h, w]; attention [B, h, w] in [0, 1]
     "Sampling with classifier-free guidance (Ho and Salimans 2021), attention captured on the way."
     scheduler, guided = type(pipeline.scheduler).from_config(pipeline.scheduler.config), settings.guidance > 1
-    scheduler.set_timesteps(
-        settings.denoising_steps
-    )  # on the CPU: schedulers read them, and a GPU would make them wait
+    scheduler.set_timesteps(settings.denoising_steps)  # on the CPU, where schedulers read them without waiting
     x = _first_noise(pipeline, generators, settings.image_size) * scheduler.init_noise_sigma
     if guided:
         context = torch.cat([cached_prompt(pipeline, "").expand_as(context), context])
     sides = tuple(int(side) for side in settings.attention_resolutions.split(",") if side.strip())
     compiled = settings.compile and len(x) == settings.synthesis_batch  # another size would be compiled for one batch
     with AttentionCapture(pipeline.unet, tokens, sides, compiled=compiled) as capture:
+        predict_noise = capture.compiled_pass if capture.compiled else partial(_pass, pipeline.unet)
         for t in scheduler.timesteps:
             z = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
-            if capture.compiled:
-                noise = capture.compiled_pass(z, t, context)
-            else:
-                noise = pipeline.unet(z, t, encoder_hidden_states=context).sample
+            noise = predict_noise(z, t, context)
             if guided:
                 empty, prompted = noise.chunk(2)
                 noise = empty + settings.guidance * (prompted - empty)

@@ -96,23 +96,9 @@ class _Keys:
         encoder = part_key(self, "encoder", s)
         return _REFERENCE.key(s, dtype=str(dtype_of(s)), sam=_masks_by(self), encoder=encoder)
 
-# %% ../../nbs/method/06_tools.ipynb #03c030e4
-class Tools(_Keys):
-    "The models of stage 1, each loaded when first used, and what identifies their work."
-
-    def __init__(
-        self,
-        settings: Settings,
-        proposer=None,  # a Proposer that is there already, for references and regions
-        encoder=None,  # an Encoder that is there already, for references and regions
-    ):
-        if settings.feature not in ENCODERS:
-            raise ValueError(f"feature must be one of {', '.join(ENCODERS)}: got {settings.feature!r}")
-        self.settings, given = settings, dict(proposer=proposer, encoder=encoder)
-        self.given = {name: part for name, part in given.items() if part is not None}
-        for name, part in self.given.items():
-            setattr(self, name, part)
-            setattr(self, f"region_{name}", part)
+# %% ../../nbs/method/06_tools.ipynb #ba23d1ec
+class _Models:
+    "What `Tools` work with, each loaded when it is first used."
 
     @cached_property
     def pipeline(self):
@@ -145,6 +131,24 @@ class Tools(_Keys):
     @cached_property
     def region_encoder(self):
         return self._encoder(self.settings.region_side)
+
+# %% ../../nbs/method/06_tools.ipynb #03c030e4
+class Tools(_Keys, _Models):
+    "The models of stage 1, each loaded when first used, and what identifies their work."
+
+    def __init__(
+        self,
+        settings: Settings,
+        proposer=None,  # a Proposer that is there already, for references and regions
+        encoder=None,  # an Encoder that is there already, for references and regions
+    ):
+        if settings.feature not in ENCODERS:
+            raise ValueError(f"feature must be one of {', '.join(ENCODERS)}: got {settings.feature!r}")
+        self.settings, given = settings, dict(proposer=proposer, encoder=encoder)
+        self.given = {name: part for name, part in given.items() if part is not None}
+        for name, part in self.given.items():
+            setattr(self, name, part)
+            setattr(self, f"region_{name}", part)
 
 # %% ../../nbs/method/06_tools.ipynb #6cd0629a
 @patch

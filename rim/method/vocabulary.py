@@ -82,6 +82,17 @@ def _check_names(
             raise ValueError(f"a class must be named once, got {seen[folded]!r} and {name!r}")
         seen[folded] = name
 
+# %% ../../nbs/method/01_vocabulary.ipynb #3d067363
+def _clean_synonyms(
+    synonyms,  # name -> further words
+    names,  # clean names of the classes
+) -> dict:  # clean name -> tuple of clean words; names without further words are dropped
+    "Synonyms as a vocabulary keeps them; ValueError for a name that is no class."
+    for name in synonyms:
+        if clean_name(name) not in names:
+            raise ValueError(f"synonyms must belong to a class of the vocabulary, got {name!r}")
+    return {clean_name(name): tuple(map(clean_name, words)) for name, words in synonyms.items() if words}
+
 # %% ../../nbs/method/01_vocabulary.ipynb #1c730abc
 @dataclass(frozen=True)
 class Vocabulary:
@@ -96,14 +107,10 @@ class Vocabulary:
             raise ValueError(
                 f"names must be a sequence of words, got the text {self.names!r}; Vocabulary.parse reads text"
             )
-        names, synonyms = tuple(map(clean_name, self.names)), {}
+        names = tuple(map(clean_name, self.names))
         if not names:
             raise ValueError("a vocabulary must have at least one class name, got none")
-        for name, words in self.synonyms.items():
-            if clean_name(name) not in names:
-                raise ValueError(f"synonyms must belong to a class of the vocabulary, got {name!r}")
-            if words:
-                synonyms[clean_name(name)] = tuple(map(clean_name, words))
+        synonyms = _clean_synonyms(self.synonyms, names)
         _check_names([*names, *(word for words in synonyms.values() for word in words)], self.background)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "synonyms", synonyms)
@@ -117,12 +124,14 @@ class Vocabulary:
         "How many classes there are, the background included."
         return len(self.labels)
 
-    def index(self, name):
-        "The number of a class in label maps; ValueError names what is unknown."
-        folded = [label.casefold() for label in self.labels]
-        if clean_name(name).casefold() not in folded:
-            raise ValueError(f"{name!r} is no class of the vocabulary {', '.join(self.labels)}")
-        return folded.index(clean_name(name).casefold())
+# %% ../../nbs/method/01_vocabulary.ipynb #6f7b387a
+@patch
+def index(self: Vocabulary, name):
+    "The number of a class in label maps; ValueError names what is unknown."
+    folded = [label.casefold() for label in self.labels]
+    if clean_name(name).casefold() not in folded:
+        raise ValueError(f"{name!r} is no class of the vocabulary {', '.join(self.labels)}")
+    return folded.index(clean_name(name).casefold())
 
 # %% ../../nbs/method/01_vocabulary.ipynb #15da3b52
 _COMMAS = re.compile(r"[,，、،﹐﹑]|\s\.(?=\s)")  # of any keyboard; Grounding DINO's full stop
