@@ -34,6 +34,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rim.apps.batch._folders_below': ('apps/batch.html#_folders_below', 'rim/apps/batch.py'),
                                 'rim.apps.batch._is_done': ('apps/batch.html#_is_done', 'rim/apps/batch.py'),
                                 'rim.apps.batch._is_picture': ('apps/batch.html#_is_picture', 'rim/apps/batch.py'),
+                                'rim.apps.batch._is_result': ('apps/batch.html#_is_result', 'rim/apps/batch.py'),
                                 'rim.apps.batch._pictures_below': ('apps/batch.html#_pictures_below', 'rim/apps/batch.py'),
                                 'rim.apps.batch._pictures_like': ('apps/batch.html#_pictures_like', 'rim/apps/batch.py'),
                                 'rim.apps.batch._recipe': ('apps/batch.html#_recipe', 'rim/apps/batch.py'),

@@ -118,6 +118,38 @@ def test_no_picture_is_overwritten(photos):
     assert find_pictures([photos], photos / "out", True)
 
 
+def test_results_lie_apart_from_images(photos, tmp_path):
+    for given, out in ((photos / "b/c", photos / "b/c"), (photos / "b", photos / "b"), (photos / "b/c/2.jpg", "b/c")):
+        with pytest.raises(ValueError, match=r"would lie beside the image .*2.jpg"):
+            find_pictures([given], photos / out, True)
+    (tmp_path / "link").symlink_to(photos / "b/c")
+    with pytest.raises(ValueError, match="would lie beside the image"):
+        find_pictures([photos / "b/c"], tmp_path / "link")
+    assert files(find_pictures([photos / "b/c"], photos / "b")) == ["2.jpg"], "a folder above is another folder"
+
+
+def test_results_of_an_earlier_run_are_no_images(photos, tmp_path):
+    first, other = photos / "first", tmp_path / "other"
+    found = find_pictures([photos], first, True)
+    assert not any(o.fault for o in segment_pictures(Left(), "boat", found, first))
+    for given in (photos, photos / "**" / "*.*"):
+        assert (
+            files(find_pictures([given], other, True, others := []))
+            == files(found)
+            == ["1.png", "a/1.png", "b/c/2.jpg"]
+        )
+        assert [f.name for f in others] == ["notes.txt"]
+    for given in (first, first / "1.png", first / "1_overlay.png"):
+        with pytest.raises(FileNotFoundError, match="results of an earlier run"):
+            find_pictures([given], other)
+    for result in ("1.png", "1_overlay.png", "1.json"):  # a run of before that rule, its results beside the image
+        (first / result).rename(photos / "b/c" / result.replace("1", "2"))
+    assert files(find_pictures([photos / "b/c"], other)) == ["2.jpg"]
+    (photos / "b/c/2.json").write_text('{"shapes": [], "imagePath": "2.png"}')
+    with pytest.raises(ValueError, match="would both have 2.png"):
+        find_pictures([photos / "b/c"], other)
+
+
 def test_a_broken_picture_stops_nothing_and_a_second_run_does_the_rest(photos, tmp_path):
     (photos / "0.png").write_bytes(b"no picture")
     Image.new("RGB", (9, 9), "white").save(photos / "9.png")

@@ -99,6 +99,7 @@ REFUSALS = [
     (["segment", "TEXT", "--classes", "boat", "--out", "OUT"], "text.png"),
     (["segment", "PHOTO", "TWIN", "--classes", "boat", "--out", "OUT"], "photo.jpg would both have photo.png"),
     (["segment", "PHOTO", "--classes", "boat", "--out", "FOLDER"], "overwrite the image"),
+    (["segment", "TWIN", "--classes", "boat", "--out", "FOLDER"], "lie beside the image"),
     (["segment", "NOTHING*.png", "--classes", "boat", "--out", "OUT"], "NOTHING*.png"),
     (["segment", "PHOTO", "--out", "OUT"], "--classes"),
     (["segment", "PHOTO", "--classes", "nowhere.txt", "--out", "OUT"], "nowhere.txt"),

@@ -9,6 +9,7 @@ __all__ = ['segment_pictures']
 import glob
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
@@ -85,10 +86,28 @@ def _pictures_like(
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
     return fixed, sorted(_split(map(Path, glob.glob(pattern, recursive=True)), others))
 
+# %% ../../nbs/apps/01_batch.ipynb #5a1b0011
+_HEAD = re.compile(rb'\{\s*"size":\s*\[\s*\d+,\s*\d+\s*\],\s*"names":\s*\[')  # of the JSON of an image's results
+
+
+def _is_result(
+    path,  # of a file
+) -> bool:
+    "Whether a file is one of the three that an earlier run wrote for an image."
+    if path.suffix not in (".png", ".json"):
+        return False
+    for name in {path.stem, path.stem.removesuffix("_overlay")}:
+        three = [path.with_name(f"{name}{ending}") for ending in (".json", ".png", "_overlay.png")]
+        if path in three and all(file.is_file() for file in three):
+            with open(three[0], "rb") as file:
+                if _HEAD.match(file.read(200)):
+                    return True
+    return False
+
 # %% ../../nbs/apps/01_batch.ipynb #7ea1ecdc
 def _split(files, others):
-    "The images among some files."
-    files = [f for f in files if f.is_file() and not f.name.startswith(".")]
+    "The images among some files; earlier results are neither images nor passed over."
+    files = [f for f in files if f.is_file() and not f.name.startswith(".") and not _is_result(f)]
     if others is not None:
         others += [f for f in files if not _is_picture(f)]
     return [f for f in files if _is_picture(f)]
@@ -107,7 +126,7 @@ def find_pictures(
         if path.is_dir():
             base, files = path, _pictures_below(path, recursive, passed)
         elif path.exists():
-            base, files = path.parent, [path]
+            base, files = path.parent, [path] * (not _is_result(path))
         elif glob.has_magic(given):
             base, files = _pictures_like(given, passed)
         else:
@@ -117,6 +136,8 @@ def find_pictures(
             passed = [f for f in passed if not f.resolve().is_relative_to(out)]
         if not files:
             more = "" if recursive or not path.is_dir() else " (folders inside it count with --recursive)"
+            earlier = path.iterdir() if path.is_dir() else [path]
+            more += "; results of an earlier run are none" * any(map(_is_result, earlier))
             more += f"; passed over: {some_files(passed)}" if passed else ""
             raise FileNotFoundError(f"no images in {clean(given)}{more}")
         for file in files:
@@ -143,7 +164,7 @@ def _check_results(
     pictures,  # of `Picture`
     out: Path,  # resolved
 ):
-    "ValueError where the results of two images have one name, would overwrite an image, or would lie outside."
+    "ValueError where results would share a name, overwrite an image, lie beside one, or lie outside their folder."
     taken = {name: Picture(Path(name), name) for name in (COCO, SESSION, CORRECTIONS)}
     inputs = {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
@@ -159,6 +180,11 @@ def _check_results(
                 raise ValueError(
                     f"--out must be another folder: the results there would overwrite the image {clean(hit)}"
                 )
+        beside = picture.path.parent.resolve(), (out / picture.name).parent.resolve()
+        if len(set(map(os.path.normcase, beside))) == 1:
+            raise ValueError(
+                f"--out must be another folder: the results there would lie beside the image {clean(picture.path)}"
+            )
 
 # %% ../../nbs/apps/01_batch.ipynb #34de4e27
 def made_from(
