@@ -1,10 +1,10 @@
 # Only Python 3.11 or newer, pip and make are needed; everything else is put into .venv, once.
 #   PYTHON=...  the interpreter that .venv is made with      VENV=...  another environment than .venv
-#   JOBS=...    processes of the tests                       ARGS=...  further words for pytest, bench, jupyter lab or rim reproduce
+#   JOBS=...    processes of the tests, one more than cores  ARGS=...  further words for pytest, bench, jupyter lab or rim reproduce
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null | awk '{ print ($$1 < 4) ? $$1 : 4 }' || echo 2)
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null | awk '{ print ($$1 < 4) ? $$1 + 1 : 4 }' || echo 2)
 ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

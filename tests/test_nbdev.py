@@ -202,6 +202,14 @@ def test_light_imports_stay_light():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_diffusers_is_imported_where_it_is_needed():
+    for module in (m for m in MODULES if m.parts[1] != "toybox"):
+        body = ast.parse((ROOT / module).read_text(encoding="utf-8")).body
+        names = [a.name for n in body if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module for n in body if isinstance(n, ast.ImportFrom) and n.module]
+        assert "diffusers" not in {name.split(".")[0] for name in names}, module
+
+
 def test_public_names_are_few():
     "`__all__` holds what a user needs; helpers of a module begin with an underscore or stay out of it."
     public = []

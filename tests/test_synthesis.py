@@ -187,6 +187,7 @@ def test_another_prompt_is_noticed(unet):
         ) and capture.count == len(capture.layers)
 
 
+@pytest.mark.slow  # to trace a UNet takes ten seconds
 @torch.no_grad()
 def test_a_compiled_pass_is_one_graph_and_hears_the_same(unet, monkeypatch):
     "PyTorch traces it here; the kernels that a compiler would make of the graph are its own affair."
