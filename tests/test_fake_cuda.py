@@ -120,7 +120,7 @@ def test_the_fast_decoder(card):
         "fast_sam._count: an array",
         "fast_sam._to_host: an array",
         "proposals.candidates: places",
-        "proposals.piece: places",
+        "proposals._stable: places",
         "proposals.decode: places",
         "proposals.decode: an array",
     }

@@ -29,7 +29,7 @@ def reliability(
     )
     return ratio(sure, held), ratio(hit, held), held / max(held.sum(), 1e-300)
 
-
+# %% ../../nbs/measure/18_calibration.ipynb #7413c3da
 def calibration_error(
     confidence,  # float [n], 0..1
     right,  # float [n], share that is right, 0..1
@@ -53,7 +53,7 @@ def _risk_coverage(
     held, hit = (np.cumsum(np.bincount(index, values, minlength=len(levels))) for values in (weight, weight * right))
     return -levels, held / held[-1], hit / held
 
-
+# %% ../../nbs/measure/18_calibration.ipynb #0d57e0bc
 def accuracy_at(
     coverage,  # 0..1
     confidence,  # float [n], 0..1
@@ -220,7 +220,7 @@ def fit_curve(
     ground = _fit_logistic(answers.margin[:, None], answers, ~free & answers.ground)
     return Curve(*names, *ground, float(uncovered))
 
-
+# %% ../../nbs/measure/18_calibration.ipynb #498ebae3
 def _fit_logistic(variables, answers, where):
     "(bias, slopes) of a logistic regression of right, by weight; zeros where there is nothing to fit."
     from sklearn.linear_model import LogisticRegression

@@ -53,7 +53,7 @@ class _NamedImage:
     found: object  # Match
     seen: np.ndarray  # int64 [A], region that is seen in each cell, -1: none
 
-
+# %% ../../nbs/measure/19_correcting.ipynb #931b7db0
 def _name_cells(
     matcher: Matcher,
     item: _CellImage,
@@ -86,7 +86,7 @@ def _visible_doubts(
     seen = visible[regions] / item.index.size
     return regions, (1 - sure[regions]) * seen, seen
 
-
+# %% ../../nbs/measure/19_correcting.ipynb #a9cf0b3b
 def _true_label(
     item: _CellImage,
     region: int,
@@ -104,7 +104,7 @@ class _Step:
     pool: np.ndarray  # int64 [n, C, C], confusions of the images that were looked at
     test: np.ndarray  # int64 [m, C, C], of the others
 
-
+# %% ../../nbs/measure/19_correcting.ipynb #e1cb6829
 def _confusions(matcher, items, bank, made):
     "int64 [n, C, C] of all images; a corrected region is what was said."
     found = []

@@ -231,7 +231,7 @@ def decision_by_hand(
     sure = dict(score=1.0, confidence=1.0, unknown=False)
     return replace(decided, name=c.name, runner_up=second, references=(own,), against=against, images=(None,), **sure)
 
-
+# %% ../../nbs/method/26_corrections.ipynb #8fc558c8
 def _row_of(bank: ReferenceBank, provenance: str, negative: bool):  # int, None where it holds no patch
     "The reference that a correction became."
     held = (bank.negatives if negative else bank.extra).get("correction", np.zeros((0, 1)))

@@ -316,6 +316,8 @@ def _efficientnet(
     return timm.create_model(architecture, pretrained=False, **sizes).eval()
 
 # %% ../../nbs/models/03_architectures.ipynb #f8aac89d
+_TINY = dict(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=2)
+
 _ARCHITECTURES: dict[str, Callable] = {
     "CompVis/stable-diffusion-v1-4": _stable_diffusion_v1,
     "tiny:diffusion": _tiny_diffusion,
@@ -326,40 +328,19 @@ _ARCHITECTURES: dict[str, Callable] = {
     "facebook/dinov2-small": _dinov2_small,
     "efficientnet-lite2": partial(_efficientnet, "tf_efficientnet_lite2"),
     "tiny:efficientnet": partial(_efficientnet, "tf_efficientnet_lite0", num_classes=10),
-    "tiny:dino": lambda: Dinov2Model(
-        Dinov2Config(image_size=64, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=2)
-    ),
+    "tiny:dino": lambda: Dinov2Model(Dinov2Config(**_TINY)),
     "openai/clip-vit-base-patch16": _clip_vit_b16,
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip_vit_h14,
     "tiny:clip": _tiny_clip,
     "nvidia/groupvit-gcc-yfcc": lambda: _groupvit({}, {}, 224),
     "tiny:groupvit": _tiny_groupvit,
     "facebook/vit-mae-base": lambda: ViTMAEModel(ViTMAEConfig()),
-    "tiny:mae": lambda: ViTMAEModel(
-        ViTMAEConfig(
-            image_size=64,
-            patch_size=8,
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=64,
-        )
-    ),
+    "tiny:mae": lambda: ViTMAEModel(ViTMAEConfig(**_TINY, intermediate_size=64)),
     "facebook/maskformer-resnet101-coco-stuff": lambda: _maskformer(dict(depths=[3, 4, 23, 3]), {}, 171),
     "tiny:maskformer": _tiny_maskformer,
     "facebook/dino-vitb16": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6), add_pooling_layer=False),
     "facebook/dino-vitb8": lambda: ViTModel(ViTConfig(layer_norm_eps=1e-6, patch_size=8), add_pooling_layer=False),
-    "tiny:vit": lambda: ViTModel(
-        ViTConfig(
-            image_size=64,
-            patch_size=8,
-            hidden_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=64,
-        ),
-        add_pooling_layer=False,
-    ),
+    "tiny:vit": lambda: ViTModel(ViTConfig(**_TINY, intermediate_size=64), add_pooling_layer=False),
 }
 
 # %% ../../nbs/models/03_architectures.ipynb #53444a71

@@ -94,21 +94,22 @@ class PointDecoder:
         self.norms = [in_dtype(layer.norm4, dtype) for layer in self.net.transformer.layers]
         self.settle = one_kernel(settle, sam.device)
 
-    def look(
-        self,
-        features: torch.Tensor,  # [1, C, h, w]
-    ):
-        "Project what all points of an image share."
-        first = self.net.transformer.layers[0]
-        into, back = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-        places = features[0].flatten(1).T.float() + self.prompts.no_mask_embed.weight
-        where = self.prompts.get_dense_pe()[0].flatten(1).T
-        shared = into.k_proj(places + where), into.v_proj(places), back.q_proj(places + where)
-        self.keys, self.values, self.queries = (
-            _split(x, into.num_heads).to(self.dtype) for x in shared
-        )  # [heads, places, c]
-        self.places, self.where = (x.to(self.dtype).contiguous() for x in (places, where))  # sums read them in rows
-        self.grid = tuple(features.shape[2:])
+# %% ../../nbs/models/06_fast_sam.ipynb #3110b5a2
+@patch
+def look(
+    self: PointDecoder,
+    features: torch.Tensor,  # [1, C, h, w]
+):
+    "Project what all points of an image share."
+    first = self.net.transformer.layers[0]
+    into, back = first.cross_attn_token_to_image, first.cross_attn_image_to_token
+    places = features[0].flatten(1).T.float() + self.prompts.no_mask_embed.weight
+    where = self.prompts.get_dense_pe()[0].flatten(1).T
+    shared = into.k_proj(places + where), into.v_proj(places), back.q_proj(places + where)
+    split = (_split(x, into.num_heads).to(self.dtype) for x in shared)
+    self.keys, self.values, self.queries = split  # [heads, places, c]
+    self.places, self.where = (x.to(self.dtype).contiguous() for x in (places, where))  # sums read them in rows
+    self.grid = tuple(features.shape[2:])
 
 # %% ../../nbs/models/06_fast_sam.ipynb #2073b4cd
 @patch

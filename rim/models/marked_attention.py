@@ -9,6 +9,7 @@ __all__ = []
 from math import sqrt
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 # %% ../../nbs/models/11_marked_attention.ipynb #8b1b1fc7
 _WIDER = 8  # columns that a head gets; the first of them is used
@@ -61,11 +62,13 @@ class CapturingProcessor:
         self.hear(layer, marked)
         return layer.to_out[1](layer.to_out[0](out.transpose(1, 2).flatten(2)))
 
-    def _kept(self, context, prompt):
-        state = context, None if context.is_inference() else context._version
-        if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
-            self.context, self.prompt = state, prompt()
-        return self.prompt
+# %% ../../nbs/models/11_marked_attention.ipynb #6244bc17
+@patch
+def _kept(self: CapturingProcessor, context, prompt):
+    state = context, None if context.is_inference() else context._version
+    if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
+        self.context, self.prompt = state, prompt()
+    return self.prompt
 
 # %% ../../nbs/models/11_marked_attention.ipynb #e7e63d1f
 def fusible(

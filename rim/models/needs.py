@@ -84,16 +84,7 @@ def doctor(
         licence, size = PUBLISHED.get(name, ("", 0)) if settings.pretrained else ("", 0)
         if name.startswith("toybox:"):
             licence = "as this package"
-        rows.append(
-            Finding(
-                name,
-                spec.what,
-                where,
-                present,
-                "" if present else fetch_command(name, settings),
-                _revision(name, role, settings),
-                licence,
-                _megabytes(found) if found else size,
-            )
-        )
+        size = _megabytes(found) if found else size
+        command, revision = "" if present else fetch_command(name, settings), _revision(name, role, settings)
+        rows.append(Finding(name, spec.what, where, present, command, revision, licence, size))
     return rows

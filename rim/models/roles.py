@@ -24,6 +24,9 @@ class _Role:
     fetch: str  # arguments of `hf download`
 
 # %% ../../nbs/models/02_roles.ipynb #c862c9dd
+_MODEL, _BRING = ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
+_WITH_TEXT, _BRING_TEXT = (*_MODEL, "*processor_config.json"), '--include "*.json" "*.txt" "*.safetensors"'
+
 ROLES = {
     "diffusion": _Role(
         "text-to-image diffusion",
@@ -38,29 +41,13 @@ ROLES = {
         '--exclude "*.ckpt" "*.bin" "*.msgpack" "*fp16*" "*non_ema*" "safety_checker/*"',
     ),
     "sam": _Role("promptable masks", ("config.json", "model.safetensors"), ""),
-    "dino": _Role(
-        "self-supervised features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
-    ),
-    "clip": _Role(
-        "contrastive image-text",
-        ("config.json", "model*.safetensors", "*processor_config.json"),
-        '--include "*.json" "*.txt" "*.safetensors"',
-    ),
-    "mae": _Role("masked autoencoder", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'),
-    "maskformer": _Role(
-        "masks all at once", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
-    ),
-    "trident_dino": _Role(
-        "similarity of patches", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
-    ),
-    "groupvit": _Role(
-        "groups that captions taught",
-        ("config.json", "model*.safetensors", "*processor_config.json"),
-        '--include "*.json" "*.txt" "*.safetensors"',
-    ),
-    "efficientnet": _Role(
-        "convolutional features", ("config.json", "model*.safetensors"), '--include "*.json" "*.safetensors"'
-    ),
+    "dino": _Role("self-supervised features", _MODEL, _BRING),
+    "clip": _Role("contrastive image-text", _WITH_TEXT, _BRING_TEXT),
+    "mae": _Role("masked autoencoder", _MODEL, _BRING),
+    "maskformer": _Role("masks all at once", _MODEL, _BRING),
+    "trident_dino": _Role("similarity of patches", _MODEL, _BRING),
+    "groupvit": _Role("groups that captions taught", _WITH_TEXT, _BRING_TEXT),
+    "efficientnet": _Role("convolutional features", _MODEL, _BRING),
 }
 
 # %% ../../nbs/models/02_roles.ipynb #5589f409

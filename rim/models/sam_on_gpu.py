@@ -10,6 +10,7 @@ from copy import deepcopy
 from warnings import warn
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import get_rel_pos
 
@@ -31,16 +32,18 @@ class _PositionedAttention(torch.nn.Module):
         self.register_buffer("columns", columns.detach(), **kept)  # [w, w, c]
         self.register_buffer("ones", F.pad(ones, (0, -(h + w) % 8)).to(rows), **kept)  # kernels want eights
 
-    def forward(self, x):  # [B, h, w, C]
-        b, h, w, _ = x.shape
-        query, key, value = self.qkv(x).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        width, more, at = query.shape[-1], self.ones.shape[1], query.unflatten(2, (h, w))
-        rows = torch.einsum("bnhwc,hkc->bnhwk", at, self.rows).flatten(2, 3)
-        columns = torch.einsum("bnhwc,wkc->bnhwk", at, self.columns).flatten(2, 3)
-        query = torch.cat([query * width**-0.5, rows, columns, rows.new_zeros(*rows.shape[:3], more - h - w)], -1)
-        key = torch.cat([key, self.ones.expand(b, self.heads, -1, -1)], -1)
-        out = F.scaled_dot_product_attention(query, key, F.pad(value, (0, more)), scale=1.0)[..., :width]
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+# %% ../../nbs/models/05_sam_on_gpu.ipynb #bb377399
+@patch
+def forward(self: _PositionedAttention, x):  # [B, h, w, C]
+    b, h, w, _ = x.shape
+    query, key, value = self.qkv(x).view(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    width, more, at = query.shape[-1], self.ones.shape[1], query.unflatten(2, (h, w))
+    rows = torch.einsum("bnhwc,hkc->bnhwk", at, self.rows).flatten(2, 3)
+    columns = torch.einsum("bnhwc,wkc->bnhwk", at, self.columns).flatten(2, 3)
+    query = torch.cat([query * width**-0.5, rows, columns, rows.new_zeros(*rows.shape[:3], more - h - w)], -1)
+    key = torch.cat([key, self.ones.expand(b, self.heads, -1, -1)], -1)
+    out = F.scaled_dot_product_attention(query, key, F.pad(value, (0, more)), scale=1.0)[..., :width]
+    return self.proj(out.transpose(1, 2).reshape(x.shape))
 
 # %% ../../nbs/models/05_sam_on_gpu.ipynb #a8cdbe31
 def fused_encoder(
@@ -69,7 +72,7 @@ def settle(
     places = F.layer_norm(received + places, weight.shape, weight, bias, eps)
     return places, places + where
 
-
+# %% ../../nbs/models/05_sam_on_gpu.ipynb #4592a231
 def one_kernel(
     function,  # of tensors
     device: torch.device,

@@ -197,10 +197,8 @@ class TinyViT(nn.Module):
             stage["blocks"] = nn.Sequential(*kinds)
             if i + 1 < len(widths):
                 stage["downsample"] = _PatchMerging(width, widths[i + 1], 2 if i + 2 < len(widths) else 1)
-        narrow, wide = (
-            nn.Conv2d(widths[-1], out_chans, 1, bias=False),
-            nn.Conv2d(out_chans, out_chans, 3, 1, 1, bias=False),
-        )
+        narrow = nn.Conv2d(widths[-1], out_chans, 1, bias=False)
+        wide = nn.Conv2d(out_chans, out_chans, 3, 1, 1, bias=False)
         self.neck = nn.Sequential(narrow, LayerNorm2d(out_chans), wide, LayerNorm2d(out_chans))
 
 # %% ../../nbs/models/01_tinyvit.ipynb #746c906f

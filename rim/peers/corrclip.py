@@ -95,6 +95,19 @@ def _spatial_layers(
     known = {12: 5, 24: 12, 32: 28}
     return range(max(0, depth - 2 - known.get(depth, max(1, depth - 4))), max(1, depth - 2))
 
+# %% ../../nbs/peers/05_corrclip.ipynb #452288f8
+def _region_mask(
+    inside,  # bool [R, N], the patches of each region
+    like: torch.Tensor,  # whose device and type the mask has
+) -> torch.Tensor:  # [1, 1, R + 1 + N, R + 1 + N]
+    "A region's token sees the class token and its patches; the class token and the patches see each other."
+    n, size = len(inside), sum(inside.shape) + 1
+    sees = torch.zeros(size, size, dtype=torch.bool, device=like.device)
+    sees[n:, n:] = True
+    sees[:n, n] = True
+    sees[:n, n + 1 :] = inside
+    return torch.zeros_like(sees, dtype=like.dtype).masked_fill(~sees, -torch.inf)[None, None]
+
 # %% ../../nbs/peers/05_corrclip.ipynb #171a70f5
 @torch.no_grad()
 def _branches(
@@ -106,18 +119,12 @@ def _branches(
     vision = clip.vision_model
     (*layers, last), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(window.to(embed.patch_embedding.weight))
-    hidden = vision.pre_layrnorm(
-        _embed_patches(patches, embed.class_embedding, embed.position_embedding.weight[None], True)
-    )
+    places = embed.position_embedding.weight[None]
+    hidden = vision.pre_layrnorm(_embed_patches(patches, embed.class_embedding, places, True))
     inside = regions == regions.unique()[:, None]
     n = len(inside)
     hidden = torch.cat([hidden[:, :1].expand(1, n, -1), hidden], 1)
-    sees = torch.zeros(hidden.shape[1], hidden.shape[1], dtype=torch.bool, device=hidden.device)
-    sees[n:, n:] = True
-    sees[:n, n] = True
-    sees[:n, n + 1 :] = inside
-    mask = torch.zeros_like(sees, dtype=hidden.dtype).masked_fill(~sees, -torch.inf)[None, None]
-    lower = []
+    mask, lower = _region_mask(inside, hidden), []
     for i, layer in enumerate(layers):
         hidden = layer(hidden, attention_mask=mask)
         if i in _spatial_layers(len(layers) + 1):

@@ -72,7 +72,7 @@ def _level_weights(
     "The weights of the resolutions."
     return [float(weight) for weight in settings.diffseg_weights.split(",")]
 
-
+# %% ../../nbs/peers/14_diffsegmenter.ipynb #0e34275d
 def _weighted_sum(
     raw,  # (h, w) -> float [B, h, w], cross-attention of each level
     size,  # (h, w) of the latents

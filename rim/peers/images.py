@@ -69,12 +69,6 @@ class ImagePeer:
             self.clip = clip
         self.texts, self.memory = {}, {}
 
-    @classmethod
-    def from_profile(cls, name="toybox", bank=None, **overrides):
-        "The peer at a profile; `overrides` are settings."
-        settings = Settings.from_profile(name, **overrides)
-        return cls(settings, bank=bank, store=Store(settings.store))
-
     @cached_property
     def clip(self):
         "CLIP's embeddings; None in a profile that needs none."
@@ -91,6 +85,13 @@ class ImagePeer:
     def facts(self, vocabulary, bank) -> dict:
         "What else determines the prediction."
         return {}
+
+# %% ../../nbs/peers/11_images.ipynb #5f66fb59
+@patch(cls_method=True)
+def from_profile(cls: ImagePeer, name="toybox", bank=None, **overrides):
+    "The peer at a profile; `overrides` are settings."
+    settings = Settings.from_profile(name, **overrides)
+    return cls(settings, bank=bank, store=Store(settings.store))
 
 # %% ../../nbs/peers/11_images.ipynb #f99d9265
 @patch

@@ -48,12 +48,6 @@ class Peer:
         for part, model in loaded.items():
             setattr(self, part, model)
 
-    @classmethod
-    def from_profile(cls, name="toybox", **overrides):
-        "The peer at a profile, with its published values for the profile's benchmark; `overrides` are settings."
-        settings = Settings.from_profile(name, **overrides)
-        return cls(settings_for(settings, settings.benchmark, method=cls.section or cls.name))
-
     @cached_property
     def clip(self):
         return load_clip(self.settings)  # (CLIPModel, CLIPProcessor)
@@ -71,6 +65,13 @@ class Peer:
     def parts(self):
         "Name -> key of what works in the peer besides weights, such as an analyser of regions."
         return {}
+
+# %% ../../nbs/peers/01_peer.ipynb #c3f19211
+@patch(cls_method=True)
+def from_profile(cls: Peer, name="toybox", **overrides):
+    "The peer at a profile, with its published values for the profile's benchmark; `overrides` are settings."
+    settings = Settings.from_profile(name, **overrides)
+    return cls(settings_for(settings, settings.benchmark, method=cls.section or cls.name))
 
 # %% ../../nbs/peers/01_peer.ipynb #bee5010009
 READ = ("peer_side", "peer_crop", "peer_stride", "peer_scale", "peer_threshold", "trident_longest")  # by all

@@ -124,23 +124,16 @@ def _start_vision(
     conv = vit.embeddings.patch_embeddings.projection
     vision.embeddings.patch_embedding.weight.copy_(conv.weight)
     vision.embeddings.class_embedding.copy_(vit.embeddings.cls_token[0, 0])
-    vision.embeddings.position_embedding.weight.copy_(
-        torch.cat([table[0, :1], grid + conv.bias])
-    )  # CLIP's patches have no bias of their own
+    places = torch.cat([table[0, :1], grid + conv.bias])  # CLIP's patches have no bias of their own
+    vision.embeddings.position_embedding.weight.copy_(places)
     patches = vision.embeddings(pictures)
     vision.pre_layrnorm.weight.fill_(patches.std(-1).mean())
     vision.pre_layrnorm.bias.zero_()
     for new, old in zip(vision.encoder.layers, blocks(vit)):
         new.layer_norm1.load_state_dict(old.layernorm_before.state_dict())
         new.layer_norm2.load_state_dict(old.layernorm_after.state_dict())
-        into = (
-            new.self_attn.q_proj,
-            new.self_attn.k_proj,
-            new.self_attn.v_proj,
-            new.self_attn.out_proj,
-            new.mlp.fc1,
-            new.mlp.fc2,
-        )
+        own = new.self_attn
+        into = own.q_proj, own.k_proj, own.v_proj, own.out_proj, new.mlp.fc1, new.mlp.fc2
         for target, source in zip(into, (*query_key(old.attention), *value_output(old.attention), *mlp_of(old))):
             target.load_state_dict(source.state_dict())
     vision.post_layernorm.load_state_dict(vit.layernorm.state_dict())
@@ -154,30 +147,15 @@ class _ClipTask(Task):
     def __init__(self, batch=64, scenes=16, portraits=24, folder=None):
         from rim.toybox.training import WEIGHTS
 
-        self.batch, self.scenes, self.portraits, self.world, self.tokenizer = (
-            int(batch),
-            int(scenes),
-            int(portraits),
-            World(),
-            make_tokenizer(),
-        )
+        self.batch, self.scenes, self.portraits = int(batch), int(scenes), int(portraits)
+        self.world, self.tokenizer = World(), make_tokenizer()
         self.words = [*self.world.names, *self.world.backgrounds]
-        ends = dict(
-            vocab_size=len(self.tokenizer),
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        self.modules = nn.ModuleDict(
-            dict(
-                clip=CLIPModel(CLIPConfig(text_config=dict(**TEXT, **ends), vision_config=_VISION, projection_dim=128))
-            )
-        )
-        _start_vision(
-            self.modules["clip"].vision_model,
-            load_vit_weights(folder or WEIGHTS),
-            to_input(np.stack([_caption_example(self.world, s)[0] for s in range(128)])),
-        )
+        ends = {f"{end}_token_id": getattr(self.tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+        text = dict(**TEXT, **ends, vocab_size=len(self.tokenizer))
+        clip = CLIPModel(CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=128))
+        self.modules = nn.ModuleDict(dict(clip=clip))
+        pixels = to_input(np.stack([_caption_example(self.world, s)[0] for s in range(128)]))
+        _start_vision(clip.vision_model, load_vit_weights(folder or WEIGHTS), pixels)
 
 # %% ../../nbs/toybox/13_clip.ipynb #aa123381
 @patch
@@ -251,32 +229,17 @@ def validate(self: _ClipTask):
 @patch
 def named_patches(self: _ClipTask, n=100):
     "Share of pure patches that their best word names right, for things and places, in `n` validation scenes."
-    scenes, words = (
-        [self.world.scene(s) for s in self.world.seeds("validation", n)],
-        self.texts([_PHRASES[0].format(w) for w in self.words]),
-    )
-    patches = torch.cat(
-        [
-            _patch_embeddings(
-                self.modules["clip"], to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
-            )
-            for at in range(0, n, 25)
-        ]
-    )
+    scenes = [self.world.scene(s) for s in self.world.seeds("validation", n)]
+    words = self.texts([_PHRASES[0].format(w) for w in self.words])
+    pixels = [to_input(np.stack([s.image for s in scenes[at : at + 25]])) for at in range(0, n, 25)]
+    patches = torch.cat([_patch_embeddings(self.modules["clip"], p.to(self.device)) for p in pixels])
     best = (patches @ words.T).argmax(-1).cpu()
     best = torch.where(best < len(self.world.names), best + 1, 0)  # as labels; a place is background
-    truth = (
-        torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
-        .unfold(1, 8, 8)
-        .unfold(2, 8, 8)
-        .flatten(3)
-        .flatten(1, 2)
-    )
+    labels = torch.as_tensor(np.stack([s.labels for s in scenes]).astype(np.int64))
+    truth = labels.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).flatten(1, 2)
     pure, truth = (truth == truth[..., :1]).all(-1), truth[..., 0]
-    return {
-        name: (best == truth)[pure & part].float().mean()
-        for name, part in (("things", truth > 0), ("ground", truth == 0))
-    }
+    right = lambda part: (best == truth)[pure & part].float().mean()
+    return {"things": right(truth > 0), "ground": right(truth == 0)}
 
 # %% ../../nbs/toybox/13_clip.ipynb #abe566ca
 @patch

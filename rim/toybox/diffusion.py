@@ -106,64 +106,48 @@ class _VaeTask(Task):
         return absolute + 0.5 * edge + 1e-5 * posterior.kl().mean() / 64, dict(absolute=absolute.detach())
 
     def portraits(self, split, n):
-        return _to_pixels(np.stack([_draw_example(self.world, s)[0] for s in self.world.seeds(split, n)])).to(
-            self.device
-        )
+        pictures = np.stack([_draw_example(self.world, s)[0] for s in self.world.seeds(split, n)])
+        return _to_pixels(pictures).to(self.device)
 
     def validate(self):
         x = self.portraits("validation", 64)
         y = self.modules["vae"](x).sample.clamp(-1, 1)
         return dict(psnr=(10 * torch.log10(4 / ((x - y) ** 2).mean((1, 2, 3)))).mean())
 
-    def save(self, folder):
-        vae = self.modules["vae"]
-        vae.register_to_config(
-            scaling_factor=round(1 / float(vae.encode(self.portraits("train", 128)).latent_dist.mean.std()), 5)
-        )
-        save_pretrained_half(vae, folder / "diffusion/vae")
+# %% ../../nbs/toybox/10_diffusion.ipynb #e77309a5
+@patch
+def save(self: _VaeTask, folder):
+    vae = self.modules["vae"]
+    spread = vae.encode(self.portraits("train", 128)).latent_dist.mean.std()
+    vae.register_to_config(scaling_factor=round(1 / float(spread), 5))
+    save_pretrained_half(vae, folder / "diffusion/vae")
 
-    def load(self, folder):
-        self.modules["vae"].load_state_dict(
-            AutoencoderKL.from_pretrained(folder / "diffusion/vae", torch_dtype=torch.float32).state_dict()
-        )
+
+@patch
+def load(self: _VaeTask, folder):
+    saved = AutoencoderKL.from_pretrained(folder / "diffusion/vae", torch_dtype=torch.float32)
+    self.modules["vae"].load_state_dict(saved.state_dict())
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #ff886c8d
 class _DiffusionTask(Task):
     "UNet and text encoder, on latents of a trained autoencoder."
 
-    name, record, learning_rate, weight_decay, ema, warmup = (
-        "diffusion",
-        "diffusion/record.json",
-        1.5e-3,
-        0.01,
-        0.998,
-        200,
-    )
+    name, record = "diffusion", "diffusion/record.json"
+    learning_rate, weight_decay, ema, warmup = 1.5e-3, 0.01, 0.998, 200
 
     def __init__(self, batch=48, pool=24_000, folder=None):
         from rim.toybox.training import WEIGHTS
 
         self.batch, self.pool, self.world, self.latents, self.captions = int(batch), int(pool), World(), [], []
         self.folder = Path(folder or WEIGHTS)
-        self.vae = (
-            AutoencoderKL.from_pretrained(self.folder / "diffusion/vae", torch_dtype=torch.float32)
-            .eval()
-            .requires_grad_(False)
-        )
-        self.tokenizer = make_tokenizer()
-        ends = dict(
-            vocab_size=len(self.tokenizer),
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        self.modules = nn.ModuleDict(
-            dict(unet=UNet2DConditionModel(**_UNET), text=CLIPTextModel(CLIPTextConfig(**TEXT, **ends)))
-        )
-        self.scheduler = DDIMScheduler(**_SCHEDULER)
-        self.modules["unet"].to(memory_format=torch.channels_last).set_attn_processor(
-            AttnProcessor()
-        )  # eager: twice as fast on a CPU in bfloat16
+        vae = AutoencoderKL.from_pretrained(self.folder / "diffusion/vae", torch_dtype=torch.float32)
+        self.vae, self.tokenizer = vae.eval().requires_grad_(False), make_tokenizer()
+        ends = {f"{end}_token_id": getattr(self.tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
+        unet = UNet2DConditionModel(**_UNET)
+        text = CLIPTextModel(CLIPTextConfig(**TEXT, **ends, vocab_size=len(self.tokenizer)))
+        self.modules, self.scheduler = nn.ModuleDict(dict(unet=unet, text=text)), DDIMScheduler(**_SCHEDULER)
+        unet.to(memory_format=torch.channels_last)
+        unet.set_attn_processor(AttnProcessor())  # eager: twice as fast on a CPU in bfloat16
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #8713f9ea
 @patch
@@ -196,59 +180,34 @@ def loss(self: _DiffusionTask, seeds, generator):
         chosen = torch.randint(len(self.latents), (self.batch,), generator=generator).tolist()
     x = torch.stack([self.latents[i] for i in chosen]).float()
     empty = torch.rand(len(x), generator=generator) < 0.1
-    context = self.modules["text"](
-        self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])
-    ).last_hidden_state
-    noise, t = (
-        torch.randn(x.shape, generator=generator).to(self.device),
-        torch.randint(1000, (len(x),), generator=generator).to(self.device),
-    )
+    tokens = self.tokens(["" if e else self.captions[i] for i, e in zip(chosen, empty)])
+    context = self.modules["text"](tokens).last_hidden_state
+    noise = torch.randn(x.shape, generator=generator).to(self.device)
+    t = torch.randint(1000, (len(x),), generator=generator).to(self.device)
+    noisy = self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
     with mixed_precision(self.device):
-        out = self.modules["unet"](
-            self.scheduler.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last), t, context
-        ).sample
+        out = self.modules["unet"](noisy, t, context).sample
     alpha = self.scheduler.alphas_cumprod.to(self.device)[t]
     weight = (alpha / (1 - alpha)).clamp_max(5) * (1 - alpha)  # min(SNR, 5) / (SNR + 1)
-    loss = (
-        weight * ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))
-    ).sum() / weight.sum()
-    return loss, {}
+    error = ((out.float() - self.scheduler.get_velocity(x, noise, t)) ** 2).mean((1, 2, 3))
+    return (weight * error).sum() / weight.sum(), {}
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #eebd8bc2
 @patch
 def validate(self: _DiffusionTask):
     "Loss on validation portraits at fixed noise."
-    shots, g = (
-        [_draw_example(self.world, s) for s in self.world.seeds("validation", 64)],
-        torch.Generator().manual_seed(0),
-    )
-    x = (
-        self.vae.to(self.device).encode(_to_pixels(np.stack([i for i, _ in shots])).to(self.device)).latent_dist.mean
-        * self.vae.config.scaling_factor
-    )
-    noise, t = (
-        torch.randn(x.shape, generator=g).to(self.device),
-        torch.arange(7, 1000, 1000 // 64)[:64].to(self.device),
-    )
-    out = self.modules["unet"](
-        self.scheduler.add_noise(x, noise, t),
-        t,
-        self.modules["text"](self.tokens([c for _, c in shots])).last_hidden_state,
-    ).sample
-    pipeline = StableDiffusionPipeline(
-        self.vae,
-        self.modules["text"],
-        self.tokenizer,
-        self.modules["unet"],
-        self.scheduler,
-        None,
-        None,
-        requires_safety_checker=False,
-    )
-    return dict(
-        velocity_error=F.mse_loss(out, self.scheduler.get_velocity(x, noise, t)),
-        **_attention_metrics(pipeline, self.world, 32),
-    )
+    pictures, captions = zip(*(_draw_example(self.world, s) for s in self.world.seeds("validation", 64)))
+    vae, unet, text = self.vae.to(self.device), self.modules["unet"], self.modules["text"]
+    pixels = _to_pixels(np.stack(pictures)).to(self.device)
+    x = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+    t = torch.arange(7, 1000, 1000 // 64)[:64].to(self.device)
+    context = text(self.tokens(list(captions))).last_hidden_state
+    out = unet(self.scheduler.add_noise(x, noise, t), t, context).sample
+    error = F.mse_loss(out, self.scheduler.get_velocity(x, noise, t))
+    parts = vae, text, self.tokenizer, unet, self.scheduler, None, None
+    pipeline = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+    return dict(velocity_error=error, **_attention_metrics(pipeline, self.world, 32))
 
 # %% ../../nbs/toybox/10_diffusion.ipynb #4a0694de
 @patch

@@ -120,14 +120,9 @@ class _GroupViTTask(Task):
         self.draw = partial(_draw, scenes=self.scenes)
         self.tokenizer, self.words = make_tokenizer(), [*self.world.names, *self.world.backgrounds]
         ends = {f"{end}_token_id": getattr(self.tokenizer, f"{end}_token_id") for end in ("bos", "eos", "pad")}
-        config = GroupViTConfig(
-            text_config=dict(
-                **{k: v for k, v in TEXT.items() if k != "projection_dim"}, **ends, vocab_size=len(self.tokenizer)
-            ),
-            vision_config=_VISION,
-            projection_dim=128,
-            projection_intermediate_dim=256,
-        )
+        text = {k: v for k, v in TEXT.items() if k != "projection_dim"} | ends | {"vocab_size": len(self.tokenizer)}
+        sizes = dict(projection_dim=128, projection_intermediate_dim=256)
+        config = GroupViTConfig(text_config=text, vision_config=_VISION, **sizes)
         clip = CLIPModel.from_pretrained(Path(folder or WEIGHTS) / "clip", dtype=torch.float32).eval()
         images, captions, _ = _draw(range(64 + 4 * 64), 64)
         sentences = [*captions, *(phrase.format(w) for phrase in _PHRASES for w in self.words)]

@@ -136,6 +136,21 @@ def _as_pairs(
     last.weight.copy_(torch.cat([torch.eye(len(weight)), -torch.eye(len(weight))], 1))
     nn.init.zeros_(last.bias)
 
+# %% ../../nbs/toybox/18_groupvit_start.ipynb #0f827f7d
+@torch.no_grad()
+def _fit_groups(down, clip, patches, tokens, seed):
+    "Make a stage's end assign patches, as hidden states, to groups of one meaning."
+    last = clip.vision_model.encoder.layers[-1]
+    down.norm_x.load_state_dict(last.layer_norm1.state_dict())
+    keys, groups = down.norm_x(patches), down.norm_tokens(tokens)
+    values = last.self_attn.out_proj(last.self_attn.v_proj(keys))
+    embedded = F.normalize(clip.visual_projection(clip.vision_model.post_layernorm(values)), dim=-1)
+    _pass_through(down)
+    asking = down.pre_assign_attn(down.project_group_token(groups), keys)
+    _fit_assignment(down.assign, asking, *_clusters(keys.flatten(0, 1), embedded.flatten(0, 1), groups.shape[1], seed))
+    down.assign.v_proj.load_state_dict(last.self_attn.v_proj.state_dict())
+    down.assign.proj.load_state_dict(last.self_attn.out_proj.state_dict())
+
 # %% ../../nbs/toybox/18_groupvit_start.ipynb #6f01180012
 @torch.no_grad()
 def start_as_clip(
@@ -147,7 +162,7 @@ def start_as_clip(
 ):
     "Make a GroupViT compute what a CLIP computes, its patches in groups."
     vision, theirs = model.vision_model, clip.vision_model
-    stage, last = vision.encoder.stages[0], theirs.encoder.layers[-1]
+    stage = vision.encoder.stages[0]
     _fit_patches(vision.embeddings, clip, pixels)
     patches = vision.embeddings(pixels)
     first = theirs.pre_layrnorm(theirs.embeddings(pixels[:1], interpolate_pos_encoding=True))[:, :1]
@@ -155,16 +170,7 @@ def start_as_clip(
     stage.group_token.copy_(first + 0.7 * patches.norm(dim=-1).mean() * F.normalize(apart, dim=-1))
     joined = torch.cat([patches, stage.group_token.expand(len(pixels), -1, -1)], 1)
     hidden = _fit_layers(stage.layers, clip, joined)
-    down = stage.downsample
-    down.norm_x.load_state_dict(last.layer_norm1.state_dict())
-    keys, groups = down.norm_x(hidden[:, : patches.shape[1]]), down.norm_tokens(hidden[:, patches.shape[1] :])
-    values = last.self_attn.out_proj(last.self_attn.v_proj(keys))
-    embedded = F.normalize(clip.visual_projection(theirs.post_layernorm(values)), dim=-1)
-    _pass_through(down)
-    asking = down.pre_assign_attn(down.project_group_token(groups), keys)
-    _fit_assignment(down.assign, asking, *_clusters(keys.flatten(0, 1), embedded.flatten(0, 1), groups.shape[1], seed))
-    down.assign.v_proj.load_state_dict(last.self_attn.v_proj.state_dict())
-    down.assign.proj.load_state_dict(last.self_attn.out_proj.state_dict())
+    _fit_groups(stage.downsample, clip, hidden[:, : patches.shape[1]], hidden[:, patches.shape[1] :], seed)
     vision.layernorm.load_state_dict(theirs.post_layernorm.state_dict())
     model.text_model.load_state_dict(clip.text_model.state_dict())
     model.logit_scale.copy_(clip.logit_scale)

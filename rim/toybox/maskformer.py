@@ -56,11 +56,9 @@ def _start_maskformer(gain=3.0):
     transformer = model.model.transformer_module
     d, fine = transformer.queries_embedder.weight.shape[1], 2 * _SIDE
     table = transformer.position_embedder(torch.Size((1, 1, fine, fine)), "cpu", torch.float32)
-    transformer.queries_embedder.weight.copy_(
-        F.avg_pool2d(table.reshape(1, fine, fine, d).permute(0, 3, 1, 2) if table.shape[1] != d else table, 2)[0]
-        .flatten(1)
-        .T
-    )
+    if table.shape[1] != d:
+        table = table.reshape(1, fine, fine, d).permute(0, 3, 1, 2)
+    transformer.queries_embedder.weight.copy_(F.avg_pool2d(table, 2)[0].flatten(1).T)
     for layer in transformer.decoder.layers:
         heads = model.config.decoder_config.decoder_attention_heads
         width = d // heads
@@ -106,14 +104,8 @@ def _all_layers_loss(model, pixels, masks, labels):
 class _MaskFormerTask(Task):
     "Segments of scenes, all at once."
 
-    name, record, learning_rate, weight_decay, ema, warmup = (
-        "maskformer",
-        "maskformer/record.json",
-        1e-3,
-        0.02,
-        0.99,
-        60,
-    )
+    name, record = "maskformer", "maskformer/record.json"
+    learning_rate, weight_decay, ema, warmup = 1e-3, 0.02, 0.99, 60
 
     def __init__(self, scenes=12):
         self.scenes, self.world = int(scenes), World()
@@ -123,9 +115,8 @@ class _MaskFormerTask(Task):
         scenes = [self.world.scene(s) for s in seeds(self.scenes)]
         masks, labels = zip(*(_segments(s.instances) for s in scenes))
         pixels = to_input(np.stack([s.image for s in scenes])).to(self.device)
-        loss, parts = _all_layers_loss(
-            self.modules["model"], pixels, [m.to(self.device) for m in masks], [l.to(self.device) for l in labels]
-        )
+        masks, labels = ([x.to(self.device) for x in xs] for xs in (masks, labels))
+        loss, parts = _all_layers_loss(self.modules["model"], pixels, masks, labels)
         return loss, {k: v.detach() for k, v in parts.items()}
 
     def validate(self):
@@ -135,11 +126,8 @@ class _MaskFormerTask(Task):
         save_pretrained_half(self.modules["model"], Path(folder) / "maskformer")
 
     def load(self, folder):
-        self.modules["model"].load_state_dict(
-            MaskFormerForInstanceSegmentation.from_pretrained(
-                Path(folder) / "maskformer", dtype=torch.float32
-            ).state_dict()
-        )
+        saved = MaskFormerForInstanceSegmentation.from_pretrained(Path(folder) / "maskformer", dtype=torch.float32)
+        self.modules["model"].load_state_dict(saved.state_dict())
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #271c026d
 @torch.no_grad()

@@ -17,6 +17,7 @@ from ..models.architectures import build_sam
 from transformers import Dinov2Model
 from fastcore.basics import patch
 from .dino import query_key
+from .mae import value_output
 from .training import WEIGHTS, Task, save_half
 from .world import World
 
@@ -48,19 +49,14 @@ def _load_pretrained(encoder, dino):
     "Copy a `Dinov2Model` of the same width into SAM's image encoder; the rest starts at zero effect."
     state, d, out = dino.state_dict(), _CONFIG["encoder_dim"], encoder.state_dict()
     patches, k = "embeddings.patch_embeddings.projection.", _CONFIG["patch_size"] // dino.config.patch_size
-    out["patch_embed.proj.weight"] = (
-        state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3) / k**2
-    )  # what it saw in the image at half the size
+    seen = state[patches + "weight"].repeat_interleave(k, 2).repeat_interleave(k, 3)
+    out["patch_embed.proj.weight"] = seen / k**2  # what it saw in the image at half the size
     out["patch_embed.proj.bias"] = state[patches + "bias"]
     out["pos_embed"] = state["embeddings.position_embeddings"][0, 1:].view(encoder.pos_embed.shape)
     for i, layer in enumerate(dino.encoder.layer):
         attention, mlp, scales = layer.attention, layer.mlp, (layer.layer_scale1.lambda1, layer.layer_scale2.lambda1)
         q, k = query_key(attention)
-        v, o = (
-            (attention.v_proj, attention.o_proj)
-            if hasattr(attention, "v_proj")
-            else (attention.attention.value, attention.output.dense)
-        )
+        v, o = value_output(attention)
         for kind in ("weight", "bias"):
             scale = [x[:, None] if kind == "weight" else x for x in scales]
             for name in ("norm1", "norm2"):

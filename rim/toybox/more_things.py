@@ -11,11 +11,8 @@ from .things import boat, car, fish, house, moon, star, sun, tree
 
 # %% ../../nbs/toybox/02_more_things.ipynb #4633654f
 def _bird(shape, look):
-    c, plump, beak = (
-        colour(look, "blue", "brown", "red", "grey", "dark"),
-        shape.uniform(0.38, 0.5),
-        shade(_PAINT["orange"], look.uniform(0.8, 1.2)),
-    )
+    c, plump = colour(look, "blue", "brown", "red", "grey", "dark"), shape.uniform(0.38, 0.5)
+    beak = shade(_PAINT["orange"], look.uniform(0.8, 1.2))
     belly, wing = shade(colour(look, "cream", "white", "orange"), 1.1), shade(c, 0.72)
     parts = [(_stroke([(x, 0.3), (x + 0.03, 0.9), (x + 0.18, 0.92)], 0.08), shade(beak, 0.8)) for x in (-0.05, 0.18)]
     parts += [
@@ -26,15 +23,8 @@ def _bird(shape, look):
     parts += [([(0.72, -0.48), (1.02, -0.34), (0.7, -0.26)], beak), (_arc(0.5, -0.38, 0.33, n=16), c)]
     if shape.random() < 0.4:
         parts += [([(0.35, -0.65), (0.2, -0.98), (0.62, -0.68)], wing)]
-    up = shape.random() < 0.4
-    parts += [
-        (
-            [(0.15, 0.0), (-0.25, -0.9), (-0.6, -0.75), (-0.4, 0.1)] if up else _arc(-0.15, 0.1, 0.42, 0.24, n=14),
-            wing,
-            "feathers",
-            shade(wing, 1.4),
-        )
-    ]
+    up, low = [(0.15, 0.0), (-0.25, -0.9), (-0.6, -0.75), (-0.4, 0.1)], _arc(-0.15, 0.1, 0.42, 0.24, n=14)
+    parts += [(up if shape.random() < 0.4 else low, wing, "feathers", shade(wing, 1.4))]
     return parts + [(_arc(0.58, -0.44, 0.09, n=10), _PAINT["white"]), (_arc(0.6, -0.44, 0.055, n=8), (20, 20, 26))]
 
 # %% ../../nbs/toybox/02_more_things.ipynb #298ebd10
@@ -97,60 +87,36 @@ def _balloon(shape, look):
 
 # %% ../../nbs/toybox/02_more_things.ipynb #c0b4c7e5
 def _umbrella(shape, look):
-    c, d, drop = (
-        colour(look, "red", "blue", "violet", "teal", "pink"),
-        colour(look, "white", "yellow", "dark", "cream"),
-        shape.uniform(0.95, 1.1),
-    )
+    c = colour(look, "red", "blue", "violet", "teal", "pink")
+    d, drop = colour(look, "white", "yellow", "dark", "cream"), shape.uniform(0.95, 1.1)
     panels, grip = shape.choice((5, 6, 7)), shade(_PAINT["brown"], look.uniform(0.7, 1.2))
     hook = shape.choice((-1, 1))
+    bend = [(hook * (0.17 - 0.17 * _COS[s]), 0.76 + 0.18 * _SIN[s]) for s in range(0, _TURN // 2 + 1, 20)]
     parts = [
         (box(-0.05, -0.2, 0.05, 0.72), shade(_PAINT["grey"], 0.6)),
-        (
-            _stroke(
-                [(0, 0.6)]
-                + [(hook * (0.17 - 0.17 * _COS[s]), 0.76 + 0.18 * _SIN[s]) for s in range(0, _TURN // 2 + 1, 20)],
-                0.12,
-            ),
-            grip,
-        ),
+        (_stroke([(0, 0.6), *bend], 0.12), grip),
     ]
     parts += [(box(-0.035, -1.0, 0.035, -0.8), grip), (_arc(0, 0.05, 1.0, drop, 0.5, 1.0, n=22), c)]
     edge = [-_COS[round(i / panels * _TURN / 2)] for i in range(panels + 1)]
     for i in range(panels):
         x0, x1 = edge[i], edge[i + 1]
-        wedge = (
-            [(0, 0.05 - drop)]
-            + [(x * k, 0.05 - drop * (1 - (x * k) ** 2) ** 0.5) for x, k in ((x0, 0.8), (x0, 1.0))]
-            + [(x0, 0.05), ((x0 + x1) / 2, -0.05), (x1, 0.05)]
-        )
-        wedge += [(x * k, 0.05 - drop * (1 - (x * k) ** 2) ** 0.5) for x, k in ((x1, 1.0), (x1, 0.8))]
+        rim = [(x, 0.05 - drop * (1 - x**2) ** 0.5) for x in (x0 * 0.8, x0, x1, x1 * 0.8)]
+        wedge = [(0, 0.05 - drop), *rim[:2], (x0, 0.05), ((x0 + x1) / 2, -0.05), (x1, 0.05), *rim[2:]]
         parts.append((wedge, d if i % 2 else shade(c, 0.9)))
     return parts
 
 # %% ../../nbs/toybox/02_more_things.ipynb #4f90e4db
 def _cup(shape, look):
-    c, w, tall = (
-        colour(look, "white", "blue", "teal", "cream", "red"),
-        shape.uniform(0.5, 0.62),
-        shape.uniform(0.62, 0.8),
-    )
+    c = colour(look, "white", "blue", "teal", "cream", "red")
+    w, tall = shape.uniform(0.5, 0.62), shape.uniform(0.62, 0.8)
     narrow, drink = shape.uniform(0.04, 0.16), shade(_PAINT["brown"], look.uniform(0.55, 0.9))
     parts = [(_stroke(_arc(w - 0.06, 0.02, 0.4, 0.36, -0.25, 0.25, n=12), 0.17), shade(c, 0.82))]
-    body = (
-        [(-w, -tall), (w, -tall), (w - narrow, tall)]
-        + _arc(0, tall, w - narrow, 0.12, 0.0, 0.5, n=8)
-        + [(-w + narrow, tall)]
-    )
-    parts += [(body, c)]
+    foot = _arc(0, tall, w - narrow, 0.12, 0.0, 0.5, n=8)
+    parts += [([(-w, -tall), (w, -tall), (w - narrow, tall), *foot, (-w + narrow, tall)], c)]
     kind = shape.choice(("band", "dots", "plain"))
     if kind == "band":
-        parts += [
-            (
-                box(-w + narrow * 0.4, -0.12, w - narrow * 0.4, 0.28, -narrow * 0.2),
-                colour(look, "red", "blue", "gold", "teal"),
-            )
-        ]
+        band = box(-w + narrow * 0.4, -0.12, w - narrow * 0.4, 0.28, -narrow * 0.2)
+        parts += [(band, colour(look, "red", "blue", "gold", "teal"))]
     if kind == "dots":
         parts[-1] += ("dots", colour(look, "red", "blue", "gold", "teal"))
     return parts + [
@@ -163,29 +129,12 @@ def _cup(shape, look):
 def _apple(shape, look):
     c, wide, dip = colour(look, "red", "red", "green", "yellow"), shape.uniform(0.8, 0.95), shape.uniform(0.1, 0.18)
     leaf = shade(_PAINT["green"], look.uniform(0.7, 1.1))
-    half = [
-        (0.0, -0.5 + dip),
-        (0.3, -0.62),
-        (0.62, -0.6),
-        (0.88, -0.4),
-        (1.0, -0.05),
-        (0.95, 0.35),
-        (0.72, 0.75),
-        (0.4, 0.97),
-        (0.15, 0.95),
-        (0.0, 0.9),
-    ]
-    parts = [
-        (_stroke([(0, -0.35), (0.05, -0.75), (shape.uniform(0.1, 0.25), -1.0)], 0.1), shade(_PAINT["brown"], 0.75))
-    ]
-    parts += [
-        (
-            [(x * wide, y) for x, y in half] + [(-x * wide, y) for x, y in half[::-1]],
-            c,
-            "dots" if shape.random() < 0.3 else None,
-            shade(c, 0.9),
-        )
-    ]
+    half = [(0.0, -0.5 + dip), (0.3, -0.62), (0.62, -0.6), (0.88, -0.4), (1.0, -0.05)]
+    half += [(0.95, 0.35), (0.72, 0.75), (0.4, 0.97), (0.15, 0.95), (0.0, 0.9)]
+    whole = [(x * wide, y) for x, y in half] + [(-x * wide, y) for x, y in half[::-1]]
+    stem = _stroke([(0, -0.35), (0.05, -0.75), (shape.uniform(0.1, 0.25), -1.0)], 0.1)
+    parts = [(stem, shade(_PAINT["brown"], 0.75))]
+    parts += [(whole, c, "dots" if shape.random() < 0.3 else None, shade(c, 0.9))]
     parts += [
         (_arc(0.32 * wide, 0.2, 0.5, 0.6, n=16), shade(c, 0.9)),
         (_arc(0.22 * wide, 0.12, 0.52, 0.58, n=16), c),
@@ -199,22 +148,13 @@ def _apple(shape, look):
 
 # %% ../../nbs/toybox/02_more_things.ipynb #a6bbcb9a
 def _butterfly(shape, look):
-    c, spot, dark = (
-        colour(look, "orange", "blue", "violet", "yellow"),
-        colour(look, "yellow", "white", "red"),
-        (40, 34, 40),
-    )
+    c, spot = colour(look, "orange", "blue", "violet", "yellow"), colour(look, "yellow", "white", "red")
+    dark = (40, 34, 40)
     big, low, tip = shape.uniform(0.42, 0.5), shape.uniform(0.32, 0.4), shape.uniform(0.85, 1.0)
     parts = []
     for s in (-1, 1):
-        upper = [
-            (0, -0.05),
-            (s * 0.25, -0.55),
-            (s * tip * 0.85, -0.85),
-            (s * tip, -0.6),
-            (s * 0.85, -0.1),
-            (s * 0.3, 0.1),
-        ]
+        upper = [(0, -0.05), (s * 0.25, -0.55), (s * tip * 0.85, -0.85)]
+        upper += [(s * tip, -0.6), (s * 0.85, -0.1), (s * 0.3, 0.1)]
         lower = [(0, 0.05), (s * 0.6, 0.0), (s * 0.8, 0.3), (s * 0.65, 0.3 + low), (s * 0.3, 0.75), (0, 0.35)]
         parts += [
             (upper, dark),

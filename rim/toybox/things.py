@@ -59,11 +59,8 @@ def star(shape, look):
 
 # %% ../../nbs/toybox/01_things.ipynb #57e9c200
 def tree(shape, look):
-    c, trunk, wide = (
-        colour(look, "green", "green", "olive", "orange", "gold"),
-        shade(_PAINT["brown"], look.uniform(0.7, 1.1)),
-        shape.uniform(0.1, 0.18),
-    )
+    c = colour(look, "green", "green", "olive", "orange", "gold")
+    trunk, wide = shade(_PAINT["brown"], look.uniform(0.7, 1.1)), shape.uniform(0.1, 0.18)
     kind, leaf = shape.choice(("round", "fir", "cloud")), ("leaves", shade(c, 0.68))
     parts = [(box(-wide, 0.1, wide, 1.0, wide * 0.3), trunk), (box(0, 0.1, wide, 1.0, wide * 0.2), shade(trunk, 0.75))]
     if kind == "round":
@@ -74,37 +71,19 @@ def tree(shape, look):
             ([(0, t), (w * k, t + 0.72), (-w * k, t + 0.72)], shade(c, f), *leaf)
             for t, k, f in ((-0.2, 1.0, 0.8), (-0.6, 0.8, 0.9), (-1.0, 0.6, 1.0))
         ]
-    return parts + [
-        (_arc(x, y, r, n=14), shade(c, f), *leaf)
-        for x, y, r, f in (
-            (-0.42, -0.2, 0.4, 0.85),
-            (0.42, -0.22, 0.4, 0.9),
-            (0, -0.55, 0.45, 1.0),
-            (0, -0.15, 0.4, 0.95),
-        )
-    ]
+    balls = (-0.42, -0.2, 0.4, 0.85), (0.42, -0.22, 0.4, 0.9), (0, -0.55, 0.45, 1.0), (0, -0.15, 0.4, 0.95)
+    return parts + [(_arc(x, y, r, n=14), shade(c, f), *leaf) for x, y, r, f in balls]
 
 # %% ../../nbs/toybox/01_things.ipynb #01b8d97b
 def house(shape, look):
-    wall, roof, w = (
-        colour(look, "cream", "white", "red", "sky", "pink"),
-        colour(look, "red", "brown", "dark", "orange"),
-        shape.uniform(0.66, 0.85),
-    )
+    wall = colour(look, "cream", "white", "red", "sky", "pink")
+    roof, w = colour(look, "red", "brown", "dark", "orange"), shape.uniform(0.66, 0.85)
     top, pane = shape.uniform(-0.3, -0.1), shade(_PAINT["sky"] if look.random() < 0.6 else _PAINT["yellow"], 1.3)
     door, side = colour(look, "brown", "dark", "teal"), shape.choice((-1, 1))
     parts = [(box(side * 0.5 - 0.1, -0.95, side * 0.5 + 0.1, top), shade(roof, 0.6))] if shape.random() < 0.6 else []
     parts += [(box(-w, top, w, 0.95), wall, "bricks", shade(wall, 0.82))]
-    parts += [
-        (
-            [(-w - 0.15, top), (0, -0.98), (w + 0.15, top)]
-            if shape.random() < 0.6
-            else box(-w - 0.15, -0.8, w + 0.15, top, 0.35),
-            roof,
-            "stripes",
-            shade(roof, 0.8),
-        )
-    ]
+    gable, hip = [(-w - 0.15, top), (0, -0.98), (w + 0.15, top)], box(-w - 0.15, -0.8, w + 0.15, top, 0.35)
+    parts += [(gable if shape.random() < 0.6 else hip, roof, "stripes", shade(roof, 0.8))]
     parts += [(box(-0.16 - side * 0.32, 0.35, 0.16 - side * 0.32, 0.95), door)]
     for x in (side * 0.38, -side * 0.38) if shape.random() < 0.5 else (side * 0.38,):
         y = top + 0.16 if x != side * 0.38 else top + 0.3

@@ -13,33 +13,11 @@ from .world import PLACES, World
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #aeac07cf
 _WORDS = (
-    "a",
-    "an",
-    "photo",
-    "of",
-    "and",
-    "in",
-    "the",
-    "background",
+    *("a", "an", "photo", "of", "and", "in", "the", "background"),
     *World.names,
     *PLACES,
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "violet",
-    "pink",
-    "brown",
-    "white",
-    "grey",
-    "black",
-    "picture",
-    "on",
-    "with",
-    "two",
-    "small",
-    "large",
+    *("red", "orange", "yellow", "green", "blue", "violet", "pink", "brown", "white", "grey", "black"),
+    *("picture", "on", "with", "two", "small", "large"),
 )
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #ce68bcd2
@@ -72,23 +50,14 @@ def write_tokenizer(folder, words=_WORDS):
             ranks[pieces[0], pieces[1]] = len(ranks)
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
     alphabet = _byte_alphabet()
-    tokens = [
-        *alphabet,
-        *(c + "</w>" for c in alphabet),
-        *(a + b for a, b in ranks),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    (folder / "vocab.json").write_text(
-        json.dumps({t: i for i, t in enumerate(dict.fromkeys(tokens))}, ensure_ascii=False)
-    )
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    tokens = [*alphabet, *(c + "</w>" for c in alphabet), *(a + b for a, b in ranks), begin, end]
+    numbers = {t: i for i, t in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(numbers, ensure_ascii=False))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in ranks)]) + "\n")
-    special = dict(
-        bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>"
-    )
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special), indent=1)
-    )
+    special = dict(bos_token=begin, eos_token=end, unk_token=end, pad_token=end)
+    config = dict(tokenizer_class="CLIPTokenizer", model_max_length=LENGTH, **special)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
     return CLIPTokenizer.from_pretrained(folder)
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #9bd7cfd7

@@ -157,21 +157,13 @@ def resume(self: _Run, folder=WEIGHTS):
         self.optimiser.load_state_dict(state["optimiser"])
         for a, b in zip(self.average, state["average"]):
             a.copy_(b)
-        self.step, self.position, self.seconds, self.curve = (
-            state["step"],
-            state["position"],
-            state["seconds"],
-            state["curve"],
-        )
+        self.step, self.position = state["step"], state["position"]
+        self.seconds, self.curve = state["seconds"], state["curve"]
     elif hasattr(self.task, "load") and (Path(folder) / self.task.record).exists():
         self.task.load(folder)
         record = json.loads((Path(folder) / self.task.record).read_text())
-        self.step, self.position, self.seconds, self.curve = (
-            record["steps"],
-            record["train_seeds"][1],
-            60 * record["minutes"],
-            record["curve"],
-        )
+        self.step, self.position = record["steps"], record["train_seeds"][1]
+        self.seconds, self.curve = 60 * record["minutes"], record["curve"]
         for a, p in zip(self.average, self.parameters):
             a.copy_(p.detach())
     return self
@@ -207,6 +199,31 @@ def swap(self: _Run):
         p.data.copy_(a)
         a.copy_(kept)
 
+# %% ../../nbs/toybox/05_training.ipynb #4c090141
+def _steps(run, minutes, every, report, out):
+    "Step after step until the time is over or a person interrupts -> the smoothed loss."
+    start = saved = reported = time.time()
+    before, smooth, first_step, total = run.seconds, None, run.step, 60 * minutes
+    name = run.task.name
+    bar = tqdm(total=round(total), unit="s", desc=name, disable=None, bar_format="{l_bar}{bar}| {postfix}")
+    try:
+        while (spent := (time.time() - start) / total) < 1:
+            smooth = _step(run, spent, first_step, smooth)
+            run.seconds = before + time.time() - start
+            bar.n = round(time.time() - start)
+            bar.set_postfix(step=run.step, loss=f"{smooth:.4f}")
+            if time.time() - saved > 60 * every:
+                run.checkpoint()
+                saved = time.time()
+            if time.time() - reported > 60 * report:
+                _report(run, smooth, out)
+                reported = time.time()
+    except KeyboardInterrupt:
+        print(f"interrupted at step {run.step}; the checkpoint {run.path} goes on from here", file=sys.stderr)
+    finally:
+        run.close()
+    return smooth
+
 # %% ../../nbs/toybox/05_training.ipynb #21d681e1
 def train(
     name,
@@ -228,25 +245,7 @@ def train(
     out = Path(out or WEIGHTS)
     if not fresh:
         run.resume(out)
-    start = saved = reported = time.time()
-    before, smooth, first_step = run.seconds, None, run.step
-    bar = tqdm(total=round(60 * minutes), unit="s", desc=name, disable=None, bar_format="{l_bar}{bar}| {postfix}")
-    try:
-        while (spent := (time.time() - start) / (60 * minutes)) < 1:
-            smooth = _step(run, spent, first_step, smooth)
-            run.seconds = before + time.time() - start
-            bar.n = round(time.time() - start)
-            bar.set_postfix(step=run.step, loss=f"{smooth:.4f}")
-            if time.time() - saved > 60 * every:
-                run.checkpoint()
-                saved = time.time()
-            if time.time() - reported > 60 * report:
-                _report(run, smooth, out)
-                reported = time.time()
-    except KeyboardInterrupt:
-        print(f"interrupted at step {run.step}; the checkpoint {run.path} goes on from here", file=sys.stderr)
-    finally:
-        run.close()
+    smooth = _steps(run, minutes, every, report, out)
     run.checkpoint()
     return _report(run, smooth, out)
 
@@ -276,6 +275,25 @@ def _step(run, spent, first_step, smooth):
         )
     return smooth
 
+# %% ../../nbs/toybox/05_training.ipynb #faa7bd52
+def _record(run, metrics, smooth):
+    "What is written beside the weights; of the curve about 200 points, and all that have metrics."
+    every = max(1, len(run.curve) // 200)
+    return dict(
+        task=run.task.name,
+        steps=run.step,
+        train_seeds=[0, run.position],
+        minutes=round(run.seconds / 60, 1),
+        metrics=metrics,
+        loss=smooth,
+        seed=run.seed,
+        revision=_revision(),
+        date=time.strftime("%Y-%m-%d"),
+        machine=_machine(run.device),
+        parameters=sum(p.numel() for p in run.parameters),
+        curve=[c for i, c in enumerate(run.curve) if i % every == 0 or set(metrics) & set(c)],
+    )
+
 # %% ../../nbs/toybox/05_training.ipynb #0f6bc5fd
 def _report(run, smooth, out):
     "Validate and save the averaged weights with their record."
@@ -290,22 +308,7 @@ def _report(run, smooth, out):
     run.swap()
     if run.curve:
         run.curve[-1].update(metrics)
-    every = max(1, len(run.curve) // 200)
-    thin = [c for i, c in enumerate(run.curve) if i % every == 0 or set(metrics) & set(c)]
-    record = dict(
-        task=task.name,
-        steps=run.step,
-        train_seeds=[0, run.position],
-        minutes=round(run.seconds / 60, 1),
-        metrics=metrics,
-        loss=smooth,
-        seed=run.seed,
-        revision=_revision(),
-        date=time.strftime("%Y-%m-%d"),
-        machine=_machine(run.device),
-        parameters=sum(p.numel() for p in run.parameters),
-        curve=thin,
-    )
+    record = _record(run, metrics, smooth)
     _write(out / task.record, lambda p: p.write_text(json.dumps(record, indent=None)))
     print(f"{task.name}: step {run.step}, {run.seconds / 60:.1f} min, loss {smooth:.4f}, {metrics}", flush=True)
     return record

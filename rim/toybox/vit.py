@@ -51,30 +51,20 @@ def _start_vit(
     folder,  # holds the weights of the student
 ) -> ViTModel:
     "A `ViTModel` that begins as the toybox's `Dinov2Model`."
-    student, model = (
-        Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32),
-        ViTModel(ViTConfig(**_CONFIG), add_pooling_layer=False),
-    )
+    student = Dinov2Model.from_pretrained(Path(folder) / "dino", dtype=torch.float32)
+    model = ViTModel(ViTConfig(**_CONFIG), add_pooling_layer=False)
     for name in ("cls_token", "position_embeddings"):
         getattr(model.embeddings, name).copy_(getattr(student.embeddings, name))
     model.embeddings.patch_embeddings.load_state_dict(student.embeddings.patch_embeddings.state_dict())
     model.layernorm.load_state_dict(student.layernorm.state_dict())
-    ones = torch.ones(_CONFIG["hidden_size"])
+    ones, wide = torch.ones(_CONFIG["hidden_size"]), torch.ones(_CONFIG["intermediate_size"])
     for new, old in zip(blocks(model), student.encoder.layer):
         new.layernorm_before.load_state_dict(old.norm1.state_dict())
         new.layernorm_after.load_state_dict(old.norm2.state_dict())
-        for target, source, scale in zip(
-            (*query_key(new.attention), *value_output(new.attention), *mlp_of(new)),
-            (*query_key(old.attention), *value_output(old.attention), old.mlp.fc1, old.mlp.fc2),
-            (
-                ones,
-                ones,
-                ones,
-                old.layer_scale1.lambda1,
-                torch.ones(_CONFIG["intermediate_size"]),
-                old.layer_scale2.lambda1,
-            ),
-        ):
+        targets = *query_key(new.attention), *value_output(new.attention), *mlp_of(new)
+        sources = *query_key(old.attention), *value_output(old.attention), old.mlp.fc1, old.mlp.fc2
+        scales = ones, ones, ones, old.layer_scale1.lambda1, wide, old.layer_scale2.lambda1
+        for target, source, scale in zip(targets, sources, scales):
             _copy_scaled(target, source, scale)
     return model
 

@@ -92,6 +92,21 @@ def _mix(low, high, t):
     t = np.clip(t, 0, 1)[..., None].astype(np.float32)
     return np.array(low, np.float32) * (1 - t) + np.array(high, np.float32) * t
 
+# %% ../../nbs/toybox/03_world.ipynb #0e512bda
+def _bricks(rows, columns, fine, rng):
+    "Courses of bricks of different tints, mortar between them."
+    course = rows // 16
+    along = columns + course % 2 * 16
+    mortar = (rows % 16 < 2) | (along % 32 < 2)
+    tint = rng.random((_SHEET // 16 + 1, _SHEET // 32 + 2)).astype(np.float32)[course, along // 32]
+    return _mix(_mix((146, 62, 48), (196, 98, 74), 0.7 * tint + 0.3 * fine), (206, 194, 180), mortar * 0.9)
+
+
+def _tiles(rows, columns, soft):
+    "Light and dark tiles, joints between them."
+    checks, joints = (rows // 24 + columns // 24) % 2, (rows % 24 < 1) | (columns % 24 < 1)
+    return _mix(_mix((226, 226, 232), (174, 180, 200), checks * 1.0), (150, 152, 168), joints * 0.7 + 0.1 * soft)
+
 # %% ../../nbs/toybox/03_world.ipynb #820daa4a
 def _sheet(place, rng):
     "One texture sheet of a place, float32 [SHEET, SHEET, 3] in 0..255."
@@ -105,9 +120,8 @@ def _sheet(place, rng):
     if place == "night":
         return _mix(_mix((14, 16, 44), (44, 42, 92), 0.5 * y + 0.5 * soft), (235, 235, 220), (grain > 0.996) * 0.8)
     if place == "water":
-        return _mix(
-            (24, 84, 146), (96, 172, 210), 0.25 + 0.55 * _noise(rng, 12, 70) * (0.5 + soft) + 0.1 * (fine - 0.5)
-        )
+        waves = 0.25 + 0.55 * _noise(rng, 12, 70) * (0.5 + soft) + 0.1 * (fine - 0.5)
+        return _mix((24, 84, 146), (96, 172, 210), waves)
     if place == "meadow":
         return _mix((48, 108, 34), (136, 188, 74), 0.2 + 0.6 * _noise(rng, 130, 20) * (0.6 + 0.8 * soft))
     if place == "forest":
@@ -119,22 +133,11 @@ def _sheet(place, rng):
     if place == "snow":
         return _mix((206, 218, 234), (248, 250, 253), 0.6 * soft + 0.25 * fine + 0.3 * y)
     if place == "wood":
-        return _mix(
-            _mix((128, 82, 42), (190, 134, 78), 0.25 + 0.6 * _noise(rng, 8, 110)), (84, 50, 24), (rows % 48 < 2) * 0.8
-        )
+        boards = _mix((128, 82, 42), (190, 134, 78), 0.25 + 0.6 * _noise(rng, 8, 110))
+        return _mix(boards, (84, 50, 24), (rows % 48 < 2) * 0.8)
     if place == "brick":
-        course = rows // 16
-        mortar = (rows % 16 < 2) | ((columns + course % 2 * 16) % 32 < 2)
-        tint = rng.random((_SHEET // 16 + 1, _SHEET // 32 + 2)).astype(np.float32)[
-            course, (columns + course % 2 * 16) // 32
-        ]
-        return _mix(_mix((146, 62, 48), (196, 98, 74), 0.7 * tint + 0.3 * fine), (206, 194, 180), mortar * 0.9)
-    checks = (rows // 24 + columns // 24) % 2
-    return _mix(
-        _mix((226, 226, 232), (174, 180, 200), checks * 1.0),
-        (150, 152, 168),
-        ((rows % 24 < 1) | (columns % 24 < 1)) * 0.7 + 0.1 * soft,
-    )
+        return _bricks(rows, columns, fine, rng)
+    return _tiles(rows, columns, soft)
 
 # %% ../../nbs/toybox/03_world.ipynb #1e3323dc
 PLACES = ("sky", "sunset", "night", "water", "meadow", "forest", "sand", "road", "snow", "wood", "brick", "tiles")
@@ -306,25 +309,11 @@ def _finish(self: World, seed, place, picture, instances, kept):
     for k, (name, shape) in enumerate(kept, 1):
         inside = instances == k
         ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        objects.append(
-            _Placement(
-                name,
-                index[name],
-                (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1),
-                int(inside.sum()),
-                shape,
-            )
-        )
+        bounds = int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+        objects.append(_Placement(name, index[name], bounds, int(inside.sum()), shape))
     things = " and ".join(_article(name) for name in sorted({name for name, _ in kept}))
-    return Scene(
-        picture,
-        table[instances],
-        instances,
-        tuple(objects),
-        f"a photo of {things}, {place} in the background",
-        place,
-        seed,
-    )
+    caption = f"a photo of {things}, {place} in the background"
+    return Scene(picture, table[instances], instances, tuple(objects), caption, place, seed)
 
 # %% ../../nbs/toybox/03_world.ipynb #71f3f3c3
 @patch
@@ -350,17 +339,11 @@ def portrait(
     fond = [p for p in PLACES if name in _LIKES[p]]
     place = look.choice(fond) if look.random() < 0.5 else look.choice(PLACES)
     picture, mask = _backdrop(place, size, look), np.zeros((size, size), bool)
-    rgba = _draw_thing(
-        name,
-        random.Random(seed * 8 if shape is None else shape),
-        look,
-        round(size * look.uniform(0.8, 0.95)),
-        calm=True,
-    )
+    lasting = random.Random(seed * 8 if shape is None else shape)
+    rgba = _draw_thing(name, lasting, look, round(size * look.uniform(0.8, 0.95)), calm=True)
     h, w = rgba.shape[:2]
-    window, covered = _paste(
-        picture, rgba, (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1)
-    )
+    x, y = (size - w) // 2 + look.randint(-1, 1), (size - h) // 2 + look.randint(-1, 1)
+    window, covered = _paste(picture, rgba, x, y)
     mask[window] = covered
     return Portrait(picture, mask, name, f"a photo of {_article(name)}", place, seed)
 

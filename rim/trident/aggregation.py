@@ -111,20 +111,11 @@ def sam_tokens(
     side, patch, heads = hidden.shape[1], encoder.img_size // hidden.shape[1], last.attn.num_heads
     h, w = (max(1, n // patch) for n in resized.shape[:2])
     query, key, value = last.attn.qkv(last.norm1(hidden))[0].unflatten(-1, (3, heads, -1)).permute(2, 3, 0, 1, 4)
-    query, value = query[:, :h, :w], value[:, :h, :w].flatten(1, 2)
+    query, value = query[:, :h, :w], value[:, :h, :w]
     rows, columns = _relative_positions(last.attn, query, side)
+    flat = (x.flatten(1, 2) for x in (query, key, value, rows, columns))
     embedding = encoder.neck(last(hidden).permute(0, 3, 1, 2))
-    return SamTokens(
-        query.flatten(1, 2),
-        key.flatten(1, 2),
-        value,
-        rows.flatten(1, 2),
-        columns.flatten(1, 2),
-        (h, w),
-        resized.shape[:2],
-        image.shape[:2],
-        embedding,
-    )
+    return SamTokens(*flat, (h, w), resized.shape[:2], image.shape[:2], embedding)
 
 # %% ../../nbs/trident/03_aggregation.ipynb #09b9997f
 _CAP, _INSTEAD = 0.9, 0.6  # of every threshold; of a negative one

@@ -293,9 +293,8 @@ def refine(
     for c in np.unique(found.labels):
         own = np.flatnonzero(found.labels == c)
         mask = _mask_prompt(half_prob[c], size, sides[1], coarse_thresh, weight)
-        low, overlap = _decode_masks(
-            sam, tokens.embedding, found.points[own] * scale, found.boxes[own] * [*scale, *scale], mask, faithful
-        )
+        points, boxes = found.points[own] * scale, found.boxes[own] * [*scale, *scale]
+        low, overlap = _decode_masks(sam, tokens.embedding, points, boxes, mask, faithful)
         iou[own] = overlap.cpu()
         if (good := overlap > iou_thresh).any():
             scores[c] = _class_score(_upscale_masks(sam, low[good], tokens, size), prob[c])

@@ -57,11 +57,6 @@ class Trident:
             if model is not None:
                 setattr(self, name, model)
 
-    @classmethod
-    def from_profile(cls, name="toybox", **overrides):
-        "The segmenter of a profile; `overrides` are settings."
-        return cls(Settings.from_profile(name, **overrides))
-
     @cached_property
     def clip(self):
         return load_clip(self.settings)
@@ -81,6 +76,12 @@ class Trident:
     @property
     def templates(self):
         return sentences(self.settings)
+
+# %% ../../nbs/trident/05_trident.ipynb #e438cca7
+@patch(cls_method=True)
+def from_profile(cls: Trident, name="toybox", **overrides):
+    "The segmenter of a profile; `overrides` are settings."
+    return cls(Settings.from_profile(name, **overrides))
 
 # %% ../../nbs/trident/05_trident.ipynb #0b3b4939
 @patch
