@@ -39,12 +39,9 @@ def sentence(
 
 # %% ../../nbs/apps/05_arguments.ipynb #649f1f4a
 class _Console:
-    "A stream that escapes the letters it cannot show, and drops what its reader no longer takes."
+    "A stream of text that escapes the letters it cannot show, and drops what its reader no longer takes."
 
-    def __init__(
-        self,
-        stream,  # of text
-    ):
+    def __init__(self, stream):
         self.stream = stream
 
     def __getattr__(self, name):
@@ -185,6 +182,32 @@ def _relative_path(
         return ""
     return Path(os.path.relpath(path, folder)).as_posix()
 
+# %% ../../nbs/apps/05_arguments.ipynb #40c4ed4f
+def _session_facts(folder, segmenter, vocabulary, pictures, longest, bank):
+    "What a session holds of one run."
+    from rim.method.shipped import shipped_names
+
+    settings, plain = segmenter.settings.as_dict(), Settings.from_profile(segmenter.settings.profile).as_dict()
+    return {
+        "profile": segmenter.settings.profile,
+        "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in PLACES},
+        "names": list(vocabulary.names),
+        "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
+        "background": vocabulary.background,
+        "longest": longest,
+        "bank": bank if bank in ("", *shipped_names()) else _relative_path(bank, folder) or "?",
+        "images": {p.file: _relative_path(p.path, folder) for p in pictures},
+    }
+
+# %% ../../nbs/apps/05_arguments.ipynb #618f7bb2
+def _join_sessions(before, facts, corrected):
+    "The facts of a later run with the images of the runs before; `corrected`: with the bank of their corrections."
+    images = facts["images"]
+    if corrected:  # then what was asked for is what the session says
+        facts = {**before, "images": images}
+    same = all(before.get(k) == v for k, v in facts.items() if k != "images")
+    return {**facts, "images": {**before["images"], **images} if same else images}
+
 # %% ../../nbs/apps/05_arguments.ipynb #10a67365
 def write_session(
     folder,  # of the results
@@ -197,27 +220,12 @@ def write_session(
     "Write down how results were made, so that others can go on."
     from rim.apps.batch import SESSION
     from rim.base.store import atomic_write
-    from rim.method.shipped import shipped_names
 
-    settings, plain = segmenter.settings.as_dict(), Settings.from_profile(segmenter.settings.profile).as_dict()
-    images = {p.file: _relative_path(p.path, folder) for p in pictures}
-    facts = {
-        "profile": segmenter.settings.profile,
-        "settings": {k: v for k, v in settings.items() if v != plain[k] and k not in PLACES},
-        "names": list(vocabulary.names),
-        "synonyms": {name: list(words) for name, words in vocabulary.synonyms.items()},
-        "background": vocabulary.background,
-        "longest": longest,
-        "bank": bank if bank in ("", *shipped_names()) else _relative_path(bank, folder) or "?",
-        "images": images,
-    }
+    facts = _session_facts(folder, segmenter, vocabulary, pictures, longest, bank)
     path, own, whole = Path(folder) / SESSION, Path(folder) / BANK, segmenter.bank and segmenter.bank.names
     if path.is_file():
-        before = read_json(path, "a session")
-        if bank and own.is_file() and Path(bank).is_file() and own.samefile(bank) and whole == vocabulary.names:
-            facts = {**before, "images": images}  # the corrections in this bank are those of the session
-        same = all(before.get(k) == v for k, v in facts.items() if k != "images")
-        facts["images"] = {**before["images"], **images} if same else images
+        same_bank = bank and own.is_file() and Path(bank).is_file() and own.samefile(bank)
+        facts = _join_sessions(read_json(path, "a session"), facts, same_bank and whole == vocabulary.names)
     return atomic_write(path, json.dumps(facts, indent=1, ensure_ascii=False))
 
 # %% ../../nbs/apps/05_arguments.ipynb #bd891623

@@ -6,10 +6,7 @@
 __all__ = ['segment_pictures']
 
 # %% ../../nbs/apps/01_batch.ipynb #9819bd9b
-import glob
-import json
-import os
-import re
+import glob, json, os, re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
@@ -112,6 +109,26 @@ def _split(files, others):
         others += [f for f in files if not _is_picture(f)]
     return [f for f in files if _is_picture(f)]
 
+# %% ../../nbs/apps/01_batch.ipynb #3f28fe97
+def _files_of(given, recursive, others):
+    "The folder that the names of results begin at, and the images that one input names."
+    path = Path(given)
+    if path.is_dir():
+        return path, _pictures_below(path, recursive, others)
+    if path.exists():
+        return path.parent, [path] * (not _is_result(path))
+    if glob.has_magic(given):
+        return _pictures_like(given, others)
+    raise FileNotFoundError(f"no image file at {clean(path)}")
+
+# %% ../../nbs/apps/01_batch.ipynb #63a1059e
+def _why_none(path, recursive, passed):
+    "What a message adds on an input without images."
+    more = "" if recursive or not path.is_dir() else " (folders inside it count with --recursive)"
+    earlier = path.iterdir() if path.is_dir() else [path]
+    more += "; results of an earlier run are none" * any(map(_is_result, earlier))
+    return more + (f"; passed over: {some_files(passed)}" if passed else "")
+
 # %% ../../nbs/apps/01_batch.ipynb #289bb41c
 def find_pictures(
     inputs,  # files, folders and patterns
@@ -122,24 +139,12 @@ def find_pictures(
     "The images of a batch, each once; their results don't get into each other's way."
     out, found, passed = Path(out).resolve(), {}, []
     for given in map(str, inputs):
-        path = Path(given)
-        if path.is_dir():
-            base, files = path, _pictures_below(path, recursive, passed)
-        elif path.exists():
-            base, files = path.parent, [path] * (not _is_result(path))
-        elif glob.has_magic(given):
-            base, files = _pictures_like(given, passed)
-        else:
-            raise FileNotFoundError(f"no image file at {clean(path)}")
+        path, (base, files) = Path(given), _files_of(given, recursive, passed)
         if base.resolve() in out.parents:
             files = [f for f in files if f == path or not f.resolve().is_relative_to(out)]
             passed = [f for f in passed if not f.resolve().is_relative_to(out)]
         if not files:
-            more = "" if recursive or not path.is_dir() else " (folders inside it count with --recursive)"
-            earlier = path.iterdir() if path.is_dir() else [path]
-            more += "; results of an earlier run are none" * any(map(_is_result, earlier))
-            more += f"; passed over: {some_files(passed)}" if passed else ""
-            raise FileNotFoundError(f"no images in {clean(given)}{more}")
+            raise FileNotFoundError(f"no images in {clean(given)}{_why_none(path, recursive, passed)}")
         for file in files:
             found.setdefault((file.resolve(), relative := file.relative_to(base).as_posix()), Picture(file, relative))
     _check_results(found.values(), out)
@@ -166,6 +171,7 @@ def _check_results(
 ):
     "ValueError where results would share a name, overwrite an image, lie beside one, or lie outside their folder."
     taken = {name: Picture(Path(name), name) for name in (COCO, SESSION, CORRECTIONS)}
+    another = "--out must be another folder: the results there would"
     inputs = {os.path.normcase(p.path.resolve()): p.path for p in pictures}
     for picture in pictures:
         if ".." in PurePosixPath(picture.file).parts:
@@ -177,14 +183,10 @@ def _check_results(
                     f"would both have {clean(result)}"
                 )
             if hit := inputs.get(os.path.normcase(out / result)):
-                raise ValueError(
-                    f"--out must be another folder: the results there would overwrite the image {clean(hit)}"
-                )
+                raise ValueError(f"{another} overwrite the image {clean(hit)}")
         beside = picture.path.parent.resolve(), (out / picture.name).parent.resolve()
         if len(set(map(os.path.normcase, beside))) == 1:
-            raise ValueError(
-                f"--out must be another folder: the results there would lie beside the image {clean(picture.path)}"
-            )
+            raise ValueError(f"{another} lie beside the image {clean(picture.path)}")
 
 # %% ../../nbs/apps/01_batch.ipynb #34de4e27
 def made_from(
@@ -360,6 +362,11 @@ def _annotation(
         "score": region["score"],
     }
 
+# %% ../../nbs/apps/01_batch.ipynb #acf9b1dc
+def _image_entry(number, file, size):
+    "An image of the COCO file."
+    return {"id": number, "file_name": clean(file), "height": size[0], "width": size[1], **_UNKNOWN}
+
 # %% ../../nbs/apps/01_batch.ipynb #1a702f54
 def write_coco(
     path,  # of the file to write
@@ -375,15 +382,7 @@ def write_coco(
         file.write(b'{"annotations": [')
         for picture in pictures:
             facts = json.loads((Path(folder) / picture.results[-1]).read_text(encoding="utf-8"))
-            images.append(
-                {
-                    "id": len(images) + 1,
-                    "file_name": clean(picture.file),
-                    "height": facts["size"][0],
-                    "width": facts["size"][1],
-                    **_UNKNOWN,
-                }
-            )
+            images.append(_image_entry(len(images) + 1, picture.file, facts["size"]))
             for region in facts["regions"]:
                 if vocabulary.background and region["label"] == 0 or region.get("unknown"):
                     continue

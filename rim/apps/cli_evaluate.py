@@ -97,20 +97,40 @@ def _print_report(report, folder, images):
     if report.aside:
         print(f"rim: {describe_excluded(report.aside, images)}", file=sys.stderr)
 
-# %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
-def _evaluate(args):
-    "rim evaluate: methods on a benchmark, measured image by image."
-    hold()  # before anything that computes is imported
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #68dcf64c
+def _evaluation_settings(args):
+    "The settings of an evaluation, its benchmark and its limit among them; the device is there."
     for option in ("limit", "worst"):
         if getattr(args, option) < 0:
             raise ValueError(f"--{option} must be 0 or more, not {getattr(args, option)}.")
     overrides = {**dict(args.set), **_place_of(args), **({"benchmark_images": args.limit} if args.limit else {})}
-    settings, engine = Settings.from_profile(args.profile, **overrides), _engine_of(args)
+    settings = Settings.from_profile(args.profile, **overrides)
     from rim.base.store import Store
     from rim.models.roles import check_device
 
     check_device(settings)
-    settings = settings.replace(store=str(Store(settings.store).root.absolute()))  # workers may stand elsewhere
+    return settings.replace(store=str(Store(settings.store).root.absolute()))  # workers may stand elsewhere
+
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #41700c80
+def _measure(names, benchmark, settings, bank, engine):
+    "The report of an evaluation, and its methods by name."
+    from rim.base.store import Store
+    from rim.measure.evaluation import evaluate
+    from rim.measure.examination import make_methods
+
+    store = Store(settings.store)
+    if bank is None:
+        _build_beforehand(names, settings, benchmark, store, engine)
+    make = partial(make_methods, names, settings, bank=bank)
+    methods = make(benchmark)
+    own = methods if engine.name == "serial" else make
+    return evaluate(own, benchmark, settings, store, keep_going=True, engine=engine), methods
+
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #0e58602d
+def _evaluate(args):
+    "rim evaluate: methods on a benchmark, measured image by image."
+    hold()  # before anything that computes is imported
+    engine, settings = _engine_of(args), _evaluation_settings(args)
     names, benchmark = list(dict.fromkeys(args.method or ["rim"])), _benchmark_of(args, settings)
     bank = _bank_of(args, names, settings, benchmark)
     if not len(benchmark):
@@ -118,19 +138,11 @@ def _evaluate(args):
         return 0
     benchmark.check()
     from rim.base.engine import Undone
-    from rim.measure.evaluation import Unmeasured, evaluate
-    from rim.measure.examination import make_methods
+    from rim.measure.evaluation import Unmeasured
 
     folder = None if args.shard else _output_folder(args.out or Path("out", re.sub(r"[^\w.-]+", "-", benchmark.name)))
-    store = Store(settings.store)
     try:
-        if bank is None:
-            _build_beforehand(names, settings, benchmark, store, engine)
-        make = partial(make_methods, names, settings, bank=bank)
-        methods = make(benchmark)
-        report = evaluate(
-            methods if engine.name == "serial" else make, benchmark, settings, store, keep_going=True, engine=engine
-        )
+        report, methods = _measure(names, benchmark, settings, bank, engine)
     except (Unmeasured, Undone) as error:
         print(f"rim: {error}", *(o.trace for o in getattr(error, "outcomes", ())), sep="\n", file=sys.stderr)
         return 1
@@ -154,19 +166,8 @@ def _write_evaluation(report, methods, benchmark, settings, folder, worst, refer
         figures.save(fig, folder, "worst-" + re.sub(r"\W+", "-", name).strip("-"))
 
 # %% ../../nbs/apps/07_cli_evaluate.ipynb #45a5824f
-def _add_evaluation(commands):
-    "evaluate."
-    command = _with_engine(
-        with_settings(
-            commands.add_parser(
-                "evaluate",
-                help="measure methods on a benchmark",
-                description=(
-                    "Measure methods on a benchmark. What is measured is kept: the same command goes on from there."
-                ),
-            )
-        )
-    )
+def _add_measured(command):
+    "What rim evaluate measures, and on what."
     command.add_argument(
         "benchmark", metavar="BENCHMARK", help="a name (toybox, ...), or a folder with images/, labels/ and names.txt"
     )
@@ -184,6 +185,16 @@ def _add_evaluation(commands):
         " references; it must have all classes of the benchmark (default: shipped or generated references)",
     )
     command.add_argument("--classes", help="other words for the benchmark's classes, in their order: " + CLASSES)
+
+# %% ../../nbs/apps/07_cli_evaluate.ipynb #bc7080c9
+def _add_evaluation(commands):
+    "evaluate."
+    command = commands.add_parser(
+        "evaluate",
+        help="measure methods on a benchmark",
+        description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there.",
+    )
+    _add_measured(_with_engine(with_settings(command)))
     command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")
     command.add_argument(
         "--shard",

@@ -111,6 +111,24 @@ def _store_prune(args):
     return 0
 
 # %% ../../nbs/apps/08_cli_files.ipynb #5f999b14
+def _add_prune(commands):
+    "store prune."
+    command = commands.add_parser(
+        "prune",
+        help="remove entries, and what killed writers left behind",
+        description=(
+            "Remove what killed writers left behind, and the entries that the options name. Whatever is "
+            "removed is computed again when it is needed."
+        ),
+    )
+    older = "entries written longer ago, such as 30d (m, h, d, w)"
+    with_settings(command).add_argument("--older-than", type=_age, metavar="AGE", help=older)
+    limit = "the oldest entries until so much is left, such as 10GB"
+    command.add_argument("--limit", type=_size, metavar="SIZE", help=limit)
+    command.add_argument("--dry-run", action="store_true", help="say what would go")
+    return command
+
+# %% ../../nbs/apps/08_cli_files.ipynb #d88e7396
 def _add_store(commands):
     "store list, store verify and store prune."
     three = commands.add_parser("store", help="what is kept, whether it is sound, what can go").add_subparsers(
@@ -119,30 +137,11 @@ def _add_store(commands):
     listed = with_settings(three.add_parser("list", help="number, size and age, by kind"))
     verify = with_settings(three.add_parser("verify", help="read every entry and name the damaged ones"))
     verify.add_argument("--remove", action="store_true", help="and remove them")
-    prune = with_settings(
-        three.add_parser(
-            "prune",
-            help="remove entries, and what killed writers left behind",
-            description=(
-                "Remove what killed writers left behind, and the entries that the options name. Whatever is "
-                "removed is computed again when it is needed."
-            ),
-        )
-    )
-    prune.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="entries written longer ago, such as 30d (m, h, d, w)"
-    )
-    prune.add_argument(
-        "--limit", type=_size, metavar="SIZE", help="the oldest entries until so much is left, such as 10GB"
-    )
-    prune.add_argument("--dry-run", action="store_true", help="say what would go")
+    prune = _add_prune(three)
+    kind = "only entries of this kind; may be repeated"
     for command, function in ((listed, _store_list), (verify, _store_verify), (prune, _store_prune)):
-        command.add_argument(
-            "--kind",
-            action="append",
-            default=[],
-            help="only entries of this kind; may be repeated" + (". Alone: all of them" if command is prune else ""),
-        )
+        alone = ". Alone: all of them" if command is prune else ""
+        command.add_argument("--kind", action="append", default=[], help=kind + alone)
         command.set_defaults(run=function)
 
 # %% ../../nbs/apps/08_cli_files.ipynb #2cfe5d38

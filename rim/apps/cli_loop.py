@@ -88,7 +88,7 @@ def _correct(args):
         raise ValueError(f"{args.results} holds no corrections yet: name an IMAGE, --at X,Y and --name.")
     return _name_again(review)
 
-
+# %% ../../nbs/apps/12_cli_loop.ipynb #0171ae3f
 def _new_names(made, known) -> str:
     "What nobody had asked for; it may be a slip."
     new = [n for n in dict.fromkeys(c.name for c in made) if n not in known]
@@ -109,45 +109,67 @@ def _explain(args):
     return 0
 
 # %% ../../nbs/apps/12_cli_loop.ipynb #29c1933e
-def _add_loop(commands):
-    "queue, correct and explain."
-    queue = commands.add_parser(
+def _with_results(command):
+    "Add RESULTS, --images and --set to a command."
+    command.add_argument("results", metavar="RESULTS", help="the folder that rim segment wrote")
+    command.add_argument("--images", metavar="DIR", help="where the images lie, if not where they lay")
+    command.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        type=pair,
+        action="append",
+        default=[],
+        help=f"what results don't remember: {', '.join(PLACES)}; may be repeated",
+    )
+
+
+def _add_queue(commands):
+    "queue."
+    command = commands.add_parser(
         "queue",
         help="what to look at first",
         description="Write queue.html, the regions of results in the order of doubt; or ask in the terminal.",
     )
-    queue.add_argument("--most", type=int, default=100, metavar="N", help="regions (100)")
-    queue.add_argument("--keys", action="store_true", help="ask for each region here, and name the images again")
-    queue.add_argument("--json", action="store_true", help="for scripts")
-    queue.set_defaults(run=_queue)
-    correct = commands.add_parser(
+    command.add_argument("--most", type=int, default=100, metavar="N", help="regions (100)")
+    command.add_argument("--keys", action="store_true", help="ask for each region here, and name the images again")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _with_results(command)
+    command.set_defaults(run=_queue)
+
+# %% ../../nbs/apps/12_cli_loop.ipynb #2a83bdf7
+_IMAGE = dict(metavar="IMAGE", help="as the results name it, or its path")
+
+
+def _add_correct(commands):
+    "correct."
+    command = commands.add_parser(
         "correct",
         help="say what a region is, and name all images again",
         description="Corrections become references: all images of the results are named again with them.",
     )
-    correct.add_argument(
-        "--at", type=_point, action="append", metavar="X,Y", help="a pixel of the region; several: SAM"
-    )
-    correct.add_argument("--name", help="what it is: a name that was asked for, a new one, or background")
-    correct.add_argument("--draw", action="store_true", help="let SAM draw the region from the pixels")
-    correct.add_argument("--forget", action="store_true", help="take back the last correction at the pixel")
-    correct.add_argument("--answers", metavar="FILE", help="what the page of rim queue saved")
-    correct.set_defaults(run=_correct)
-    explain = commands.add_parser("explain", help="which reference images decided the name of a pixel")
-    explain.add_argument("--at", type=_point, required=True, metavar="X,Y", help="the pixel")
-    explain.add_argument("--most", type=int, default=5, metavar="N", help="images (5)")
-    explain.add_argument("--json", action="store_true", help="for scripts")
-    explain.set_defaults(run=_explain)
-    for command in (queue, correct, explain):
-        command.add_argument("results", metavar="RESULTS", help="the folder that rim segment wrote")
-        command.add_argument("--images", metavar="DIR", help="where the images lie, if not where they lay")
-        command.add_argument(
-            "--set",
-            metavar="KEY=VALUE",
-            type=pair,
-            action="append",
-            default=[],
-            help=f"what results don't remember: {', '.join(PLACES)}; may be repeated",
-        )
-    correct.add_argument("image", nargs="?", metavar="IMAGE", help="as the results name it, or its path")
-    explain.add_argument("image", metavar="IMAGE", help="as the results name it, or its path")
+    several = "a pixel of the region; several: SAM"
+    command.add_argument("--at", type=_point, action="append", metavar="X,Y", help=several)
+    command.add_argument("--name", help="what it is: a name that was asked for, a new one, or background")
+    command.add_argument("--draw", action="store_true", help="let SAM draw the region from the pixels")
+    command.add_argument("--forget", action="store_true", help="take back the last correction at the pixel")
+    command.add_argument("--answers", metavar="FILE", help="what the page of rim queue saved")
+    _with_results(command)
+    command.add_argument("image", nargs="?", **_IMAGE)
+    command.set_defaults(run=_correct)
+
+# %% ../../nbs/apps/12_cli_loop.ipynb #2dccf7c6
+def _add_explain(commands):
+    "explain."
+    command = commands.add_parser("explain", help="which reference images decided the name of a pixel")
+    command.add_argument("--at", type=_point, required=True, metavar="X,Y", help="the pixel")
+    command.add_argument("--most", type=int, default=5, metavar="N", help="images (5)")
+    command.add_argument("--json", action="store_true", help="for scripts")
+    _with_results(command)
+    command.add_argument("image", **_IMAGE)
+    command.set_defaults(run=_explain)
+
+
+def _add_loop(commands):
+    "queue, correct and explain."
+    for add in (_add_queue, _add_correct, _add_explain):
+        add(commands)

@@ -9,15 +9,8 @@ __all__ = []
 import sys
 from functools import partial
 from pathlib import Path
-from rim.apps.arguments import (
-    CLASSES,
-    _engine_of,
-    _output_folder,
-    _with_engine,
-    settings_of,
-    vocabulary_of,
-    with_settings,
-)
+from .arguments import CLASSES, _engine_of, _output_folder, _with_engine, settings_of, vocabulary_of
+from .arguments import with_settings
 from ..base.arithmetic import hold
 from ..base.settings import Settings
 
@@ -59,6 +52,20 @@ def describe_bank(
     come = ", ".join(f"{n} from {source}" for source, n in sources.items())
     return f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({come})"
 
+# %% ../../nbs/apps/06_cli_segment.ipynb #5f6db643
+def _announce_generation(rim, vocabulary, say):
+    "Say how many reference images have to be generated, where some have; a store must take them."
+    from rim.method.references import plan, reference_key
+
+    items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
+    lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
+    if lacking:
+        rim.store.check()
+        say(
+            f"generating {lacking} of {len(items)} reference images for {len(vocabulary.names)} classes, "
+            f"{rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
+        )
+
 # %% ../../nbs/apps/06_cli_segment.ipynb #443603ea
 def _announce_bank(
     rim,  # RIM
@@ -68,19 +75,11 @@ def _announce_bank(
 ):
     "The bank for a vocabulary; says which it is, and how much there is to generate before."
     from rim.method.bank import ReferenceBank
-    from rim.method.references import plan, reference_key
     from rim.method.shipped import shipped_bank
 
     shipped = shipped_bank(vocabulary, rim.tools) if rim.bank is None else None
     if rim.bank is None and shipped is None:
-        items = [item for batch in plan(vocabulary, rim.settings) for item in batch]
-        lacking = sum(not rim.store.path("reference", reference_key(item, rim.tools)).exists() for item in items)
-        if lacking:
-            rim.store.check()
-            say(
-                f"generating {lacking} of {len(items)} reference images for {len(vocabulary.names)} classes, "
-                f"{rim.settings.denoising_steps} steps each; they are kept in {rim.settings.store}"
-            )
+        _announce_generation(rim, vocabulary, say)
     bank = (
         ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
         if engine and shipped is None
@@ -90,20 +89,26 @@ def _announce_bank(
     return bank
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5b72aad6
-def _segment(args):
-    "rim segment: label maps, overlays and regions of images."
+def _input_of(args):
+    "The words and the images of rim segment; what is wrong with them is said before a model is loaded."
     if args.classes is None and not args.bank:
         raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
     if args.longest < 0:
         raise ValueError(f"--longest must be 0 or more, not {args.longest}.")
     vocabulary = vocabulary_of(args.classes) if args.classes is not None else None
-    from rim.apps.batch import COCO, find_pictures, some_files, write_coco
+    from rim.apps.batch import find_pictures, some_files
 
     pictures = find_pictures(args.images, args.out, args.recursive, others := [])
     if others:
         print(f"rim: files are passed over: {some_files(others)}", file=sys.stderr)
     _check_one_opens(pictures)
     _check_corrections(args)
+    return vocabulary, pictures
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #f46a24fd
+def _segment(args):
+    "rim segment: label maps, overlays and regions of images."
+    vocabulary, pictures = _input_of(args)
     segmenter, folder = _segmenter_of(args), _output_folder(args.out)
     from rim.base.images import typeset
     from rim.method.vocabulary import Vocabulary
@@ -115,10 +120,16 @@ def _segment(args):
     if args.method != "trident":
         _announce_bank(segmenter, vocabulary)
     outcomes = list(_report_outcomes(segmenter, vocabulary, pictures, folder, args))
+    return _conclude(segmenter, vocabulary, outcomes, folder, args)
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #4cc9977c
+def _conclude(segmenter, vocabulary, outcomes, folder, args):
+    "Write the session and the COCO file, and name the images that failed -> the exit code."
+    from rim.apps.arguments import write_session
+    from rim.apps.batch import COCO, write_coco
+
     faults, done = [o for o in outcomes if o.fault], [o.picture for o in outcomes if not o.fault]
     if hasattr(segmenter, "curve"):
-        from rim.apps.arguments import write_session
-
         write_session(folder, segmenter, vocabulary, done, args.longest, args.bank or "")
     if args.coco:
         written, plural = write_coco(folder / COCO, done, folder, vocabulary), "s" * (len(done) != 1)
@@ -193,15 +204,8 @@ def _report_outcomes(segmenter, vocabulary, pictures, folder, args):
             yield outcome
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #db93a870
-def _add_segment(commands):
-    "segment."
-    command = with_settings(
-        commands.add_parser(
-            "segment",
-            help="label every pixel of images",
-            description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per image.",
-        )
-    )
+def _add_places(command):
+    "What rim segment reads and writes."
     command.add_argument(
         "images",
         nargs="+",
@@ -216,13 +220,12 @@ def _add_segment(commands):
     command.add_argument("--recursive", action="store_true", help="folders inside the folders count, too")
     command.add_argument("--force", action="store_true", help="make again what is done")
     command.add_argument("--coco", action="store_true", help="write the regions of all images as coco.json, too")
-    command.add_argument(
-        "--longest",
-        type=int,
-        default=2048,
-        metavar="N",
-        help="larger images are processed with this long side, results keep the image's size (2048; 0: never)",
-    )
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #fa441723
+def _add_method(command):
+    "How rim segment names regions."
+    larger = "larger images are processed with this long side, results keep the image's size (2048; 0: never)"
+    command.add_argument("--longest", type=int, default=2048, metavar="N", help=larger)
     command.add_argument(
         "--method",
         choices=("match", "rim", "trident"),
@@ -235,9 +238,19 @@ def _add_segment(commands):
         metavar="P",
         help="pixels whose name is right with a probability below P are unknown, 254 in the label map (0: none are)",
     )
-    command.add_argument(
-        "--keep", action="store_true", help="keep regions and features, so that corrections take seconds"
+    keep = "keep regions and features, so that corrections take seconds"
+    command.add_argument("--keep", action="store_true", help=keep)
+
+# %% ../../nbs/apps/06_cli_segment.ipynb #7baeb4d8
+def _add_segment(commands):
+    "segment."
+    command = commands.add_parser(
+        "segment",
+        help="label every pixel of images",
+        description="Write a palette PNG of labels, an overlay with legend and a JSON of regions per image.",
     )
+    _add_places(with_settings(command))
+    _add_method(command)
     command.set_defaults(run=_segment)
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5c10e7e8

@@ -9,76 +9,18 @@ __all__ = ['CorrectWidget']
 from html import escape
 from inspect import signature
 import traitlets
-from .widgets import _CLICK, STYLE, ExplainWidget
+from fastcore.basics import patch
+from .widgets import _CLICK, _PAGES, ExplainWidget
 from ..method.segmentation import Segmentation
 
 # %% ../../nbs/apps/14_correct_widget.ipynb #c2900de7
-_CORRECT = _CLICK.replace(
-    "export default { render };",
-    """
-let lists = 0;
-function correct(context) {
-  render(context);
-  const { model, el } = context, make = tag => document.createElement(tag), stage = el.querySelector(".rim-stage");
-  const form = make("form"), input = make("input"), names = make("datalist"), button = make("button");
-  const back = make("button"), label = make("label"), draw = make("input");
-  names.id = `rim-names-${lists++}-${Math.random().toString(36).slice(2)}`; input.setAttribute("list", names.id);
-  input.setAttribute("aria-label", "What this region is"); input.placeholder = "what this region is";
-  back.type = "button"; back.textContent = "Take back"; back.title = "the last correction at this pixel";
-  draw.type = "checkbox"; label.append(draw, " SAM draws it from the points that are clicked");
-  label.hidden = !model.get("draws");
-  form.className = "rim-correct"; form.append(input, names, button, back, label);
-  let points = [];
-  const mark = () => {
-    stage.querySelectorAll(".rim-point").forEach(e => e.remove());
-    for (const [x, y] of points) {
-      const dot = make("div"); dot.className = "rim-point"; stage.append(dot);
-      dot.style.left = `${100 * (x + 0.5) / stage.dataset.width}%`;
-      dot.style.top = `${100 * (y + 0.5) / stage.dataset.height}%`;
-    }
-  };
-  const ready = () => {
-    button.disabled = back.disabled = false; button.textContent = "Correct"; points = []; mark();
-  };
-  const send = name => {
-    const place = model.get("place"), drawn = name && draw.checked ? (points.length ? points : [place]) : [];
-    model.set("said", [name, ...place, (model.get("said")[3] ?? 0) + 1, drawn]); model.save_changes();
-    input.value = ""; button.disabled = back.disabled = true; button.textContent = "naming again…";
-  };
-  form.addEventListener("submit", e => {
-    e.preventDefault(); e.stopPropagation();
-    if (input.value.trim() && !button.disabled) send(input.value.trim());
-  });
-  back.addEventListener("click", () => send(""));
-  stage.addEventListener("click", () => { if (draw.checked) { points = [...points, model.get("place")]; mark(); } });
-  draw.addEventListener("change", () => { points = []; mark(); });
-  form.addEventListener("keydown", e => e.stopPropagation());
-  const fill = () => names.replaceChildren(...model.get("names").map(n => new Option(n, n)));
-  const redraw = () => {
-    const parsed = make("div"); parsed.innerHTML = model.get("stage");
-    for (const part of ["img", "svg"])
-      stage.querySelector(part).replaceWith(parsed.querySelector(`.rim-stage ${part}`));
-  };
-  model.on("change:names", fill); model.on("change:stage", redraw); model.on("change:answered", ready);
-  el.querySelector(".rim-left").append(form); fill(); ready();
-}
-export default { render: correct };
-""",
-)
-_LINE = """
-.rim-correct { display: flex; flex-wrap: wrap; gap: .5em; margin-top: .5em; cursor: auto; }
-.rim-correct input:not([type]) { flex: 1 1 8em; min-width: 0; font: inherit; padding: .2em .4em; }
-.rim-correct label { flex: 1 0 100%; }
-.rim-point { position: absolute; width: 8px; height: 8px; margin: -4px; border-radius: 50%; background: #D55E00;
-  box-shadow: 0 0 0 1px #fff; pointer-events: none; }
-.rim-correct button { font: inherit; padding: .2em .8em; }
-"""
+_CORRECT = _CLICK.replace("export default { render };", (_PAGES / "correct.js").read_text(encoding="utf-8"))
 
 # %% ../../nbs/apps/14_correct_widget.ipynb #4dca6877
 class CorrectWidget(ExplainWidget):
     "A result to click on, and a line for what a region should be called."
 
-    _esm, _css = _CORRECT, STYLE + _LINE
+    _esm = _CORRECT
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # to choose from
     said = traitlets.List().tag(sync=True)  # [name, x, y, number of the answer, points that SAM draws from]
     draws = traitlets.Bool().tag(sync=True)  # whether there can be such points
@@ -97,13 +39,18 @@ class CorrectWidget(ExplainWidget):
 
     @traitlets.observe("said")
     def take(self, change=None):
-        name, x, y, number, *drawn = self.said
-        points = [(int(px), int(py)) for px, py in drawn[0]] if drawn else []
-        try:
-            self.segmentation = self.correct((int(x), int(y)), str(name), *([points] if points else []))
-            self.stage, self.names = self.segmentation.stage(), list(self.segmentation.vocabulary.labels)
-            self.answer()
-        except ValueError as refusal:
-            self.page = escape(str(refusal))
-        finally:
-            self.answered = int(number)
+        self._take(*self.said)
+
+# %% ../../nbs/apps/14_correct_widget.ipynb #dec07b62
+@patch
+def _take(self: CorrectWidget, name, x, y, number, drawn=()):
+    "Give a name to the function, and show what it returns."
+    points = [(int(px), int(py)) for px, py in drawn]
+    try:
+        self.segmentation = self.correct((int(x), int(y)), str(name), *([points] if points else []))
+        self.stage, self.names = self.segmentation.stage(), list(self.segmentation.vocabulary.labels)
+        self.answer()
+    except ValueError as refusal:
+        self.page = escape(str(refusal))
+    finally:
+        self.answered = int(number)

@@ -124,6 +124,27 @@ def _question(gr, words, picture):
     )
     return image, text, gr.Button("Segment", variant="primary", elem_id="ask")
 
+# %% ../../nbs/apps/03_demo.ipynb #be014f7e
+def _result(gr):
+    "The overlay, its legend and the explanation."
+    overlay = gr.Image(label="Result", interactive=False, format="png", buttons=[], elem_id="result")
+    return overlay, gr.Markdown(elem_id="legend"), gr.Markdown(elem_id="why")
+
+
+def _connect(gr, segmenter, question, result, kept):
+    "What a question and a click do."
+    (image, text, button), (overlay, key, told) = question, result
+
+    def ask(path, text):
+        return _answer_page(gr, segmenter, path, text)
+
+    def click(result, event: gr.SelectData):
+        return _explanation_html(result, event.index)
+
+    asked = [button.click, text.submit]
+    gr.on(asked, ask, [image, text], [*result, kept], concurrency_limit=1, api_visibility="private")
+    overlay.select(click, kept, told, api_visibility="private")
+
 # %% ../../nbs/apps/03_demo.ipynb #b66eb966
 def _page(
     segmenter,  # RIM or Trident
@@ -133,12 +154,6 @@ def _page(
     "The page, not served yet."
     gr = load_gradio()
 
-    def ask(path, text):
-        return _answer_page(gr, segmenter, path, text)
-
-    def click(result, event: gr.SelectData):
-        return _explanation_html(result, event.index)
-
     with gr.Blocks(title="rim", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown(
             "# rim\nSegment what you can name. The first question with new words generates reference images "
@@ -147,19 +162,10 @@ def _page(
         kept = gr.State(time_to_live=3600)
         with gr.Row():
             with gr.Column(min_width=280):
-                image, text, button = _question(gr, words, picture)
+                question = _question(gr, words, picture)
             with gr.Column(min_width=280):
-                overlay = gr.Image(label="Result", interactive=False, format="png", buttons=[], elem_id="result")
-                key, told = gr.Markdown(elem_id="legend"), gr.Markdown(elem_id="why")
-        gr.on(
-            [button.click, text.submit],
-            ask,
-            [image, text],
-            [overlay, key, told, kept],
-            concurrency_limit=1,
-            api_visibility="private",
-        )
-        overlay.select(click, kept, told, api_visibility="private")
+                result = _result(gr)
+        _connect(gr, segmenter, question, result, kept)
     return blocks.queue(max_size=8)
 
 # %% ../../nbs/apps/03_demo.ipynb #5348bc14
@@ -171,6 +177,15 @@ _POLICY = (
     "default-src 'self' 'unsafe-inline' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
+_WITHOUT = dict(
+    show_error=False,
+    ssr_mode=False,
+    footer_links=[],
+    run_history=False,
+    enable_monitoring=False,
+    pwa=False,
+    mcp_server=False,
+)  # what gradio would add to the page
 
 # %% ../../nbs/apps/03_demo.ipynb #62fa67bd
 class _Guard:
@@ -206,22 +221,9 @@ def _guard(
     app.add_middleware(_Guard)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"])
     fonts = dict(font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return gr.mount_gradio_app(
-        app,
-        blocks,
-        "/",
-        server_name=_HOST,
-        max_file_size=_MEGABYTES * 2**20,
-        show_error=False,
-        ssr_mode=False,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        pwa=False,
-        mcp_server=False,
-        theme=gr.themes.Default(**fonts),
-        css=_STYLE,
-    )
+    look = dict(theme=gr.themes.Default(**fonts), css=_STYLE)
+    most = _MEGABYTES * 2**20
+    return gr.mount_gradio_app(app, blocks, "/", server_name=_HOST, max_file_size=most, **_WITHOUT, **look)
 
 # %% ../../nbs/apps/03_demo.ipynb #6035f95e
 def serve(

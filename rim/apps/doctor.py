@@ -26,7 +26,7 @@ class _Download:
 
 # %% ../../nbs/apps/04_doctor.ipynb #74446699
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
-_DOWNLOADS = (
+_PASCAL = (
     _Download(
         "PASCAL VOC 2012",
         ("voc21", "voc20"),
@@ -43,36 +43,37 @@ _DOWNLOADS = (
         f"{{}}/VOCdevkit/VOC2010/trainval_merged.json "
         "https://codalabuser.blob.core.windows.net/public/trainval_merged.json && rim data prepare context --root {}",
     ),
-    _Download(
-        "COCO 2017, COCO-Stuff 164k",
-        ("coco-object", "coco-stuff"),
-        "CC BY 4.0, images under Flickr terms of use",
-        1480,
-        "curl -L -O http://images.cocodataset.org/zips/val2017.zip && unzip val2017.zip -d {}/coco && curl -L -O "
-        "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip "
-        "&& unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
-    ),
-    _Download(
-        "Cityscapes",
-        ("cityscapes",),
-        "own, not for commerce, on registration",
-        11240,
-        (
-            "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd "
-            "{}/cityscapes && unzip -o '*.zip')"
-        ),
-    ),
-    _Download(
-        "ADE20K, SceneParsing",
-        ("ade20k",),
-        "BSD 3-Clause, images for research and teaching",
-        970,
-        (
-            "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip "
-            "ADEChallengeData2016.zip -d {}"
-        ),
-    ),
 )
+
+# %% ../../nbs/apps/04_doctor.ipynb #3ffb6c19
+_COCO = _Download(
+    "COCO 2017, COCO-Stuff 164k",
+    ("coco-object", "coco-stuff"),
+    "CC BY 4.0, images under Flickr terms of use",
+    1480,
+    "curl -L -O http://images.cocodataset.org/zips/val2017.zip && unzip val2017.zip -d {}/coco && curl -L -O "
+    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip "
+    "&& unzip stuffthingmaps_trainval2017.zip -d {}/coco/stuffthingmaps",
+)
+_CITYSCAPES = _Download(
+    "Cityscapes",
+    ("cityscapes",),
+    "own, not for commerce, on registration",
+    11240,
+    "csDownload -d {}/cityscapes gtFine_trainvaltest.zip leftImg8bit_trainvaltest.zip && (cd "
+    "{}/cityscapes && unzip -o '*.zip')",
+)
+
+# %% ../../nbs/apps/04_doctor.ipynb #67bc3225
+_ADE20K = _Download(
+    "ADE20K, SceneParsing",
+    ("ade20k",),
+    "BSD 3-Clause, images for research and teaching",
+    970,
+    "curl -L -O http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip && unzip "
+    "ADEChallengeData2016.zip -d {}",
+)
+_DOWNLOADS = (*_PASCAL, _COCO, _CITYSCAPES, _ADE20K)
 
 # %% ../../nbs/apps/04_doctor.ipynb #119752c3
 def _trouble(

@@ -8,36 +8,17 @@ __all__ = ['Review']
 # %% ../../nbs/apps/10_loop.ipynb #e02bf1b9
 import json, warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 import numpy as np
 from fastcore.basics import patch
 from .arguments import BANK, PLACES, read_json
-from rim.apps.batch import (
-    CORRECTIONS,
-    SESSION,
-    Picture,
-    _recipe,
-    _write_results,
-    enlarge,
-    made_from,
-    clean,
-    shrink,
-)
+from .batch import CORRECTIONS, SESSION, Picture, _recipe, _write_results, enlarge, made_from, clean, shrink
 from ..base.images import read_image, read_labels
 from ..base.settings import Settings
 from ..base.store import Store, atomic_write
 from ..method.bank import ReferenceBank
-from rim.method.corrections import (
-    Correction,
-    correct_bank,
-    correction_vectors,
-    decision_by_hand,
-    known_name,
-    point_at,
-    renumber_labels,
-    thumbnail_of,
-)
+from ..method.corrections import Correction, correct_bank, correction_vectors, decision_by_hand, known_name, point_at
+from ..method.corrections import renumber_labels, thumbnail_of
 from ..method.deciding import Decision
 from ..method.matcher import Matcher
 from ..method.segmentation import Region, Segmentation, from_rle
@@ -63,6 +44,17 @@ class _TellingStore(Store):
             )
         return found
 
+# %% ../../nbs/apps/10_loop.ipynb #24db6bcd
+def _read_session(
+    folder,  # of the results
+) -> dict:
+    "What the results were made with."
+    if not (Path(folder) / SESSION).is_file():
+        raise FileNotFoundError(
+            f"{clean(folder)} has no {SESSION}: corrections need results of rim segment with the method match"
+        )
+    return read_json(Path(folder) / SESSION, "a session")
+
 # %% ../../nbs/apps/10_loop.ipynb #18bc5383
 class Review:
     "Results that are corrected, and named again."
@@ -74,55 +66,51 @@ class Review:
         segmenter: Matcher = None,  # None: that of the session
         **places,  # settings that a session doesn't remember: store, models_dir, data_dir, device, threads
     ):
-        self.folder, self.images, self.given = Path(folder), images and Path(images), segmenter
         if other := [key for key in places if key not in PLACES]:
             raise ValueError(
                 f"results keep the settings that they were made with, except {', '.join(PLACES)}: got {other[0]}"
             )
-        self.places, self.say = places, warnings.warn
-        if not (self.folder / SESSION).is_file():
-            raise FileNotFoundError(
-                f"{clean(folder)} has no {SESSION}: corrections need results of rim segment with the method match"
-            )
-        self.session = read_json(self.folder / SESSION, "a session")
-        path = self.folder / CORRECTIONS
-        kept = read_json(path, "a list of corrections") if path.is_file() else {}
-        self.corrections, self.skipped = (
-            [Correction.of(c) for c in kept.get("corrections", [])],
-            kept.get("skipped", []),
-        )
+        self.folder, self.images, self.loaded = Path(folder), images and Path(images), segmenter
+        self.places, self.say, self.session = places, warnings.warn, _read_session(folder)
+        kept = read_json(path, "a list of corrections") if (path := self.folder / CORRECTIONS).is_file() else {}
+        self.corrections = [Correction.of(c) for c in kept.get("corrections", [])]
+        self.skipped = kept.get("skipped", [])
         self.vectors = {}  # of corrections that were described before
-
-    @cached_property
-    def segmenter(self) -> Matcher:
-        if self.given:
-            return self.given
-        settings = Settings.from_profile(self.session["profile"], **self.session["settings"], **self.places)
-        name, bank = self.session["bank"], None
-        if name == "?":
-            raise FileNotFoundError(
-                f"{clean(self.folder)} doesn't say where the bank lies that it was named with: one that lies in a "
-                "folder with the results can be told"
-            )
-        if name:
-            bank = find_bank(name if name in shipped_names() else self.folder / name)
-        return Matcher(settings, bank=bank, store=_TellingStore(settings.store, self), keep=True)
-
-    @property
-    def names(self) -> tuple:
-        "The names that were asked for, and those that corrections added."
-        known = self.session["names"]
-        return tuple(dict.fromkeys([*known, *(c.name for c in self.corrections if c.name != BACKGROUND)]))
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.names, self.session["synonyms"], self.session["background"])
 
     def __len__(self):
         return len(self.session["images"])
 
     def __repr__(self):
         return f"Review({len(self)} images, {len(self.corrections)} corrections)"
+
+# %% ../../nbs/apps/10_loop.ipynb #5dd9e136
+@patch(as_prop=True)
+def segmenter(self: Review) -> Matcher:
+    "The method with its models, loaded when it is first asked for."
+    if self.loaded is None:
+        settings = Settings.from_profile(self.session["profile"], **self.session["settings"], **self.places)
+        name = self.session["bank"]
+        if name == "?":
+            raise FileNotFoundError(
+                f"{clean(self.folder)} doesn't say where the bank lies that it was named with: one that lies in a "
+                "folder with the results can be told"
+            )
+        bank = find_bank(name if name in shipped_names() else self.folder / name) if name else None
+        self.loaded = Matcher(settings, bank=bank, store=_TellingStore(settings.store, self), keep=True)
+    return self.loaded
+
+# %% ../../nbs/apps/10_loop.ipynb #3165efff
+@patch(as_prop=True)
+def names(self: Review) -> tuple:
+    "The names that were asked for, and those that corrections added."
+    known = self.session["names"]
+    return tuple(dict.fromkeys([*known, *(c.name for c in self.corrections if c.name != BACKGROUND)]))
+
+
+@patch(as_prop=True)
+def vocabulary(self: Review) -> Vocabulary:
+    "The names with the session's synonyms."
+    return Vocabulary(self.names, self.session["synonyms"], self.session["background"])
 
 # %% ../../nbs/apps/10_loop.ipynb #c42d5f97
 @patch

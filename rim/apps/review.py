@@ -17,6 +17,7 @@ from .arguments import read_json
 from .loop import Review
 from ..base.images import data_uri
 from ..base.store import atomic_write
+from ..base.values import HERE
 from ..method.corrections import worth
 from ..method.segmentation import from_rle, mask_box, surroundings
 
@@ -42,7 +43,7 @@ class _Doubt:
         "For JSON."
         return {**asdict(self), "at": list(self.at), "choices": list(self.choices), "doubt": self.doubt}
 
-
+# %% ../../nbs/apps/11_review.ipynb #cdf22da2
 def _doubts_of(
     image: str,
     facts: dict,  # of the image's JSON
@@ -80,7 +81,7 @@ def queue(
             areas[r["class"]] += r.get("visible", 0) / (facts["size"][0] * facts["size"][1])
     return sorted(found, key=lambda d: (-worth(d.doubt, areas[d.name], len(self)), d.image, d.index))
 
-
+# %% ../../nbs/apps/11_review.ipynb #a2f9d53d
 @patch
 def doubtful_images(
     self: Review,
@@ -92,7 +93,7 @@ def doubtful_images(
         totals[d.image] = doubt + d.doubt, n + 1
     return sorted(((image, *t) for image, t in totals.items()), key=lambda row: (-row[1], row[0]))
 
-
+# %% ../../nbs/apps/11_review.ipynb #61573793
 @patch
 def skip(
     self: Review,
@@ -103,60 +104,7 @@ def skip(
     self.note()
 
 # %% ../../nbs/apps/11_review.ipynb #330dca0b
-_PAGE = """<!doctype html><meta charset="utf-8"><title>rim: review</title><style>
-body { font: 15px system-ui, sans-serif; margin: 1em auto; max-width: 62em; color: #222; background: #fff; }
-header { position: sticky; top: 0; z-index: 1; background: #fff; padding: .5em 0; border-bottom: 1px solid #ccc; }
-article { display: grid; grid-template-columns: 240px 1fr; gap: 1em; align-items: center; padding: .6em;
-  border-bottom: 1px solid #eee; scroll-margin: 8em 2em; }
-article.here { outline: 3px solid #0072B2; } article.done { opacity: .55; }
-article img { width: 240px; height: 160px; object-fit: contain; background: #f4f4f4; }
-article p { margin: 0 0 .5em; } small { color: #555; } output { font-weight: bold; }
-button, input { font: inherit; margin: 0 .2em .3em 0; } kbd { border: 1px solid #999; padding: 0 .3em; }
-</style><header>Regions of the images in FOLDER, first those whose answer is worth most. Say what they are, save the
-answers, and name all images again with <code>rim correct FOLDER --answers answers.json</code> (the path of what the
-browser saved).<br>
-<button id="save">Save answers</button> <span id="count"></span>
-<span><kbd>j</kbd> <kbd>k</kbd> next, previous; <kbd>1</kbd>–<kbd>5</kbd> choose;
-<kbd>n</kbd> type a name; <kbd>x</kbd> clear</span></header>
-<datalist id="names">NAMES</datalist><main>ROWS</main><script>
-const key = KEY, kept = JSON.parse(localStorage.getItem(key) || "{}"), rows = [...document.querySelectorAll("article")];
-let here = 0;
-const show = () => {
-  rows.forEach((row, i) => {
-    const said = kept[row.id];
-    row.classList.toggle("here", i === here); row.classList.toggle("done", said !== undefined);
-    row.querySelector("output").textContent = said === undefined ? "" : "→ " + said;
-  });
-  document.getElementById("count").textContent = `${Object.keys(kept).length} of ${rows.length} answered`;
-  localStorage.setItem(key, JSON.stringify(kept));
-};
-const go = i => {
-  here = Math.max(0, Math.min(rows.length - 1, i)); rows[here]?.scrollIntoView({ block: "center" }); show();
-};
-const answer = (i, name) => {
-  if (name) kept[rows[i].id] = name; else delete kept[rows[i].id];
-  if (name) go(i + 1); else show();
-};
-rows.forEach((row, i) => {
-  row.querySelectorAll("button").forEach(b => b.addEventListener("click", () => answer(i, b.value)));
-  row.querySelector("input").addEventListener("change", e => { answer(i, e.target.value.trim()); e.target.blur(); });
-});
-document.addEventListener("keydown", e => {
-  if (e.target.tagName === "INPUT" || e.ctrlKey || e.metaKey || e.altKey) return;
-  const button = rows[here]?.querySelectorAll("button")[e.key - 1];
-  if (e.key === "j") go(here + 1); else if (e.key === "k") go(here - 1); else if (e.key === "x") answer(here, "");
-  else if (e.key === "n") { e.preventDefault(); rows[here]?.querySelector("input").focus(); }
-  else if (button) answer(here, button.value);
-});
-document.getElementById("save").addEventListener("click", () => {
-  const said = rows.filter(r => kept[r.id] !== undefined)
-    .map(r => ({ image: r.dataset.image, at: JSON.parse(r.dataset.at), name: kept[r.id] }));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(said, null, 1)], { type: "application/json" }));
-  link.download = "answers.json"; link.click();
-});
-show();
-</script>"""
+_PAGE = (HERE / "data" / "pages" / "review.html").read_text(encoding="utf-8")
 
 # %% ../../nbs/apps/11_review.ipynb #6104c2c7
 def _row(doubt: _Doubt, cut) -> str:
@@ -170,7 +118,7 @@ def _row(doubt: _Doubt, cut) -> str:
         '<input list="names" placeholder="another name"> <output></output></div></article>'
     )
 
-
+# %% ../../nbs/apps/11_review.ipynb #c046086a
 @patch
 def thumbnail(
     self: Review,
@@ -201,7 +149,7 @@ def write_page(
     parts = {"NAMES": names, "KEY": key, "ROWS": rows, "FOLDER": escape(self.folder.name)}
     return atomic_write(path, re.sub("NAMES|KEY|ROWS|FOLDER", lambda found: parts[found[0]], _PAGE))
 
-
+# %% ../../nbs/apps/11_review.ipynb #8bd8a477
 @patch
 def answer(
     self: Review,
@@ -243,7 +191,7 @@ def ask(
         answered += 1
     return answered
 
-
+# %% ../../nbs/apps/11_review.ipynb #032b0805
 def _line(read, say, text: str, choices: int) -> str:
     "What a person answers; the end of the input is q."
     while True:

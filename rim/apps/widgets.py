@@ -23,6 +23,7 @@ from ..method.explanation import Explanation
 from ..method.segmentation import Segmentation, png_bytes
 from ..method.segmenter import RIM
 from ..base.settings import Settings
+from ..base.values import HERE
 from ..method.synthesis import image_seed
 from ..method.vocabulary import Vocabulary
 
@@ -56,55 +57,9 @@ def _figure_image(fig) -> Image.Image:
     return Image.open(buffer)
 
 # %% ../../nbs/apps/02_widgets.ipynb #f3499024
-_CLICK = """
-function render({ model, el }) {
-  el.classList.add("rim-widget");
-  const left = document.createElement("div"), right = document.createElement("div");
-  left.className = "rim-left"; right.className = "rim-right"; left.tabIndex = 0;
-  left.setAttribute("role", "application");
-  left.setAttribute("aria-label", "Image: click a pixel, or move with the arrow keys");
-  right.setAttribute("aria-live", "polite");
-  left.innerHTML = model.get("stage");
-  const stage = left.querySelector(".rim-stage"), mark = document.createElement("div");
-  const width = +stage.dataset.width, height = +stage.dataset.height;
-  mark.className = "rim-mark"; stage.append(mark);
-  const within = (value, size) => Math.max(0, Math.min(size - 1, value));
-  const go = (x, y) => { model.set("place", [within(x, width), within(y, height)]); model.save_changes(); };
-  const show = () => {
-    const [x, y] = model.get("place");
-    mark.style.left = `${100 * (x + 0.5) / width}%`; mark.style.top = `${100 * (y + 0.5) / height}%`;
-    right.innerHTML = model.get("page");
-  };
-  stage.addEventListener("click", e => {
-    const box = stage.getBoundingClientRect();
-    go(Math.floor((e.clientX - box.left) / box.width * width), Math.floor((e.clientY - box.top) / box.height * height));
-  });
-  left.addEventListener("keydown", e => {
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key];
-    if (!move) return;
-    e.preventDefault(); e.stopPropagation();
-    const [x, y] = model.get("place"), step = Math.ceil(Math.max(width, height) / 64);
-    go(x + step * move[0], y + step * move[1]);
-  });
-  model.on("change:page", show); model.on("change:place", show);
-  el.append(left, right); show();
-}
-export default { render };
-"""
-
-# %% ../../nbs/apps/02_widgets.ipynb #cbdfbb8a
-STYLE = """
-.rim-widget { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start;
-  color: var(--jp-ui-font-color1, inherit); font-size: var(--jp-ui-font-size1, 13px); }
-.rim-left { flex: 1 1 260px; max-width: 460px; cursor: crosshair; }
-.rim-right { flex: 2 1 320px; min-width: 0; overflow-x: auto; }
-.rim-mark { position: absolute; width: 12px; height: 12px; margin: -6px; border: 2px solid #fff;
-  border-radius: 50%; box-shadow: 0 0 0 2px #000; box-sizing: border-box; pointer-events: none; }
-.rim-controls { flex: 0 1 260px; display: grid; gap: .8em; }
-.rim-controls label { display: grid; gap: .2em; }
-.rim-controls output { font-weight: bold; }
-.rim-view { flex: 1 1 320px; min-width: 0; overflow-x: auto; }
-"""
+_PAGES = HERE / "data" / "pages"
+_CLICK = (_PAGES / "click.js").read_text(encoding="utf-8")
+_STYLE = (_PAGES / "widgets.css").read_text(encoding="utf-8")
 
 # %% ../../nbs/apps/02_widgets.ipynb #adbf0768
 def _typical_pixel(
@@ -144,7 +99,7 @@ def _explanation_figure(
 class ExplainWidget(_ImageWidget):
     "A result to click on: each pixel says why it has its name."
 
-    _esm, _css = _CLICK, STYLE
+    _esm, _css = _CLICK, _STYLE
     stage = traitlets.Unicode().tag(sync=True)  # the overlay with its regions, HTML
     place = traitlets.List(traitlets.Int()).tag(sync=True)  # [x, y]
     page = traitlets.Unicode().tag(sync=True)  # the explanation, HTML
@@ -163,45 +118,20 @@ class ExplainWidget(_ImageWidget):
         self.explanation = self.segmentation.explain(*self.place)
         self.page = self.explanation._repr_html_()
 
-    def picture(self):
-        parts, e = [self.segmentation.overlay()], self.explanation
-        return _stack(
-            [*parts, _figure_image(_explanation_figure(self.segmentation, e))] if e.distributions is not None else parts
-        )
-
     def __repr__(self):
         return f"ExplainWidget: {self.explanation.text}"
 
+# %% ../../nbs/apps/02_widgets.ipynb #7a2e5076
+@patch
+def picture(self: ExplainWidget):
+    "The overlay, and the explanation as a figure."
+    parts, e = [self.segmentation.overlay()], self.explanation
+    if e.distributions is not None:
+        parts.append(_figure_image(_explanation_figure(self.segmentation, e)))
+    return _stack(parts)
+
 # %% ../../nbs/apps/02_widgets.ipynb #17da9b11
-_CONTROLS = """
-function render({ model, el }) {
-  el.classList.add("rim-widget");
-  const form = document.createElement("div"), view = document.createElement("div");
-  form.className = "rim-controls"; view.className = "rim-view"; view.setAttribute("aria-live", "polite");
-  const inputs = model.get("controls").map(c => {
-    const label = document.createElement("label"), shown = document.createElement("output");
-    const text = document.createElement("span");
-    const input = document.createElement(c.options ? "select" : "input");
-    if (c.options) c.options.forEach(o => input.append(new Option(o, o)));
-    else { input.type = "range"; input.min = c.min; input.max = c.max; input.step = c.step; }
-    const read = () => c.options ? input.value : +input.value;
-    input.addEventListener("input", () => {
-      model.set("values", { ...model.get("values"), [c.name]: read() });
-      model.save_changes();
-    });
-    text.append(`${c.label} `, shown); label.append(text, input); form.append(label);
-    return () => {
-      const value = model.get("values")[c.name];
-      input.value = value;
-      shown.textContent = c.options ? "" : value;
-    };
-  });
-  const show = () => { inputs.forEach(update => update()); view.innerHTML = model.get("page"); };
-  model.on("change:values", show); model.on("change:page", show);
-  el.append(form, view); show();
-}
-export default { render };
-"""
+_CONTROLS = (_PAGES / "controls.js").read_text(encoding="utf-8")
 
 # %% ../../nbs/apps/02_widgets.ipynb #91b668ab
 def _slider(name, label, low, high, step=1):
@@ -215,7 +145,7 @@ def _choice(name, label, options):
 class _ControlWidget(_ImageWidget):
     "Controls and what follows from them: a subclass's `compute`, of settings, returns what was computed and its page."
 
-    _esm, _css = _CONTROLS, STYLE
+    _esm, _css = _CONTROLS, _STYLE
     controls = traitlets.List().tag(sync=True)  # of `slider` and `_choice`; their names are settings
     values = traitlets.Dict().tag(sync=True)  # name -> value
     page = traitlets.Unicode().tag(sync=True)  # what follows, HTML
@@ -270,6 +200,13 @@ def _foreground_panels(
         "mask": dimmed(mask),
     }
 
+# %% ../../nbs/apps/02_widgets.ipynb #e70d4e05
+def _generated_reference(rim, name, k):
+    "The k-th reference image of a class, with its attention."
+    plans = plan(Vocabulary.of([name]), rim.settings)
+    batch, i = next((batch, i) for batch in plans for i, item in enumerate(batch) if item[3] == k)
+    return generate_batch(batch, rim.tools, rim.store)[i][0]
+
 # %% ../../nbs/apps/02_widgets.ipynb #27366115
 class ForegroundWidget(_ControlWidget):
     "How a reference's attention becomes its mask: threshold and points."
@@ -283,13 +220,7 @@ class ForegroundWidget(_ControlWidget):
         name, number = Vocabulary.of([name]).names[0], rim.settings.images_per_class
         if not 0 <= k < number:
             raise ValueError(f"a class has references 0 to {number - 1}: got {k}")
-        batch, i = next(
-            (batch, i)
-            for batch in plan(Vocabulary.of([name]), rim.settings)
-            for i, item in enumerate(batch)
-            if item[3] == k
-        )
-        self.picture_of, _ = generate_batch(batch, rim.tools, rim.store)[i]
+        self.picture_of = _generated_reference(rim, name, k)
         self.proposer, self.seed = rim.tools.proposer, image_seed(rim.settings.seed, name, k)
         super().__init__(
             rim.settings,
@@ -353,16 +284,17 @@ class MatchingWidget(_ControlWidget):
             ],
         )
 
-    def compute(self, settings):
-        result = RIM(settings, bank=self.bank).predict(self.first.image, self.regions, self.first.vocabulary, self.bank)
-        changed = (result.labels != self.first.labels).mean()
-        return result, side_by_side(
-            (
-                f'<div style="width:100%">{changed:.1%} of the pixels are called otherwise than with the settings '
-                "as they were.</div>"
-            ),
-            result._repr_html_(),
-        )
+# %% ../../nbs/apps/02_widgets.ipynb #2512615a
+@patch
+def compute(self: MatchingWidget, settings):
+    "The label map of these settings, and the page that shows it."
+    result = RIM(settings, bank=self.bank).predict(self.first.image, self.regions, self.first.vocabulary, self.bank)
+    changed = (result.labels != self.first.labels).mean()
+    text = f"{changed:.1%} of the pixels are called otherwise than with the settings as they were."
+    return result, side_by_side(f'<div style="width:100%">{text}</div>', result._repr_html_())
 
-    def picture(self):
-        return self.result.overlay()
+
+@patch
+def picture(self: MatchingWidget):
+    "The label map, drawn."
+    return self.result.overlay()
