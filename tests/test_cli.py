@@ -4,6 +4,7 @@ import subprocess, sys
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import MODELS
 from rim.apps import arguments, cli, cli_files, cli_segment
 
 
@@ -264,10 +265,7 @@ def test_a_bank_is_announced(capsys, tmp_path, photo):
 
     tiny = Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
+        **MODELS,
         images_per_class=2,
         denoising_steps=2,
     )
@@ -287,12 +285,7 @@ def test_segment_loads_no_painter_that_it_does_not_need(capsys, tmp_path, photo,
     from rim.base.store import Store
 
     tiny = dict(
-        pretrained="no",
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
-        trident_dino="tiny:vit",
+        **MODELS,
         images_per_class="1",
         denoising_steps="1",
         points_per_side="4",

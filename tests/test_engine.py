@@ -4,6 +4,7 @@ import ast, json, os, pickle, signal, subprocess, sys, time
 from importlib.util import find_spec
 import pytest
 from engine_work import Deadly, Methods, Unfit, Work
+from tiny import MODELS
 from rim.base.engine import Engine, run
 from rim.base.ray_crew import _ALONE, _LOOPBACK, Ray, _ray_arguments, _ray_variables
 from rim.base.workers import failure, threads, variables
@@ -350,11 +351,7 @@ def test_a_bank_is_the_serial_one(tmp_path):
 
     tiny = Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
+        **MODELS,
         images_per_class=2,
         denoising_steps=1,
     )

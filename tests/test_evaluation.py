@@ -3,6 +3,7 @@
 import os, shutil, signal, time
 import numpy as np, pytest
 from forked import forked
+from tiny import MODELS
 from rim.measure.evaluation import _PATIENCE, Part, Unmeasured, evaluate, shard
 from rim.measure.report import Report
 from rim.measure.results import _as_method, item_key, pack_confusion, unpack_confusion
@@ -503,11 +504,7 @@ def test_segmenters_take_part(settings, tmp_path):
     from rim.method.segmenter import RIM, VARIANTS
 
     tiny = settings.replace(
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
+        **MODELS,
         images_per_class=1,
         denoising_steps=1,
         subcategories=1,

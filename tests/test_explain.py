@@ -4,6 +4,7 @@ names."""
 import re
 import numpy as np, pytest
 from PIL import Image
+from tiny import MODELS
 from rim.measure.folders import FolderBenchmark, ToyboxBenchmark
 from rim.measure.evaluation import Part
 from rim.measure.report import Report
@@ -22,11 +23,7 @@ def rim():
     return RIM(
         Settings.from_profile(
             "toybox",
-            pretrained=False,
-            diffusion="tiny:diffusion",
-            sam="tiny:sam",
-            dino="tiny:dino",
-            clip="tiny:clip",
+            **MODELS,
             images_per_class=4,
             denoising_steps=2,
             subcategories=2,

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
+from tiny import MODELS
 from rim.apps import cli
 from rim.models import loading as models, roles
 from rim.method import references, tools
@@ -25,11 +26,7 @@ from rim.trident.trident import Trident
 from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
-    pretrained=False,
-    diffusion="tiny:diffusion",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
+    **MODELS,
     images_per_class=3,
     denoising_steps=2,
     subcategories=2,

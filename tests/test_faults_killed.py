@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings as examples, strategies as st
 from PIL import Image
+from tiny import MODELS
 from rim.apps import cli
 from rim.method import references
 from rim.measure.evaluation import evaluate
@@ -18,11 +19,7 @@ from rim.base.store import Store
 from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
-    pretrained=False,
-    diffusion="tiny:diffusion",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
+    **MODELS,
     images_per_class=3,
     denoising_steps=2,
     subcategories=2,

@@ -5,6 +5,7 @@ import multiprocessing, time, tracemalloc
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
+from tiny import MODELS
 from rim.apps import cli
 from rim.measure.folders import FolderBenchmark, ToyboxBenchmark
 from rim.measure.evaluation import evaluate
@@ -18,10 +19,7 @@ from rim.method.vocabulary import Vocabulary
 pytestmark = pytest.mark.promise(19)
 fork = multiprocessing.get_context("fork")
 TINY = dict(
-    pretrained=False,
-    diffusion="tiny:diffusion",
-    sam="tiny:sam",
-    dino="tiny:dino",
+    **MODELS,
     images_per_class=1,
     denoising_steps=1,
     subcategories=1,

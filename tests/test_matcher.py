@@ -2,6 +2,7 @@
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st
+from tiny import MODELS
 from rim.base.settings import Settings
 from rim.method.bank import ReferenceBank
 from rim.method.features import EfficientNetFeatures, FusedFeatures, encoder_key, fusion_parts
@@ -138,12 +139,7 @@ def test_a_cell_without_cover_has_no_mean():
 def tiny():
     return Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
-        efficientnet="tiny:efficientnet",
+        **MODELS,
         images_per_class=2,
         denoising_steps=2,
         points_per_side=4,

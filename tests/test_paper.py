@@ -9,21 +9,14 @@ import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT
 from layouts import make
+from tiny import MODELS
 from rim.measure.sources import SOURCES
 from rim.reproduce.jobs import code_of, notebook_parameters
 from rim.reproduce.provenance import _read_table
 from rim.reproduce.registry import TARGETS
 
 TINY = dict(
-    pretrained="no",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
-    groupvit="tiny:groupvit",
-    diffusion="tiny:diffusion",
-    mae="tiny:mae",
-    maskformer="tiny:maskformer",
-    trident_dino="tiny:vit",
+    **MODELS,
     benchmark_images="3",
     images_per_class="3",
     subcategories="2",

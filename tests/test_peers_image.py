@@ -3,6 +3,7 @@
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings as budget, strategies as st
+from tiny import MODELS
 from rim.base.settings import Settings
 from rim.measure.costs import cost_of, _extra_memory, _space, trade_off
 from rim.method.bank import ReferenceBank
@@ -15,11 +16,7 @@ from rim.peers.ovdiff import OVDiff, _highest_cosine, _ovdiff_prototypes, _split
 from rim.peers.retrieval import Retrieval, reference_regions, retrieved
 
 TINY = dict(
-    pretrained=False,
-    diffusion="tiny:diffusion",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
+    **MODELS,
     images_per_class=2,
     denoising_steps=2,
     points_per_side=3,

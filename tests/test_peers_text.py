@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import trident_golden as golden
 from conftest import ROOT
 from hypothesis import given, strategies as st
+from tiny import MODELS
 from rim.base.settings import Settings
 from rim.base.store import Store
 from rim.measure.evaluation import evaluate
@@ -21,12 +22,7 @@ from rim.trident.splice import guided_values
 from rim.trident.windows import clip_hidden, clip_tokens, dino_features, dino_pixels
 
 TINY = dict(
-    pretrained=False,
-    clip="tiny:clip",
-    trident_dino="tiny:vit",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    groupvit="tiny:groupvit",
+    **MODELS,
     points_per_side=4,
     pred_iou_thresh=0,
     stability_score_thresh=0,

@@ -4,6 +4,7 @@ content counts."""
 import shutil
 import numpy as np, pytest
 from PIL import Image
+from tiny import MODELS
 import rim.method.photographs as photographs
 from rim.method.photographs import MASK, _find_mask, photographs_in
 from rim.method.bank import ReferenceBank, _bank_from_references
@@ -18,10 +19,7 @@ from rim.method.vocabulary import Vocabulary
 def tiny():
     return Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
+        **MODELS,
         images_per_class=2,
         denoising_steps=2,
     )

@@ -2,6 +2,7 @@
 counted."""
 
 import numpy as np, pytest, torch
+from tiny import MODELS
 import rim.method.references as references
 from rim.method.bank import ReferenceBank, _bank_from_references
 from rim.method.references import cosine_matrix, k_means, make_references, plan
@@ -15,11 +16,7 @@ from rim.method.vocabulary import Vocabulary
 def tiny():
     return Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
+        **MODELS,
         images_per_class=3,
         denoising_steps=2,
         subcategories=2,

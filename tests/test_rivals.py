@@ -1,6 +1,7 @@
 """The rival sees masked crops, and nothing else."""
 
 import numpy as np, pytest, torch
+from tiny import MODELS
 from rim.measure.rivals import ClipCrop, masked_crop
 from rim.method.segmentation import mask_box
 from rim.base.settings import Settings
@@ -13,10 +14,7 @@ from rim.method.regions import Regions
 def tiny():
     return Settings.from_profile(
         "toybox",
-        pretrained=False,
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
+        **MODELS,
         points_per_side=4,
         pred_iou_thresh=0,
         stability_score_thresh=0,

@@ -3,6 +3,7 @@ weights."""
 
 import numpy as np, pytest, torch
 from hypothesis import given, settings as budget, strategies as st
+from tiny import MODELS
 from rim.method.proposals import Proposals
 from rim.method.ranking import ranking_distribution
 from rim.method.bank import ReferenceBank
@@ -27,11 +28,7 @@ from rim.method.vocabulary import Vocabulary
 def tiny():
     return Settings.from_profile(
         "toybox",
-        pretrained=False,
-        diffusion="tiny:diffusion",
-        sam="tiny:sam",
-        dino="tiny:dino",
-        clip="tiny:clip",
+        **MODELS,
         images_per_class=2,
         denoising_steps=2,
         subcategories=2,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import MODELS
 from rim.method import references
 from rim.measure.folders import ToyboxBenchmark
 from rim.measure.evaluation import evaluate
@@ -16,11 +17,7 @@ from rim.measure.sweeps import background_words, behind_words, contrast, patchwi
 from rim.method.vocabulary import Vocabulary
 
 TINY = dict(
-    pretrained="no",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
-    diffusion="tiny:diffusion",
+    **MODELS,
     images_per_class="4",
     subcategories="2",
     denoising_steps="2",

@@ -2,6 +2,7 @@
 
 import json, shutil
 import pytest
+from tiny import MODELS
 from rim.reproduce.command import reproduce
 from rim.reproduce.registry import TARGETS
 
@@ -9,11 +10,7 @@ from rim.reproduce.registry import TARGETS
 pytestmark = pytest.mark.slow
 
 TINY = dict(
-    pretrained="no",
-    sam="tiny:sam",
-    dino="tiny:dino",
-    clip="tiny:clip",
-    diffusion="tiny:diffusion",
+    **MODELS,
     benchmark_images="3",
     images_per_class="2",
     denoising_steps="1",

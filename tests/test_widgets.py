@@ -6,6 +6,7 @@ import numpy as np, pytest
 from PIL import Image
 
 pytest.importorskip("anywidget", reason="NOT TESTED: needs the extra rim[widgets]")
+from tiny import MODELS
 from rim.method.proposals import foreground_mask
 from rim.method.segmentation import Segmentation
 from rim.method.segmenter import RIM
@@ -18,11 +19,7 @@ def rim():
     rim = RIM(
         Settings.from_profile(
             "toybox",
-            pretrained=False,
-            diffusion="tiny:diffusion",
-            sam="tiny:sam",
-            dino="tiny:dino",
-            clip="tiny:clip",
+            **MODELS,
             images_per_class=4,
             denoising_steps=2,
             subcategories=2,
