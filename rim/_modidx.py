@@ -1115,6 +1115,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'rim/method/explanation.py'),
                                         'rim.method.explanation._bar': ('method/explanation.html#_bar', 'rim/method/explanation.py'),
                                         'rim.method.explanation._meter': ('method/explanation.html#_meter', 'rim/method/explanation.py'),
+                                        'rim.method.explanation._order': ('method/explanation.html#_order', 'rim/method/explanation.py'),
                                         'rim.method.explanation._ranking_bars': ( 'method/explanation.html#_ranking_bars',
                                                                                   'rim/method/explanation.py')},
             'rim.method.features': { 'rim.method.features.ClipPatches': ('method/features.html#clippatches', 'rim/method/features.py'),

@@ -58,10 +58,8 @@ class _Plain:
         self,
         rim: RIM,  # its settings, references and encoder
     ):
-        self.rim, self.proposer = (
-            rim,
-            Proposer(rim.tools.proposer.predictor.model, rim.settings.replace(mask_generator="stock")),
-        )
+        sam, settings = rim.tools.proposer.predictor.model, rim.settings.replace(mask_generator="stock")
+        self.rim, self.proposer = rim, Proposer(sam, settings)
 
     def analyse(
         self,
@@ -153,13 +151,8 @@ def _in_precision(
         tools.pipeline.to(kind)
     else:
         tools.region_encoder.model.to(kind)
-    fast = RIM(
-        rim.settings,
-        Proposer(rim.tools.proposer.predictor.model, rim.settings, kind),
-        tools.region_encoder,
-        rim.bank,
-        rim.store,
-    )
+    proposer = Proposer(rim.tools.proposer.predictor.model, rim.settings, kind)
+    fast = RIM(rim.settings, proposer, tools.region_encoder, rim.bank, rim.store)
     fast.banks = rim.banks
     return fast
 

@@ -106,7 +106,7 @@ def _count(index, truth, classes):
     return np.bincount(pair, minlength=(index.max() + 1) * classes).reshape(-1, classes)
 
 # %% ../../nbs/measure/18_calibration.ipynb #59470aea
-def _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number):
+def _answers_of_regions(found, masks, truth, gone, typical, background, number):
     "Answers: a region is right if most of its pixels have its name."
     called, classes = found.labels, found.scores.shape[1]
     inside = np.array([np.bincount(truth[m][truth[m] < classes], minlength=classes) for m in masks], np.int64)
@@ -159,7 +159,7 @@ def _answers_of(
     scores = torch.from_numpy(found.scores[usable])
     cast = votes(masks[usable], scores, present_labels(scores, matcher.settings, background), truth.shape)
     pixels = _answers_of_pixels(cast, truth, gone, typical, background, number)
-    return pixels, _answers_of_regions(matcher, found, masks, truth, gone, typical, background, number)
+    return pixels, _answers_of_regions(found, masks, truth, gone, typical, background, number)
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608dd1
 def collect(

@@ -118,12 +118,7 @@ def _prepare_maps(
     for key in sorted(keys_in(home, source.pictures + patterns, source.key)):
         picture, raw = file_of(home, source.pictures, key), file_of(home, patterns, key)
         missing += [path for path in (picture, raw) if not path.is_file()]
-        ready = dict(
-            zip(
-                (home / p.format(key) for p in patterns),
-                (home / p.format(key) for p in (*source.labels, *source.labels)),
-            )
-        )[raw]
+        ready = {home / a.format(key): home / b.format(key) for a, b in zip(patterns, source.labels * 2)}[raw]
         jobs.append((ready, lambda picture=picture, raw=raw: _convert_labels(name, picture, raw)))
     if not jobs:
         raise FileNotFoundError(f"{name} was not prepared: {home} has no images of it")
@@ -226,12 +221,8 @@ def _read_details(
         wanted, masks = {i["image_id"] for i in images}, defaultdict(list)
         for mask in (m for m in data["annos_segmentation"] if m["image_id"] in wanted):
             size, counts = mask["segmentation"]["size"], mask["segmentation"]["counts"]
-            masks[mask["image_id"]].append(
-                {
-                    "category_id": mask["category_id"],
-                    "segmentation": {"size": [int(n) for n in size], "counts": str(counts)},
-                }
-            )
+            rle = {"size": [int(n) for n in size], "counts": str(counts)}
+            masks[mask["image_id"]].append({"category_id": mask["category_id"], "segmentation": rle})
         for i in images:
             i["file_name"], i["image_id"], int(i["height"]), int(i["width"])
     except (KeyError, TypeError, ValueError) as e:

@@ -86,10 +86,8 @@ def worst(
     k=5,
 ) -> list:  # of (index in the benchmark, key, mIoU of the image alone), worst first
     "The images on which a method does worst."
-    values, where = (
-        np.array([mean_iou(c, self.skip) for c in self.confusions[method]]),
-        self.indices or range(len(self.items)),
-    )
+    values = np.array([mean_iou(c, self.skip) for c in self.confusions[method]])
+    where = self.indices or range(len(self.items))
     return [(int(where[i]), self.items[i], float(values[i])) for i in np.argsort(values, kind="stable")[:k]]
 
 # %% ../../nbs/measure/08_report.ipynb #6b6759b5
@@ -169,18 +167,8 @@ def class_rows(
     rows = []
     for c, (label, value) in enumerate(self.per_class(method).items()):
         low, middle, high = (round(100 * v, 6) for v in interval(drawn[:, c], value)) if value == value else (None,) * 3
-        rows.append(
-            dict(
-                label=label,
-                IoU=middle,
-                low=low,
-                high=high,
-                scored=c not in self.skip,
-                images=int((true[:, c] > 0).sum()),
-                truth=int(true[:, c].sum()),
-                predicted=int(said[:, c].sum()),
-            )
-        )
+        seen = dict(images=int((true[:, c] > 0).sum()), truth=int(true[:, c].sum()), predicted=int(said[:, c].sum()))
+        rows.append(dict(label=label, IoU=middle, low=low, high=high, scored=c not in self.skip, **seen))
     return rows
 
 # %% ../../nbs/measure/08_report.ipynb #66cf87ec

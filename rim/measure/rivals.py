@@ -86,13 +86,8 @@ def classify(
     finite = torch.isfinite(scores).all(1)
     scores = torch.where(finite[:, None], scores, -1.0)
     order, scores = rank_classes(scores, torch.arange(scores.shape[1]), scores)
-    return Match(
-        torch.where(finite, order[:, 0], -1).numpy(),
-        order.numpy(),
-        scores.numpy(),
-        np.zeros((len(boxes), 0), np.int64),
-        {"unmatched": int((~finite).sum())},
-    )
+    labels, counts = torch.where(finite, order[:, 0], -1).numpy(), {"unmatched": int((~finite).sum())}
+    return Match(labels, order.numpy(), scores.numpy(), np.zeros((len(boxes), 0), np.int64), counts)
 
 # %% ../../nbs/measure/13_rivals.ipynb #63c07b60
 @patch

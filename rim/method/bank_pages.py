@@ -40,12 +40,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(bank.names):
         name, font = typeset(name if len(name) < 15 else name[:13] + "…", 13)
-        draw.text(
-            (6, row * (THUMB + 2) + THUMB // 2 - 8),
-            name,
-            fill="black",
-            font=font,
-        )
+        draw.text((6, row * (THUMB + 2) + THUMB // 2 - 8), name, fill="black", font=font)
         for column, i in enumerate(np.flatnonzero(owner == row)[:columns]):
             sheet.paste(Image.fromarray(tile(bank, i, what)), (left + column * (THUMB + 2), row * (THUMB + 2)))
     return sheet

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from fastcore.basics import patch
-from ..base.images import read_image
 from .bank import ReferenceBank
 from .deciding import Decision, Part, name_at, without
 from .pooling import pool

@@ -67,6 +67,16 @@ def _bar(
         f"<title>{escape(title)}</title></rect>"
     )
 
+# %% ../../nbs/method/15_explanation.ipynb #f1e9639c
+def _order(
+    x: int,
+    ranking,  # int [n]
+) -> str:
+    "The letters of an order of the agents, below its bars, in SVG."
+    letters = "".join(chr(65 + agent) for agent in ranking)
+    where = f'transform="translate({x} 104) rotate(90)"'
+    return f'<text {where} font-size="10" fill="currentColor">{letters}</text>'
+
 # %% ../../nbs/method/15_explanation.ipynb #092db1e9
 def _ranking_bars(
     rankings,  # int [m, n]
@@ -82,13 +92,7 @@ def _ranking_bars(
         for j, i in enumerate(shown)
         for k, p in enumerate(distributions)
     ]
-    parts += [
-        (
-            f'<text transform="translate({step * j + 5} 104) rotate(90)" font-size="10" '
-            f'fill="currentColor">{"".join(chr(65 + a) for a in rankings[i])}</text>'
-        )
-        for j, i in enumerate(shown)
-    ]
+    parts += [_order(step * j + 5, rankings[i]) for j, i in enumerate(shown)]
     width = step * len(shown)
     key = "".join(f'<span style="color:{c}">■</span> {escape(n)} ' for c, n in zip(colours, names))
     return (

@@ -66,12 +66,8 @@ class PatchEncoder:
         patch: int = None,  # pixels; None: as the model's configuration says
         dim: int = None,  # D; None likewise
     ):
-        self.model, self.side, self.patch, self.dim = (
-            model,
-            side,
-            patch or model.config.patch_size,
-            dim or model.config.hidden_size,
-        )
+        self.model, self.side = model, side
+        self.patch, self.dim = patch or model.config.patch_size, dim or model.config.hidden_size
 
     def _input(self, image: np.ndarray) -> torch.Tensor:
         grid = _patch_grid(image.shape[:2], self.side, self.patch)

@@ -166,6 +166,9 @@ def candidates(
     )
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
 
+# %% ../../nbs/method/03_proposals.ipynb #4c507381
+_CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
+
 # %% ../../nbs/method/03_proposals.ipynb #c8a794b2
 @patch
 def _stable(
@@ -181,9 +184,6 @@ def _stable(
     return [x[stable] for x in (logits, boxes, ious, stability)]
 
 # %% ../../nbs/method/03_proposals.ipynb #78111b69
-_CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
-
-
 @patch
 @torch.no_grad()
 def decode(

@@ -196,10 +196,8 @@ def paint(
     boxes=None,  # float [P, 4], x0 y0 x1 y1 of the outermost mask pixels; None: the whole image
 ) -> np.ndarray:  # int64 [H, W], -1 where uncovered
     "Lay the labels of overlapping masks on one canvas."
-    canvas, corners = (
-        np.full(size, -1, np.int64),
-        np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int),
-    )
+    canvas = np.full(size, -1, np.int64)
+    corners = np.tile([0, 0, size[1], size[0]], (len(masks), 1)) if boxes is None else np.asarray(boxes).astype(int)
     views = [np.s_[y0 : y1 + 1, x0 : x1 + 1] for x0, y0, x1, y1 in corners]
     areas = [np.count_nonzero(mask[view]) for mask, view in zip(masks, views)] if how == "area" else None
     for i in painting_order(areas, scores, how):

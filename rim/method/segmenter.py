@@ -252,14 +252,11 @@ def _words(
     first, second = (
         (f"{name} ({value:.3f})" for name, value in ranked[:2]) if len(ranked) > 1 else (ranked[0][0], "nothing else")
     )
-    plain = (
-        "as the plain cosine would"
-        if cosines[0][0] == ranked[0][0]
-        else (
-            f"where the plain cosine would say {cosines[0][0]} ({cosines[0][1]:.3f}, {ranked[0][0]} "
-            f"{dict(cosines)[ranked[0][0]]:.3f})"
-        )
-    )
+    (winner, _), (nearest, cosine) = ranked[0], cosines[0]
+    plain = "as the plain cosine would"
+    if nearest != winner:
+        own = dict(cosines)[winner]
+        plain = f"where the plain cosine would say {nearest} ({cosine:.3f}, {winner} {own:.3f})"
     return f"{by} says {first} before {second}" + (f", {plain}." if by == "Ranking" else ".")
 
 # %% ../../nbs/method/19_segmenter.ipynb #b1142c88
@@ -342,13 +339,8 @@ def _matching_key(
     if subcategories:
         names += ["subcategories", "background_subcategories", "seed"]
     if ranking:
-        names += [
-            "agents",
-            "agent_choice",
-            "candidates",
-            "ranking",
-            "ranking_temperature" if settings.ranking == "softmax" else "score_floor",
-        ]
+        names += ["agents", "agent_choice", "candidates", "ranking"]
+        names += ["ranking_temperature" if settings.ranking == "softmax" else "score_floor"]
     if ranking and settings.agent_choice == "random":
         names += ["seed"]
     variant = dict(references=references, ranking=ranking, subcategories=subcategories)

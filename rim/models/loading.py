@@ -45,10 +45,8 @@ _OFFLINE = dict(local_files_only=True, use_safetensors=True)  # neither the netw
 @contextmanager
 def _quiet(*more):  # logging of further libraries
     "No progress bars and reports of the libraries while loading; restored afterwards."
-    shown, level = (
-        [log for log in (transformers_logging, *more) if log.is_progress_bar_enabled()],
-        transformers_logging.get_verbosity(),
-    )
+    shown = [log for log in (transformers_logging, *more) if log.is_progress_bar_enabled()]
+    level = transformers_logging.get_verbosity()
     for log in shown:
         log.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what is missing is an error of ours, what is left over is meant to be

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel
 from fastcore.basics import patch
 from ..base.images import CLIP_MEAN, CLIP_STD
 from .diffusion import TEXT
