@@ -115,6 +115,11 @@ def vocabulary_of(
 
     return Vocabulary.of(World.names)
 
+# %% ../../nbs/apps/05_arguments.ipynb #149e9f7c
+def classes_of(args):
+    "The vocabulary of --classes, None without it."
+    return None if args.classes is None else vocabulary_of(args.classes)
+
 # %% ../../nbs/apps/05_arguments.ipynb #bdbde249
 def settings_of(args):
     "The profile's settings with what --set changes."

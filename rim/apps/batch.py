@@ -48,9 +48,7 @@ def _is_picture(
     )
 
 # %% ../../nbs/apps/01_batch.ipynb #5346d015
-def _folders_below(
-    folder,
-):  # iterator of Path
+def _folders_below(folder):  # iterator of Path
     "A folder and the visible ones in it, links followed, each once."
     seen, places, links = set(), [Path(folder)], []
     while places or links:

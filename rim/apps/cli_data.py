@@ -38,14 +38,9 @@ def _data_check(args):
     found, problems = check_benchmark(args.benchmark, _data_settings(args))
     for problem in problems:
         print(problem)
-    print(
-        f"{args.benchmark}: {found} images, "
-        + (
-            f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-            if problems
-            else "all there, of their label maps' size, with labels in range"
-        )
-    )
+    wrong = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    whole = "all there, of their label maps' size, with labels in range"
+    print(f"{args.benchmark}: {found} images, {wrong if problems else whole}")
     return int(bool(problems))
 
 # %% ../../nbs/apps/09_cli_data.ipynb #a9db1186

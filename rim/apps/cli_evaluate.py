@@ -89,11 +89,10 @@ def _print_report(report, folder, images):
     from rim.measure.evaluation import describe_excluded
 
     print(report.markdown())
-    print(
-        f"{folder}: report.md, methods.csv, classes.csv, images.csv, worst images"
-        if folder
-        else "When all shards are done, the same command without --shard writes the report of the whole."
-    )
+    if folder:
+        print(f"{folder}: report.md, methods.csv, classes.csv, images.csv, worst images")
+    else:
+        print("When all shards are done, the same command without --shard writes the report of the whole.")
     if report.aside:
         print(f"rim: {describe_excluded(report.aside, images)}", file=sys.stderr)
 

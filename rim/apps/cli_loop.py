@@ -122,7 +122,7 @@ def _with_results(command):
         help=f"what results don't remember: {', '.join(PLACES)}; may be repeated",
     )
 
-
+# %% ../../nbs/apps/12_cli_loop.ipynb #a6f021dc
 def _add_queue(commands):
     "queue."
     command = commands.add_parser(

@@ -9,7 +9,7 @@ __all__ = []
 import sys
 from functools import partial
 from pathlib import Path
-from .arguments import CLASSES, _engine_of, _output_folder, _with_engine, settings_of, vocabulary_of
+from .arguments import CLASSES, _engine_of, _output_folder, _with_engine, settings_of, classes_of
 from .arguments import with_settings
 from ..base.arithmetic import hold
 from ..base.settings import Settings
@@ -80,11 +80,10 @@ def _announce_bank(
     shipped = shipped_bank(vocabulary, rim.tools) if rim.bank is None else None
     if rim.bank is None and shipped is None:
         _announce_generation(rim, vocabulary, say)
-    bank = (
-        ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
-        if engine and shipped is None
-        else rim.bank_for(vocabulary, progress=sys.stderr.isatty())
-    )
+    if engine and shipped is None:
+        bank = ReferenceBank.build(vocabulary, rim.settings, rim.store, sys.stderr.isatty(), rim.tools, engine)
+    else:
+        bank = rim.bank_for(vocabulary, progress=sys.stderr.isatty())
     say(describe_bank(bank))
     return bank
 
@@ -95,7 +94,7 @@ def _input_of(args):
         raise ValueError("segment needs names to look for: --classes, or a --bank that has some.")
     if args.longest < 0:
         raise ValueError(f"--longest must be 0 or more, not {args.longest}.")
-    vocabulary = vocabulary_of(args.classes) if args.classes is not None else None
+    vocabulary = classes_of(args)
     from rim.apps.batch import find_pictures, some_files
 
     pictures = find_pictures(args.images, args.out, args.recursive, others := [])
@@ -259,7 +258,7 @@ def _build_references(args):
     hold()  # before anything that computes is imported
     if args.classes is None and not args.photographs:
         raise ValueError("references need names to generate (--classes) or images of one's own (--photographs).")
-    vocabulary, settings = vocabulary_of(args.classes) if args.classes is not None else None, settings_of(args)
+    vocabulary, settings = classes_of(args), settings_of(args)
     if Path(args.out).is_dir():
         raise ValueError(f"--out must be a file, and {args.out} is a folder.")
     engine = _engine_of(args)
@@ -270,9 +269,8 @@ def _build_references(args):
     from rim.base.store import Store
 
     check_device(settings)
-    rim, banks = RIM(settings, store=Store(settings.store)), []
-    if args.photographs:
-        banks.append(_bank_of_photographs(args.photographs, rim, vocabulary))
+    rim = RIM(settings, store=Store(settings.store))
+    banks = [_bank_of_photographs(args.photographs, rim, vocabulary)] if args.photographs else []
     try:
         banks[:0] = [_announce_bank(rim, vocabulary, engine=engine)] if vocabulary else []
     except Undone as error:

@@ -6,12 +6,9 @@
 __all__ = ['serve']
 
 # %% ../../nbs/apps/03_demo.ipynb #fb726963
-import os
-import socket
-import tempfile
+import os, socket, tempfile
 from html import escape
 from pathlib import Path
-import numpy as np
 from PIL import Image
 from .batch import shrink
 from ..base.images import read_image, swatch
@@ -130,7 +127,7 @@ def _result(gr):
     overlay = gr.Image(label="Result", interactive=False, format="png", buttons=[], elem_id="result")
     return overlay, gr.Markdown(elem_id="legend"), gr.Markdown(elem_id="why")
 
-
+# %% ../../nbs/apps/03_demo.ipynb #12e4c811
 def _connect(gr, segmenter, question, result, kept):
     "What a question and a click do."
     (image, text, button), (overlay, key, told) = question, result

@@ -119,8 +119,6 @@ def _data_findings(
     return rows
 
 # %% ../../nbs/apps/04_doctor.ipynb #a17e7ca2
-def findings(
-    settings,
-) -> list:  # of Finding, weights first
+def findings(settings) -> list:  # of Finding, weights first
     "Everything a profile needs, and which of it this machine has."
     return weights.findings(settings) + (_data_findings(settings) if settings.benchmark in SOURCES else [])

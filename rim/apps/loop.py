@@ -133,19 +133,14 @@ def picture(
 
 # %% ../../nbs/apps/10_loop.ipynb #446eeb9f
 @patch
-def look(
-    self: Review,
-    picture: Picture,
-) -> tuple:  # uint8 [H, W, 3] as it was segmented; (H, W) of the image
+def look(self: Review, picture: Picture) -> tuple:  # uint8 [H, W, 3] as it was segmented; (H, W) of the image
     "Read an image."
     whole = read_image(picture.path)
     return shrink(whole, self.session["longest"]), whole.shape[:2]
 
 # %% ../../nbs/apps/10_loop.ipynb #d5d4e285
 @patch
-def base_bank(
-    self: Review,
-) -> ReferenceBank:
+def base_bank(self: Review) -> ReferenceBank:
     "The references of all names without corrections; a new name may have none."
     asked, tools = tuple(self.session["names"]), self.segmenter.tools
     words = lambda names: Vocabulary(names, self.session["synonyms"], self.session["background"])
@@ -161,9 +156,7 @@ def base_bank(
 
 # %% ../../nbs/apps/10_loop.ipynb #d5d4e287
 @patch
-def bank(
-    self: Review,
-) -> ReferenceBank:
+def bank(self: Review) -> ReferenceBank:
     "The references of all names, corrections among them."
     for c in self.corrections:
         if (key := (c.image, c.mask.tobytes())) not in self.vectors:
@@ -180,10 +173,7 @@ def bank(
 
 # %% ../../nbs/apps/10_loop.ipynb #f03df155
 @patch
-def words(
-    self: Review,
-    bank: ReferenceBank,
-) -> Vocabulary:
+def words(self: Review, bank: ReferenceBank) -> Vocabulary:
     "The names that the bank can give."
     return Vocabulary(bank.names, self.session["synonyms"], self.session["background"])
 
@@ -203,10 +193,7 @@ def result(
 
 # %% ../../nbs/apps/10_loop.ipynb #71bea692
 @patch
-def kept(
-    self: Review,
-    picture: Picture,
-) -> Segmentation:
+def kept(self: Review, picture: Picture) -> Segmentation:
     "An image as its files have it; no model is needed. What lies below an unknown pixel is its smallest region."
     facts, labels = self.facts(picture), read_labels(self.folder / picture.results[0]).astype(np.int32)
     vocabulary = Vocabulary(tuple(facts["names"][self.session["background"] :]), {}, self.session["background"])
@@ -285,10 +272,7 @@ def _with_bank(segmenter: Matcher, bank: ReferenceBank) -> Matcher:
 
 # %% ../../nbs/apps/10_loop.ipynb #d004c902
 @patch
-def facts(
-    self: Review,
-    picture: Picture,
-) -> dict:
+def facts(self: Review, picture: Picture) -> dict:
     "The regions and the record of an image, from its file."
     return read_json(self.folder / picture.results[-1], "the regions of an image")
 
@@ -315,18 +299,14 @@ def correct(
 
 # %% ../../nbs/apps/10_loop.ipynb #c4b35023
 @patch
-def note(
-    self: Review,
-):
+def note(self: Review):
     "Write the corrections, and what was passed over."
     facts = {"corrections": [c.as_dict() for c in self.corrections], "skipped": self.skipped}
     atomic_write(self.folder / CORRECTIONS, json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 @patch
-def save(
-    self: Review,
-):
+def save(self: Review):
     "Write the corrections, and the bank that holds them."
     self.note()
     self.bank().save(self.folder / BANK)

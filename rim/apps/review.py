@@ -68,9 +68,7 @@ def _doubts_of(
 
 # %% ../../nbs/apps/11_review.ipynb #77b7b661
 @patch
-def queue(
-    self: Review,
-) -> list:  # of Doubt
+def queue(self: Review) -> list:  # of Doubt
     "All regions of all images, first those whose answer is worth most."
     found, areas = [], Counter()
     for file in self.session["images"]:
@@ -83,9 +81,7 @@ def queue(
 
 # %% ../../nbs/apps/11_review.ipynb #a2f9d53d
 @patch
-def doubtful_images(
-    self: Review,
-) -> list:  # of (image, doubt, number of regions to look at), largest doubt first
+def doubtful_images(self: Review) -> list:  # of (image, doubt, number of regions to look at), largest doubt first
     "The images in the order of doubt."
     totals = {}
     for d in self.queue():
@@ -95,10 +91,7 @@ def doubtful_images(
 
 # %% ../../nbs/apps/11_review.ipynb #61573793
 @patch
-def skip(
-    self: Review,
-    doubt: _Doubt,
-):
+def skip(self: Review, doubt: _Doubt):
     "Pass over a region: it doesn't come again."
     self.skipped = [*self.skipped, [doubt.image, *doubt.at]]
     self.note()
@@ -120,10 +113,7 @@ def _row(doubt: _Doubt, cut) -> str:
 
 # %% ../../nbs/apps/11_review.ipynb #c046086a
 @patch
-def thumbnail(
-    self: Review,
-    doubt: _Doubt,
-) -> np.ndarray:  # uint8 [h, w, 3]
+def thumbnail(self: Review, doubt: _Doubt) -> np.ndarray:  # uint8 [h, w, 3]
     "A region in its image, its surroundings dimmed; they are a third of the image at least."
     from rim.base.images import read_image
 

@@ -22,7 +22,6 @@ from ..method.references import generate_batch, plan
 from ..method.explanation import Explanation
 from ..method.segmentation import Segmentation, png_bytes
 from ..method.segmenter import RIM
-from ..base.settings import Settings
 from ..base.values import HERE
 from ..method.synthesis import image_seed
 from ..method.vocabulary import Vocabulary
@@ -62,14 +61,10 @@ _CLICK = (_PAGES / "click.js").read_text(encoding="utf-8")
 _STYLE = (_PAGES / "widgets.css").read_text(encoding="utf-8")
 
 # %% ../../nbs/apps/02_widgets.ipynb #adbf0768
-def _typical_pixel(
-    segmentation: Segmentation,
-) -> tuple:  # (x, y)
+def _typical_pixel(segmentation: Segmentation) -> tuple:  # (x, y)
     "A pixel of the region that is seen most, the background's aside."
-    seen, s = (
-        np.bincount(segmentation.region_map.ravel() + 1, minlength=len(segmentation.regions) + 1)[1:],
-        segmentation,
-    )
+    s = segmentation
+    seen = np.bincount(s.region_map.ravel() + 1, minlength=len(s.regions) + 1)[1:]
     if not seen.any():
         return s.labels.shape[1] // 2, s.labels.shape[0] // 2
     named = [n * (r.label > 0 or not s.vocabulary.background) for n, r in zip(seen, s.regions)]
@@ -232,10 +227,7 @@ class ForegroundWidget(_ControlWidget):
 
 # %% ../../nbs/apps/02_widgets.ipynb #9175557e
 @patch
-def compute(
-    self: ForegroundWidget,
-    settings,
-) -> tuple:  # ((mask, panels), HTML)
+def compute(self: ForegroundWidget, settings) -> tuple:  # ((mask, panels), HTML)
     "The mask of these settings."
     image, attention = self.picture_of["image"], self.picture_of["attention"]
     size = image.shape[:2]

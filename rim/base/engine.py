@@ -72,13 +72,8 @@ def _outcome_of(index, item, kind, told, fatal, deaths):
     if kind == "done":
         return _Outcome(index, item, told)
     if kind == "died":
-        return _Outcome(
-            index,
-            item,
-            None,
-            f"its worker died {len(deaths)} times: {told[0]}",
-            "\n".join(f"{reason}\n{trace}" for reason, trace in deaths),
-        )
+        traces = "\n".join(f"{reason}\n{trace}" for reason, trace in deaths)
+        return _Outcome(index, item, None, f"its worker died {len(deaths)} times: {told[0]}", traces)
     if kind == "unfit" or isinstance(told.exception, fatal):
         raise told.exception
     return _Outcome(index, item, None, told.error, told.trace)

@@ -69,9 +69,7 @@ _TURNS = {  # EXIF's orientation -> what makes the image upright
 }
 
 
-def _orientation(
-    image: Image.Image,
-) -> int:  # 1..8, of EXIF; 1: upright
+def _orientation(image: Image.Image) -> int:  # 1..8, of EXIF; 1: upright
     "How an image is to be turned; damaged metadata say nothing."
     try:
         value = Image.Image.getexif(image).get(0x0112, 1)  # a PNG's own getexif would decode the pixels
@@ -95,9 +93,7 @@ def _grey_8bit(
     return (grey.astype(np.float64) * (255 / white)).round().astype(np.uint8)
 
 # %% ../../nbs/base/05_images.ipynb #61ed4897
-def _upright_rgb(
-    image: Image.Image,
-) -> np.ndarray:  # uint8 [H, W, 3], RGB
+def _upright_rgb(image: Image.Image) -> np.ndarray:  # uint8 [H, W, 3], RGB
     "The pixels of the first frame: upright, alpha on white, deeper grey scaled to 8 bit."
     kind = image.format
     if kind == "TIFF":

@@ -39,24 +39,13 @@ def _ray_variables(
     return _QUIET if address else {**_QUIET, **_ALONE, "RAY_AUTH_TOKEN": _token()}
 
 # %% ../../nbs/base/08_ray_crew.ipynb #c7723ed7
-def _ray_arguments(
-    workers: int,
-    address="",
-) -> dict:
+def _ray_arguments(workers: int, address="") -> dict:
     "Arguments of ray.init."
     quiet = dict(log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    return (
-        dict(address=address, **quiet)
-        if address
-        else dict(
-            address="local",
-            num_cpus=workers,
-            object_store_memory=10**8,
-            include_dashboard=False,
-            _node_ip_address=_LOOPBACK,
-            **quiet,
-        )
-    )
+    if address:
+        return dict(address=address, **quiet)
+    small = dict(num_cpus=workers, object_store_memory=10**8, include_dashboard=False)
+    return dict(address="local", _node_ip_address=_LOOPBACK, **small, **quiet)
 
 # %% ../../nbs/base/08_ray_crew.ipynb #a5b94689
 class Ray:
@@ -170,12 +159,8 @@ def answer(self: Ray, ref):
         return "failed", failure(e)
     except errors.RayError as e:
         self.actors.discard(actor)
-        return "died", (
-            str(e).split("Worker exit detail: ")[-1].split(". ")[0]
-            if "exit detail" in str(e)
-            else str(e).split("\n")[0],
-            str(e),
-        )
+        _, detail, rest = str(e).rpartition("Worker exit detail: ")
+        return "died", (rest.split(". ")[0] if detail else rest.split("\n")[0], str(e))
 
 # %% ../../nbs/base/08_ray_crew.ipynb #9e01d273
 @patch

@@ -75,9 +75,7 @@ _ARITHMETIC = (
 )  # beginnings of variables that workers elsewhere need too
 
 
-def threads(
-    workers: int,
-) -> dict:  # variable -> text
+def threads(workers: int) -> dict:  # variable -> text
     "How many threads each of so many workers has."
     each = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // workers))
     return {name: os.environ.get(name) or each for name in _THREADS}

@@ -6,9 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/exchange/02_archives.ipynb #a4c71004
-import struct
-import zipfile
-import zlib
+import struct, zipfile, zlib
 from pathlib import Path
 from .items import clean
 
@@ -64,9 +62,7 @@ def _check_entries(
 _DAMAGED = zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error
 
 # %% ../../nbs/exchange/02_archives.ipynb #e82c81a3
-def _open_archive(
-    path,
-) -> zipfile.ZipFile:
+def _open_archive(path) -> zipfile.ZipFile:
     "An archive that others made."
     try:
         return zipfile.ZipFile(path)
@@ -76,10 +72,7 @@ def _open_archive(
         raise ValueError(f"an export is a folder or a zip archive: {clean(path)} isn't ({error})") from None
 
 # %% ../../nbs/exchange/02_archives.ipynb #0abc759a
-def _blocks(
-    archive: zipfile.ZipFile,
-    entry: zipfile.ZipInfo,
-):  # of bytes, one after the other
+def _blocks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo):  # of bytes, one after the other
     "What an entry holds, counted as it comes: the archive's directory may have announced less."
     left = entry.file_size
     try:

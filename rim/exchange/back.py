@@ -28,9 +28,7 @@ def flat_names(
     return found
 
 # %% ../../nbs/exchange/08_back.ipynb #9a75aa13
-def _names_text(
-    vocabulary: Vocabulary,
-) -> str:
+def _names_text(vocabulary: Vocabulary) -> str:
     "The lines of names.txt; ValueError names what would be read as something else."
     for label in vocabulary.labels:
         try:

@@ -31,10 +31,7 @@ from ..method.segmentation import from_rle, mask_box, png_bytes, to_rle
 from ..method.vocabulary import BACKGROUND, Vocabulary, unscored_label
 
 # %% ../../nbs/exchange/03_coco.ipynb #edf4d0fa
-def _first(
-    vocabulary: Vocabulary,
-    panoptic: bool,
-) -> int:  # 0 or 1
+def _first(vocabulary: Vocabulary, panoptic: bool) -> int:  # 0 or 1
     "The category of label 0."
     return int(panoptic or not vocabulary.background)
 
@@ -53,9 +50,7 @@ def _categories(
     return [c | e for c, e in zip(found, extra)] if panoptic else found
 
 # %% ../../nbs/exchange/03_coco.ipynb #24761314
-def _colour(
-    number: int,
-) -> list:  # three integers, 0..255
+def _colour(number: int) -> list:  # three integers, 0..255
     "The colour of a number in PASCAL VOC's order."
     bits = [[number >> 3 * k + c & 1 for k in range(8)] for c in range(3)]
     return [sum(bit << 7 - k for k, bit in enumerate(channel)) for channel in bits]
@@ -84,10 +79,7 @@ def _box(
     return [x0, y0, x1 - x0, y1 - y0]
 
 # %% ../../nbs/exchange/03_coco.ipynb #d50a62df
-def _dump(
-    path,
-    **parts,
-):
+def _dump(path, **parts):
     "Write a JSON file of COCO."
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"info": _INFO, "licenses": _LICENSES, **parts}, ensure_ascii=False), encoding="utf-8")

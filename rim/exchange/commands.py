@@ -86,7 +86,7 @@ def _add_export(commands):
     _add_places(command)
     command.set_defaults(run=_run_export)
 
-
+# %% ../../nbs/exchange/11_commands.ipynb #00d76576
 def _add_dataset(commands):
     "export-dataset."
     command = commands.add_parser("export-dataset", help="make a training set of results of `rim segment`")

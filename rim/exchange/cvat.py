@@ -6,16 +6,15 @@
 __all__ = []
 
 # %% ../../nbs/exchange/06_cvat.ipynb #5d02672d
-import json
-import zipfile
+import json, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
 from pycocotools import mask as rle_tools
 from .archives import read_entry
-from .items import IGNORE_NAME, UNKNOWN_MARK, Annotations, Instance, Item
-from .items import draw, find_images, label_name, label_of, export_name, reserved_labels, segments, clean
-from .items import unknown_label, vocabulary_for
+from .items import Annotations, Instance, Item
+from .items import clean, draw, export_name, find_images, label_colours, label_name, label_of
+from .items import reserved_labels, visible_parts, vocabulary_for
 from ..method.segmentation import mask_box
 from ..method.vocabulary import Vocabulary
 
@@ -55,14 +54,12 @@ def _add(parent, tag, text=None, **attributes):
     return element
 
 # %% ../../nbs/exchange/06_cvat.ipynb #d8be881a
-def _task_labels(
-    vocabulary: Vocabulary,
-) -> list:
+def _task_labels(vocabulary: Vocabulary) -> list:
     "The labels of a task."
-    first = int(vocabulary.background)
-    pairs = list(zip(vocabulary.labels, vocabulary.palette().tolist()))[first:]
-    pairs += [(UNKNOWN_MARK, (128, 128, 128)), (IGNORE_NAME, (245, 245, 240))]
-    return [{"name": n, "color": "#{:02x}{:02x}{:02x}".format(*c), "type": "mask", "attributes": []} for n, c in pairs]
+    return [
+        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*colour), "type": "mask", "attributes": []}
+        for name, colour in label_colours(vocabulary)
+    ]
 
 # %% ../../nbs/exchange/06_cvat.ipynb #0ab4d4e5
 def _xml_of(
@@ -81,7 +78,7 @@ def _xml_of(
     for number, item in enumerate(annotations):
         height, width = item.labels.shape
         image = _add(root, "image", id=number, name=export_name(annotations, item, copies), width=width, height=height)
-        for part in segments(item, (0,) if words.background else (), unknown_label(len(words.labels))):
+        for part in visible_parts(item, words):
             runs, (x, y, w, h) = _box_runs(part.mask)
             place = {"rle": ", ".join(map(str, runs)), "left": x, "top": y, "width": w, "height": h, "z_order": 0}
             _add(image, "mask", label=label_name(part.label, words), source="auto", occluded=0, **place)

@@ -6,10 +6,7 @@
 __all__ = ['Instance', 'Item']
 
 # %% ../../nbs/exchange/01_items.ipynb #1c2dbae6
-import json
-import os
-import shutil
-import tempfile
+import json, os, shutil, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -64,18 +61,13 @@ class Annotations:
 IGNORE_NAME, UNKNOWN_MARK = "__ignore__", "__unknown__"
 
 
-def reserved_labels(
-    vocabulary: Vocabulary,
-) -> dict:  # value -> name
+def reserved_labels(vocabulary: Vocabulary) -> dict:  # value -> name
     "The values of a label map that are no classes."
     n = len(vocabulary.labels)
     return {unscored_label(n): IGNORE_NAME, unknown_label(n): UNKNOWN_MARK}
 
 # %% ../../nbs/exchange/01_items.ipynb #4d23496e
-def label_name(
-    label: int,
-    vocabulary: Vocabulary,
-) -> str:
+def label_name(label: int, vocabulary: Vocabulary) -> str:
     "The name of a value of a label map."
     return reserved_labels(vocabulary).get(int(label)) or vocabulary.labels[int(label)]
 
@@ -95,9 +87,7 @@ def label_of(
         raise ValueError(f"{error}: in {where}") from None
 
 # %% ../../nbs/exchange/01_items.ipynb #6902cf5b
-def _check_marks(
-    vocabulary: Vocabulary,
-):
+def _check_marks(vocabulary: Vocabulary):
     "ValueError where a class has the name of a reserved value."
     for name in vocabulary.names:
         if name.casefold() in (IGNORE_NAME, UNKNOWN_MARK):
@@ -134,6 +124,17 @@ def segments(
             score = item.instances[i].score if i >= 0 else None
             found.append(Instance(inside & (seen == i), label, score))
     return found
+
+# %% ../../nbs/exchange/01_items.ipynb #8d1a5324
+def visible_parts(item: Item, vocabulary: Vocabulary) -> list:  # of Instance that do not overlap
+    "What a labelling tool gets: all segments but the background's."
+    return segments(item, (0,) if vocabulary.background else (), unknown_label(len(vocabulary.labels)))
+
+
+def label_colours(vocabulary: Vocabulary) -> list:  # of (name, (red, green, blue))
+    "What a labelling tool calls its masks: all names but the background's, and the reserved ones."
+    pairs = list(zip(vocabulary.labels, vocabulary.palette().tolist()))[int(vocabulary.background) :]
+    return [*pairs, (UNKNOWN_MARK, (128, 128, 128)), (IGNORE_NAME, (245, 245, 240))]
 
 # %% ../../nbs/exchange/01_items.ipynb #f32a22f2
 def draw(
@@ -249,9 +250,7 @@ def new_folder(
         raise
 
 # %% ../../nbs/exchange/01_items.ipynb #06258021
-def _result_files(
-    folder: Path,
-) -> list:  # of (name, path of the JSON)
+def _result_files(folder: Path) -> list:  # of (name, path of the JSON)
     "The results in a folder, by name."
     found = []
     for place, folders, files in os.walk(folder):

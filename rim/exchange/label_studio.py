@@ -6,15 +6,14 @@
 __all__ = []
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #e264046f
-import hashlib
-import json
+import hashlib, json
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 import numpy as np
-from .items import IGNORE_NAME, UNKNOWN_MARK, Annotations, Instance, Item
-from .items import draw, find_images, label_name, label_of, reserved_labels, segments, clean, unknown_label
-from .items import vocabulary_for
+from .items import Annotations, Instance, Item
+from .items import clean, draw, find_images, label_colours, label_name, label_of, reserved_labels
+from .items import visible_parts, vocabulary_for
 from ..method.vocabulary import Vocabulary
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #67980d0c
@@ -77,12 +76,7 @@ def brush_mask(
 _LOCAL = "/data/local-files/?d="
 
 
-def _result(
-    part: Instance,
-    item: Item,
-    vocabulary: Vocabulary,
-    number: int,
-) -> dict:
+def _result(part: Instance, item: Item, vocabulary: Vocabulary, number: int) -> dict:
     "A mask as Label Studio keeps it."
     height, width = item.labels.shape
     key = hashlib.sha256(f"{item.file}\n{number}".encode()).hexdigest()[:10]
@@ -101,7 +95,7 @@ def write_label_studio(
     "tasks.json, to be imported, and config.xml, the labelling interface."
     words, tasks = annotations.vocabulary, []
     for item in annotations:
-        parts = segments(item, (0,) if words.background else (), unknown_label(len(words.labels)))
+        parts = visible_parts(item, words)
         found = {"result": [_result(p, item, words, k) for k, p in enumerate(parts)]}
         found |= {"model_version": "rim"} if kind == "predictions" else {}
         tasks.append({"data": {"image": url + quote(item.file), "file": item.file}, kind: [found]})
@@ -110,21 +104,15 @@ def write_label_studio(
     (folder / "config.xml").write_text(_interface(words), encoding="utf-8")
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #3e06cb6c
-def _interface(
-    vocabulary: Vocabulary,
-) -> str:
+def _interface(vocabulary: Vocabulary) -> str:
     "The labelling interface, as XML."
-    first = int(vocabulary.background)
-    pairs = list(zip(vocabulary.labels, vocabulary.palette().tolist()))[first:]
-    pairs += [(UNKNOWN_MARK, (128, 128, 128)), (IGNORE_NAME, (245, 245, 240))]
+    pairs = label_colours(vocabulary)
     rows = "".join(f'    <Label value={quoteattr(n)} background="#{r:02x}{g:02x}{b:02x}"/>\n' for n, (r, g, b) in pairs)
     image = '  <Image name="image" value="$image" zoom="true"/>\n'
     return f'<View>\n{image}  <BrushLabels name="tag" toName="image">\n{rows}  </BrushLabels>\n</View>\n'
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #98654045
-def _file_of(
-    task: dict,
-) -> str:
+def _file_of(task: dict) -> str:
     "The image of a task, by the file that was exported or by its address."
     data = task["data"]
     if data.get("file"):
@@ -133,9 +121,7 @@ def _file_of(
     return parse_qs(parts.query).get("d", [unquote(parts.path).lstrip("/")])[0]
 
 # %% ../../nbs/exchange/05_label_studio.ipynb #5f1cb95b
-def _answer(
-    task: dict,
-) -> list:
+def _answer(task: dict) -> list:
     "The results that count."
     done = [a for a in task.get("annotations", ()) if not a.get("was_cancelled")]
     return (done or task.get("predictions") or [{"result": []}])[-1]["result"]

@@ -6,8 +6,7 @@
 __all__ = ['export_dataset']
 
 # %% ../../nbs/exchange/09_training.ipynb #6bf4cced
-import hashlib
-import json
+import hashlib, json
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw

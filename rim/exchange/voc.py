@@ -10,20 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 from ..base.images import open_image
-from rim.exchange.items import (
-    Annotations,
-    Instance,
-    Item,
-    find_images,
-    label_name,
-    label_of,
-    export_name,
-    reserved_labels,
-    segments,
-    clean,
-    unknown_label,
-    vocabulary_for,
-)
+from .items import Annotations, Instance, Item
+from .items import clean, export_name, find_images, label_name, label_of, reserved_labels, visible_parts
+from .items import vocabulary_for
 from ..method.segmentation import png_bytes
 from ..method.vocabulary import BACKGROUND, Vocabulary, unscored_label
 
@@ -51,15 +40,11 @@ def _colour(
     return png_bytes(image)
 
 # %% ../../nbs/exchange/04_voc.ipynb #c145d0ea
-def _numbers(
-    vocabulary: Vocabulary,
-) -> dict:  # label or reserved value -> number of VOC, whose 0 is the background
+def _numbers(vocabulary: Vocabulary) -> dict:  # label or reserved value -> number of VOC, whose 0 is the background
     "The numbers of a vocabulary's values."
     first = int(not vocabulary.background)
-    marks, moved = (
-        reserved_labels(vocabulary),
-        Vocabulary((*vocabulary.names, "more"), background=vocabulary.background),
-    )
+    marks = reserved_labels(vocabulary)
+    moved = Vocabulary((*vocabulary.names, "more"), background=vocabulary.background)
     far = dict(zip(marks.values(), reserved_labels(moved if first else vocabulary)))
     return {v: v + first for v in range(len(vocabulary.labels))} | {v: far[mark] for v, mark in marks.items()}
 
@@ -80,7 +65,7 @@ def _label_map(
 def _write_masks(item, words, table, folder):
     "The class mask and the object mask of an image; `table` has VOC's number of each value."
     objects = np.zeros(item.labels.shape, np.int64)
-    for k, part in enumerate(segments(item, (0,) if words.background else (), unknown_label(len(words.labels))), 1):
+    for k, part in enumerate(visible_parts(item, words), 1):
         objects[part.mask] = k
     for kind, values in (("Class", table[item.labels]), ("Object", objects)):
         path = folder / f"Segmentation{kind}" / f"{item.name}.png"

@@ -48,10 +48,7 @@ class _Claim:
 
 # %% ../../nbs/reproduce/07_claims.ipynb #f18a3f43
 @patch
-def outcome(
-    self: _Claim,
-    tables: Tables,
-) -> str:  # holds, fails, open, not measured here, or empty without a test
+def outcome(self: _Claim, tables: Tables) -> str:  # holds, fails, open, not measured here, or empty without a test
     "What all comparisons together say."
     try:
         found = {decide(test, tables) for test in self.tests}
@@ -61,18 +58,12 @@ def outcome(
 
 
 @patch
-def shown(
-    self: _Claim,
-    tables: Tables,
-) -> str:  # a key of VERDICTS
+def shown(self: _Claim, tables: Tables) -> str:  # a key of VERDICTS
     "The verdict as far as the results are there."
     return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7a5f9e1a
-def _check(
-    claim: _Claim,
-    tables: Tables,
-):
+def _check(claim: _Claim, tables: Tables):
     "ValueError where verdict, scale and outcome of a claim contradict each other."
     own, outcome = claim.scale in ("exact", "numbers", "paper"), claim.outcome(tables)
     allowed = {
@@ -106,7 +97,7 @@ def _value_cell(
     page = f"{figures}{profile}/README.md" if profile else f"{figures}README.md" if figures else ""
     return text if figures is None else f"[{text}]({page}#{target})"
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #c55d27e6
 def _fill(
     text: str,  # with gaps such as {table2: CLIP on crops}
     tables: Tables,
@@ -165,7 +156,7 @@ def counts(self: Claims) -> Counter:
     found.update(("toy", c.outcome(self.tables)) for c in self.claims if c.shown(self.tables) == "toy")
     return found
 
-
+# %% ../../nbs/reproduce/07_claims.ipynb #17ce5054
 @patch(as_prop=True)
 def cells(self: Claims) -> list:  # of str
     "All cells that are named anywhere."
@@ -275,9 +266,7 @@ _TRAINED = (
 )  # above the table
 
 # %% ../../nbs/reproduce/07_claims.ipynb #5b6897e9
-def _page(
-    claims: Claims,
-) -> str:
+def _page(claims: Claims) -> str:
     "The page of all claims."
     own = lambda found: "\n".join(f"- *{name}*: {meaning}." for name, meaning in found.items())
     parts = "\n\n".join(
@@ -301,9 +290,7 @@ def _page(
     return _wrap(parts) + "\n"
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7dec5731
-def _report(
-    claims: Claims,
-) -> str:
+def _report(claims: Claims) -> str:
     "The one-page report: `docs/report.template` with its gaps filled."
     times = [
         json.loads(path.read_text(encoding="utf-8"))["compute"]["wall_seconds"]
@@ -322,9 +309,7 @@ def _report(
     return _wrap(re.sub(_GAP, value, claims.template).strip()) + "\n"
 
 # %% ../../nbs/reproduce/07_claims.ipynb #4ad66d02
-def write_pages(
-    claims: Claims,
-) -> list:  # of Path, those that changed
+def write_pages(claims: Claims) -> list:  # of Path, those that changed
     "Write `docs/claims.md`, `docs/report.md` and `figures/claims.md`."
     changed = []
     pages = {

@@ -80,7 +80,7 @@ def _announce(job, root, say):
     if absent := [what for what, digest in job.inputs.items() if digest == ABSENT]:
         say(f"{name}: goes without {', '.join(absent)}; `rim doctor` says where they are looked for.")
 
-
+# %% ../../nbs/reproduce/09_command.ipynb #c2c0bc9d
 def _run(job, root):
     "Run the notebook, write the records beside its files, and put them in the place of the result before."
     start, aside = time.monotonic(), partial_folder(job.folder)

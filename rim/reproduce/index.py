@@ -57,7 +57,7 @@ def _exhibits(target, profile, files, link):
         parts.append(_table_markdown(table.read_text(encoding="utf-8")))
     return parts
 
-
+# %% ../../nbs/reproduce/08_index.ipynb #ba40cc09
 def _warnings(record, folder):
     "What a reader must know of a result: other settings than the profile's, files that have changed since."
     parts = []

@@ -252,10 +252,9 @@ def foreign_kernel():
         return
     if os.path.isabs(python) and Path(python).absolute().parent != Path(sys.executable).absolute().parent:
         return (
-            f"Jupyter's kernel python3 is of another environment ({python}). The notebooks ran in the "
-            "environment of this"
-            f" command ({sys.executable}), whose versions stand in provenance.json; to use the other one, install rim"
-            " there and run its own `rim reproduce`."
+            f"Jupyter's kernel python3 is of another environment ({python}). The notebooks ran in the environment of "
+            f"this command ({sys.executable}), whose versions stand in provenance.json; to use the other one, install "
+            "rim there and run its own `rim reproduce`."
         )
 
 # %% ../../nbs/reproduce/02_jobs.ipynb #ebc08e63

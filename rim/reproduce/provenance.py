@@ -26,12 +26,10 @@ def _revision(root):
         head = git("rev-parse", "--short=12", "HEAD")
     except OSError:
         return None
-    return (
-        head.stdout.strip()
-        + ("+" if git("status", "--porcelain", "--", ".", ":(exclude)figures").stdout.strip() else "")
-        if head.returncode == 0
-        else None
-    )
+    if head.returncode:
+        return None
+    changed = git("status", "--porcelain", "--", ".", ":(exclude)figures").stdout.strip()
+    return head.stdout.strip() + "+" * bool(changed)
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #14f077bf
 def machine():
@@ -92,11 +90,8 @@ def _read_table(text):
 def _committed_text(path, root):
     "The text of `path` as the clone's last commit has it, or None."
     try:
-        shown = subprocess.run(
-            ["git", "-C", str(root), "show", f"HEAD:{path.relative_to(root).as_posix()}"],
-            capture_output=True,
-            text=True,
-        )
+        command = ["git", "-C", str(root), "show", f"HEAD:{path.relative_to(root).as_posix()}"]
+        shown = subprocess.run(command, capture_output=True, text=True)
     except OSError:
         return None
     return shown.stdout if shown.returncode == 0 else None
@@ -134,14 +129,10 @@ def _comparison(job, root):
             said.append(f"{table.name} is not the committed one: {how}")
     if said:
         return "Beside the commit: " + "; ".join(said) + "."
-    return (
-        (
-            f"Its table{'s equal' if len(tables) > 1 else ' equals'} the committed one{'s' * (len(tables) > 1)} "
-            "digit for digit."
-        )
-        if tables
-        else "It has no table."
-    )
+    if not tables:
+        return "It has no table."
+    several = len(tables) > 1
+    return f"Its table{'s equal' if several else ' equals'} the committed one{'s' * several} digit for digit."
 
 # %% ../../nbs/reproduce/04_provenance.ipynb #d5c88af3
 def _is_comparable(job):
