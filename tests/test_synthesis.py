@@ -274,11 +274,11 @@ def test_refusals(unet):
         unet(x, t, encoder_hidden_states=context)
     with AttentionCapture(unet, [[]]), pytest.raises(ValueError, match="tokens"):
         unet(x, t, encoder_hidden_states=context)
-    with AttentionCapture(unet, [[3]]) as capture, pytest.raises(RuntimeError, match="heard once"):
+    with AttentionCapture(unet, [[3]]) as capture, pytest.raises(RuntimeError, match="recorded once"):
         layer = next(iter(capture.processors))
         layer.processor = capture.processors[layer]
         unet(x, t, encoder_hidden_states=context)
-    with AttentionCapture(unet, [[3]], fused=False) as capture, pytest.raises(RuntimeError, match="6 were heard"):
+    with AttentionCapture(unet, [[3]], fused=False) as capture, pytest.raises(RuntimeError, match="6 were recorded"):
         capture.handles.pop().remove()
         unet(x, t, encoder_hidden_states=context)
     with AttentionCapture(unet, [[3]]), pytest.raises(ValueError, match="without a mask"):

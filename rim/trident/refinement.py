@@ -31,14 +31,14 @@ def _read_templates(
 def sentences(
     settings,  # trident_templates, prompt
 ) -> tuple:  # of str with {}
-    "The sentences about a name."
+    "The sentences for a name."
     return _read_templates() if settings.trident_templates == "imagenet" else (settings.prompt,)
 
 # %% ../../nbs/trident/04_refinement.ipynb #b8c49d5c
 @torch.no_grad()
 def _name_vector(
     clip: CLIPModel,
-    ids,  # int64 [T, L], tokens of the sentences about one name
+    ids,  # int64 [T, L], tokens of the sentences for one name
     attention_mask=None,  # int64 [T, L]
 ) -> torch.Tensor:  # float32 [E], of length 1
     "The mean of a name's sentences."
@@ -65,9 +65,9 @@ def name_vectors(
 # %% ../../nbs/trident/04_refinement.ipynb #ac814e7e
 def query_names(
     vocabulary: Vocabulary,
-    background=(),  # of str: what the background consists of; none: the word itself
+    background=(),  # of str: names of the background; none: the word itself
 ) -> tuple:  # (names, int64 [Q] class of each)
-    "All names that are asked for; classes may have several."
+    "All names of the query; classes may have several."
     if isinstance(background, str):
         raise ValueError(f"background must be a sequence of words: got the text {background!r}")
     words = {name: [name, *vocabulary.synonyms.get(name, ())] for name in vocabulary.labels}
@@ -92,7 +92,7 @@ def name_logits(
     projected,  # float [..., E, h, w]
     text,  # float [Q, E], rows of length 1
 ) -> torch.Tensor:  # float [..., Q, h, w], -1..1
-    "Cosines of every place with every name."
+    "Cosines of every location with every name."
     return torch.einsum("...ehw,qe->...qhw", F.normalize(projected, dim=-3), text)
 
 # %% ../../nbs/trident/04_refinement.ipynb #b3dde017
@@ -127,8 +127,8 @@ def coarse_labels(
 def _half_size(
     labels,  # int [H, W]
     prob,  # float [C, H, W]
-    coarse_thresh,  # a smaller best probability is unsure
-) -> tuple:  # (int64 [h, w] with C for unsure, float32 [C, h, w])
+    coarse_thresh,  # a smaller best probability is uncertain
+) -> tuple:  # (int64 [h, w] with C for uncertain, float32 [C, h, w])
     "Labels and probabilities at half the size."
     size = [max(1, n // 2) for n in labels.shape]
     half = F.interpolate(prob[None].float(), size, mode="bilinear", align_corners=False)[0].cpu()
@@ -138,7 +138,7 @@ def _half_size(
 # %% ../../nbs/trident/04_refinement.ipynb #a67fdf2d
 @dataclass(frozen=True)
 class _Components:
-    "What SAM will be asked about; coordinates in pixels of the half-size image."
+    "Components that prompt SAM; coordinates in pixels of the half-size image."
 
     map: np.ndarray  # int64 [h, w], number of the component from 1 on, 0 for none
     labels: np.ndarray  # int64 [n], class; components are in its order, then in that of their first pixel
@@ -154,7 +154,7 @@ class _Components:
 
 # %% ../../nbs/trident/04_refinement.ipynb #53268749
 def _find_components(
-    labels,  # int [h, w], C for unsure
+    labels,  # int [h, w], C for uncertain
     prob,  # float [C, h, w]
     coarse_thresh,  # classes that nowhere reach it are skipped
     min_area,  # pixels
@@ -230,7 +230,7 @@ def _upscale_masks(
     tokens: SamTokens,  # its sizes are used
     size,  # (H, W) of the image
 ) -> torch.Tensor:  # float [k, H, W], above 0 inside
-    "Mask logits at the image's size: through SAM's input and the image that SAM saw."
+    "Mask logits at the image's size, resized through SAM's input and the image that SAM read."
     full = sam.postprocess_masks(low[:, None], tokens.size, tokens.seen)
     return (
         full if tokens.seen == tuple(size) else F.interpolate(full, tuple(size), mode="bilinear", align_corners=False)
@@ -249,10 +249,10 @@ def _merge_masks(
     scores,  # float [C, H, W]
     coarse,  # int [H, W]
     prob,  # float [C, H, W]
-    failed,  # bool [H, W], where components were that failed
+    failed,  # bool [H, W], pixels of failed components
     faithful=True,  # False: failed components compete again
 ) -> tuple:  # (int64 [H, W] labels, float [C, H, W] scores)
-    "The best score wins; where there is none the coarse label stays."
+    "The label of the best score; where there is none, the coarse label."
     coarse, failed = torch.as_tensor(coarse, device=prob.device), torch.as_tensor(failed, device=prob.device)
     labels = torch.where(scores.sum(0) == 0, coarse, scores.argmax(0))
     if not faithful:
@@ -262,7 +262,7 @@ def _merge_masks(
 # %% ../../nbs/trident/04_refinement.ipynb #6d05b86a
 @dataclass(frozen=True)
 class _Refinement:
-    "What refinement did."
+    "The result of refinement."
 
     labels: torch.Tensor  # int64 [H, W]
     scores: torch.Tensor  # float32 [C, H, W]

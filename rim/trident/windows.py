@@ -72,7 +72,7 @@ def clip_canvas(
     patch,  # of CLIP, pixels
     crop,  # side of a window, pixels
 ) -> torch.Tensor:  # float32 [3, h, w], multiples of the patch
-    "The whole image as CLIP's windows are cut from it."
+    "The canvas from which CLIP's windows are cut."
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     pixels = (pixels - _column(_CLIP_MEAN_255, pixels)) / _column(_CLIP_STD_255, pixels)
     size = _canvas_size(image.shape[:2], patch, crop)
@@ -96,7 +96,7 @@ def window_boxes(
     crop,  # side of a window
     stride,  # from one to the next
 ) -> np.ndarray:  # int64 [n, 4], y0, x0, y1, x1; row by row
-    "Where the windows lie."
+    "The boxes of the windows."
     ends = [np.minimum(np.arange(math.ceil(max(n - crop, 0) / stride) + 1) * stride + crop, n) for n in size]
     y, x = (grid.ravel() for grid in np.meshgrid(*ends, indexing="ij"))
     return np.stack([np.maximum(y - crop, 0), np.maximum(x - crop, 0), y, x], 1)
@@ -115,7 +115,7 @@ def _position_table(
     grid,  # (h, w) of the window, patches
     faithful=True,  # False: resized to its size
 ) -> torch.Tensor:  # float [1, 1 + h * w, D]
-    "A table of positions for another grid."
+    "Position embeddings for another grid."
     n = math.isqrt(table.shape[1] - 1)
     if tuple(grid) == (n, n):
         return table
@@ -137,7 +137,7 @@ def clip_hidden(
     windows,  # float [n, 3, crop, crop], normalised for CLIP
     faithful=True,  # about the positions
 ) -> torch.Tensor:  # float [n, 1 + h * w, D], class token first
-    "What enters CLIP's last block."
+    "The input of CLIP's last block."
     vision = clip.vision_model
     (*layers, _), embed = vision.encoder.layers, vision.embeddings
     patches = embed.patch_embedding(windows.to(embed.patch_embedding.weight))
@@ -155,7 +155,7 @@ def clip_tokens(
     windows,  # float [n, 3, crop, crop], normalised for CLIP
     faithful=True,  # about the positions
 ) -> torch.Tensor:  # float [n, D, h, w]
-    "What enters CLIP's last block, after its first norm; without the class token."
+    "The input of CLIP's last block, after its first norm; without the class token."
     hidden, patch = clip_hidden(clip, windows, faithful), clip.config.vision_config.patch_size
     grid = [n // patch for n in windows.shape[2:]]
     return clip.vision_model.encoder.layers[-1].layer_norm1(hidden[:, 1:]).transpose(1, 2).unflatten(2, grid)
