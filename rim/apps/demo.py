@@ -206,7 +206,7 @@ class _Guard:
         await self.app(scope, receive, guarded)
 
 # %% ../../nbs/apps/03_demo.ipynb #e71b1997
-def _guard(
+def _application(
     blocks,  # of `_page`
 ):  # FastAPI
     "The page as an application that answers this machine alone."
@@ -239,6 +239,6 @@ def serve(
         if isinstance(picture, Image.Image):
             picture.save(picture_path := Path(place) / "picture.png")
             picture = picture_path
-        app = _guard(_page(segmenter, words, picture and str(picture)))
+        app = _application(_page(segmenter, words, picture and str(picture)))
         say(f"http://{_HOST}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[door])
