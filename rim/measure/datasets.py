@@ -18,7 +18,7 @@ def _toybox_benchmark(
     name: str,  # toybox, toybox:SIZE, toybox:SIZE:CLASS,CLASS
     settings: Settings,
 ) -> ToyboxBenchmark:
-    "Rendered scenes, of a size and of classes that the name may give."
+    "Rendered scenes; the name may have their size and classes."
     if settings.names != "plain":
         raise ValueError(f"the toybox has one list of names, plain: got names = {settings.names}")
     size, _, names = name.removeprefix("toybox").removeprefix(":").partition(":")

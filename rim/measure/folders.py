@@ -35,7 +35,7 @@ def _first_pictures(
     benchmark: Benchmark,
     n=4,  # images
 ) -> str:
-    "The first images above their truth, as HTML; what is wrong with them, if they can't be read."
+    "The first images above their ground truth, as HTML; the reason if they can't be read."
     palette = benchmark.vocabulary.palette()
     colours = np.vstack([palette, [IGNORE_COLOUR]]).astype(np.uint8)
     try:
@@ -45,7 +45,7 @@ def _first_pictures(
     return "".join(
         (
             f'<div style="line-height:0"><img src="{data_uri(image, 160)}" alt="{escape(key)}"><br><img '
-            f'src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="truth"></div>'
+            f'src="{data_uri(colours[np.minimum(truth, len(palette))], 160, "PNG")}" alt="ground truth"></div>'
         )
         for image, truth, key in items
     )
@@ -53,7 +53,7 @@ def _first_pictures(
 # %% ../../nbs/measure/02_folders.ipynb #a8a96a87
 def benchmark_page(
     self: Benchmark,
-    most=40,  # classes that are listed
+    most=40,  # number of classes to list
 ) -> str:
     "A benchmark as HTML."
     labels = self.vocabulary.labels
@@ -79,9 +79,9 @@ class ToyboxBenchmark:
         n=240,  # number of scenes
         split="test",  # train, validation or test
         size=128,  # side of a scene in pixels
-        names=(),  # one thing of each in every scene, and no other classes; empty: all, as it comes
+        names=(),  # one thing of each in every scene, and no other classes; empty: all classes at random
     ):
-        from rim.toybox.world import World  # the toybox is an annex: only this benchmark looks into it
+        from rim.toybox.world import World  # here: only this benchmark needs the toybox
 
         self.world, self.seeds, self.cast = World(size), World.seeds(split, n), tuple(names)
         if unknown := [name for name in self.cast if name not in self.world.names]:
@@ -146,7 +146,7 @@ def _check_scored(
     vocabulary: Vocabulary,
     name: str,  # of the benchmark, for the error
 ):
-    "ValueError where no pixel would be scored, or where 255 stands for the class."
+    "ValueError where no pixel would be scored, or where 255 is the label of the class."
     ignore = unscored_label(len(vocabulary))
     if seen <= {ignore}:
         raise ValueError(f"a benchmark needs pixels that are scored: all labels of {name} are {ignore}")
@@ -172,9 +172,9 @@ def check_size(
 # %% ../../nbs/measure/02_folders.ipynb #68d662c5
 def some(
     sentences,  # list of str
-    most=20,  # how many are spelled out
+    most=20,  # number of sentences to list
 ) -> str:
-    "A list for a message: the first ones, and how many more there are."
+    "A list for a message: the first ones, and the number of the others."
     rest = f"; and {len(sentences) - most} more" if len(sentences) > most else ""
     return "; ".join(map(str, sentences[:most])) + rest
 
@@ -234,7 +234,7 @@ def check(self: FolderBenchmark):
 # %% ../../nbs/measure/02_folders.ipynb #d1d293c8
 @patch
 def problems(self: FolderBenchmark):
-    "What is wrong with the items, one sentence each."
+    "The faults of the items, one sentence each."
     found, seen = [], set()
     for i in range(len(self)):
         try:

@@ -23,12 +23,12 @@ class ExcludedImage:
     index: int  # in the benchmark
     item: str  # its key, or its number where reading it failed
     error: str  # one sentence
-    trace: str  # where it came from
+    trace: str  # traceback
 
 # %% ../../nbs/measure/08_report.ipynb #c21b4c9d
 @dataclass(frozen=True, eq=False)
 class Report:
-    "What an evaluation found."
+    "The result of an evaluation."
 
     benchmark: str
     labels: tuple  # names of the classes
@@ -39,7 +39,7 @@ class Report:
     seed: int = 0
     skip: tuple = ()  # labels that aren't scored
     indices: tuple = ()  # of the items in the benchmark; empty: all of them, in order
-    aside: tuple = ()  # of SetAside: the images that aren't in it
+    aside: tuple = ()  # of ExcludedImage: the images that aren't in it
 
     def __repr__(self):
         return f"Report({self.extent}: {', '.join(self.confusions)})"
@@ -55,7 +55,7 @@ class Report:
 # %% ../../nbs/measure/08_report.ipynb #bc7588f7
 @patch(as_prop=True)
 def extent(self: Report):
-    "What was measured, in words."
+    "The benchmark and the number of images, in words."
     return f"{self.benchmark}, {len(self.items)} image{'s' * (len(self.items) != 1)}" + (
         f", {len(self.aside)} excluded" if self.aside else ""
     )
@@ -96,13 +96,13 @@ def total(
     self: Report,
     method: str,
 ) -> dict:  # count -> sum over images
-    "Sums of what the segmentations counted: proposals, unmatched regions, clamped scores."
+    "Sums of the segmentations' counts: proposals, unmatched regions, clamped scores."
     sums = {}
     for record in self.records.get(method, ()):
         for name, value in record.items():
             if isinstance(value, int):
                 sums[name] = sums.get(name, 0) + value
-    return dict(sorted(sums.items()))  # the store gives them back in this order
+    return dict(sorted(sums.items()))  # in the order of stored results
 
 # %% ../../nbs/measure/08_report.ipynb #e081ac69
 @patch
@@ -110,7 +110,7 @@ def coverage(
     self: Report,
     method: str,
 ) -> float:  # 0..1; 1 where nothing is unknown
-    "Share of the scored pixels that a method names."
+    "Share of the scored pixels that a method labels with a name."
     named = self.confusions[method].sum()
     unknown = sum(record.get("unknown_pixels", 0) for record in self.records.get(method, ()))
     return float(named / max(named + unknown, 1))
@@ -119,7 +119,7 @@ def coverage(
 def _table_name(
     name: str,
 ) -> str:
-    "A name in a cell of a Markdown table: it may look like HTML."
+    "A name in a cell of a Markdown table, with markup escaped."
     return escape(name, quote=False).replace("|", "&#124;")
 
 # %% ../../nbs/measure/08_report.ipynb #84a1039c
@@ -159,7 +159,7 @@ def class_rows(
     self: Report,
     method: str,
 ) -> list:  # of dict per label: label; IoU, low, high in % (None if absent); scored, images; truth, predicted in pixels
-    "Each class with its interval, and what it was measured on."
+    "Each class with its interval and its numbers of images and pixels."
     matrices = np.asarray(self.confusions[method])
     inside, true, said = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
     weights = draw_weights(len(matrices), self.draws, self.seed).astype(np.float64)
@@ -210,9 +210,9 @@ def _method_parts(
 @patch
 def summary(
     self: Report,
-    line="",  # on profile and extent, as a figure's foot
+    line="",  # on profile and extent, as below a figure
 ) -> str:
-    "The report as Markdown: methods, classes, counts, and what was excluded."
+    "The report as Markdown: methods, classes, counts, and excluded images."
     parts = [f"# {self.benchmark}", line, self.markdown()]
     for method in self.confusions:
         parts += self._method_parts(method)

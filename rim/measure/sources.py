@@ -55,7 +55,7 @@ def translate(
     table,  # int16 [256]
     path,  # named in the error
 ) -> np.ndarray:  # uint8 [H, W]
-    "The labels that a label map's values stand for."
+    "The labels of a label map's values."
     labels = table[np.minimum(values, 255)]
     wrong = (labels < 0) | (values > 255)
     if wrong.any():
@@ -96,11 +96,11 @@ CITYSCAPES = relabel(
 # %% ../../nbs/measure/03_sources.ipynb #06f51d47
 @dataclass(frozen=True, eq=False)
 class _Source:
-    "A published benchmark: where its files lie and what their values mean."
+    "A published benchmark: the paths of its files and the meaning of their values."
 
-    images: int  # how many there are
+    images: int  # number of images
     names: str  # folder of the lists of names
-    homes: tuple  # where it may lie below the root; the root itself is tried too
+    homes: tuple  # its possible folders below the root; the root itself is tried too
     pictures: tuple  # patterns of image files
     labels: tuple  # patterns of label maps
     values: np.ndarray  # int16 [256], of these label maps
@@ -109,7 +109,7 @@ class _Source:
     background: bool = True  # whether the background is scored, as label 0
     raw: tuple = ()  # patterns of label maps as published; the i-th is converted to the i-th of `labels`
     raw_values: object = None  # int16 [256], of these
-    made_by: str = ""  # what makes the label maps
+    made_by: str = ""  # command that makes the label maps
 
 # %% ../../nbs/measure/03_sources.ipynb #651e8efa
 _VOC = dict(
@@ -196,7 +196,7 @@ SOURCES |= {
 def background_words(
     name: str,  # of a published benchmark
 ) -> tuple:  # of str; empty where the background isn't scored, or no list is published
-    "What the background of a benchmark consists of."
+    "The words for a benchmark's background."
     source = SOURCES[name]
     file = names_file(source.names, "background")
     return read_names(file, background=False).names if source.background and file.is_file() else ()

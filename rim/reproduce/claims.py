@@ -35,21 +35,21 @@ _VERDICTS = {
 # %% ../../nbs/reproduce/07_claims.ipynb #f4bf2ccb
 @dataclass(frozen=True)
 class _Claim:
-    "A claim of a paper and what we can say of it."
+    "A claim of a paper and our verdict."
 
     paper: str  # RIM or Trident
-    where: str  # place in the paper
+    where: str  # location in the paper
     says: str  # in a few words
     scale: str  # a key of SCALES
-    verdict: str  # a key of VERDICTS, where the results are there
+    verdict: str  # a key of VERDICTS, where the results are present
     why: str  # one sentence with gaps
-    number: float | None = None  # the value that the paper states
+    number: float | None = None  # the paper's value
     tests: tuple = ()  # comparisons, all of which the claim needs
 
 # %% ../../nbs/reproduce/07_claims.ipynb #f18a3f43
 @patch
 def outcome(self: _Claim, tables: Tables) -> str:  # holds, fails, open, not measured here, or empty without a test
-    "What all comparisons together say."
+    "The outcome of all comparisons."
     try:
         found = {decide(test, tables) for test in self.tests}
     except NotMeasured:
@@ -59,7 +59,7 @@ def outcome(self: _Claim, tables: Tables) -> str:  # holds, fails, open, not mea
 
 @patch
 def shown(self: _Claim, tables: Tables) -> str:  # a key of VERDICTS
-    "The verdict as far as the results are there."
+    "The verdict, as far as the results are present."
     return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 
 # %% ../../nbs/reproduce/07_claims.ipynb #7a5f9e1a
@@ -90,9 +90,9 @@ _GAP = r"\{([^{}]+)\}"
 def _value_cell(
     name: str,  # "target: row"
     tables: Tables,
-    figures: str = None,  # way from the reader to figures/, as "../figures/"; empty: its index; None: no link
+    figures: str = None,  # path from the page to figures/, as "../figures/"; empty: its index; None: no link
 ) -> str:
-    "Our value, which leads to its target in the index: interval, scale, images, cost, files."
+    "Our value with a link to its target in the index."
     (profile, _, target), text = name.partition(": ")[0].rpartition("/"), tables.cell(name).text
     page = f"{figures}{profile}/README.md" if profile else f"{figures}README.md" if figures else ""
     return text if figures is None else f"[{text}]({page}#{target})"
@@ -103,7 +103,7 @@ def _fill(
     tables: Tables,
     figures: str = None,  # as in `_value_cell`
 ) -> str:
-    "The text with our values in its gaps, or what has to be measured for it."
+    "The text with our values in its gaps, or the results that are missing."
     try:
         return re.sub(_GAP, lambda gap: _value_cell(gap[1], tables, figures), " ".join(text.split()))
     except NotMeasured as error:
@@ -114,26 +114,26 @@ def _fill(
 class _Ambiguity:
     "Something that a paper leaves open."
 
-    where: str  # place in the paper
+    where: str  # location in the paper
     open: str  # the question
     took: str  # our choice
     worth: tuple = ()  # cells of our results, one per choice
-    unmeasured: str = ""  # why nothing is measured, where nothing is
+    unmeasured: str = ""  # the reason, where nothing is measured
 
 # %% ../../nbs/reproduce/07_claims.ipynb #78c833ed
 @dataclass(frozen=True)
 class _TrainedModel:
-    "A trained public model that went through our loaders."
+    "A trained public model that our loaders read."
 
-    name: str  # as `rim weights list` has it
-    what: str  # the part that it plays
-    compared: str  # with what, and how closely
+    name: str  # as in `rim weights list`
+    what: str  # its role
+    compared: str  # reference of the comparison, and the difference
     test: str  # in tests/test_photo.py
-    shown: str = ""  # a sentence with gaps: what it does in a result
+    shown: str = ""  # a sentence with gaps, on a result
 
 # %% ../../nbs/reproduce/07_claims.ipynb #4c4eb481
 class Claims:
-    "The claims, ambiguities and trained models of `claims.toml`, with the results beside it."
+    "The claims, ambiguities and trained models of `claims.toml`, with the results of the clone."
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ def cells(self: Claims) -> list:  # of str
 # %% ../../nbs/reproduce/07_claims.ipynb #f1f3cd71
 @patch
 def problems(self: Claims) -> list:  # of str; empty where all is well
-    "Cells that no result has though its target was made, and verdicts that the results contradict."
+    "Cells that are missing although their target was made, and verdicts that the results contradict."
     found = []
     for name in self.cells:
         try:
@@ -188,7 +188,7 @@ def problems(self: Claims) -> list:  # of str; empty where all is well
 def _wrap(
     text: str,  # Markdown
 ) -> str:
-    "The text with paragraphs of at most 120 characters a line; headings, lists and tables as they are."
+    "The text with paragraphs of at most 120 characters a line; headings, lists and tables unchanged."
     how = dict(width=120, break_long_words=False, break_on_hyphens=False)
     parts = text.split("\n\n")
     return "\n\n".join(p if re.match(r"[#|-]", p) else textwrap.fill(" ".join(p.split()), **how) for p in parts)
@@ -196,7 +196,7 @@ def _wrap(
 # %% ../../nbs/reproduce/07_claims.ipynb #b2135ac3
 def sentence(
     claims: Claims,
-    link: str = "docs/claims.md",  # where the page is, from the reader's place
+    link: str = "docs/claims.md",  # the page, relative to the text
 ) -> str:
     "The counts in one sentence."
     n, made = claims.counts, claims.counts["toy"]
@@ -244,7 +244,7 @@ def _trained_models(
     claims: Claims,
     figures: str = None,  # as in `_value_cell`
 ) -> str:
-    "The trained public models that were tried, as a Markdown table."
+    "The trained public models that were tested, as a Markdown table."
     head = "model", "part", "compared with its own package", "test", "in a result"
     rows = [
         (t.name, t.what, t.compared, f"`{t.test}`", _fill(t.shown, claims.tables, figures) or "–")

@@ -18,7 +18,7 @@ from .running import world
 
 # %% ../../nbs/reproduce/08_index.ipynb #1e845e93
 def _table_markdown(text, most=30):
-    "A csv as a Markdown table, long ones folded from some row on; ends that are equal are no interval."
+    "A csv as a Markdown table, long ones folded from some row on; equal ends are not an interval."
     rows = csv.DictReader(text.splitlines())
     head = list(rows.fieldnames or ())
     known = [row | (dict(low="", high="") if row.get("low") == row.get("high") else {}) for row in rows]
@@ -33,7 +33,7 @@ def _table_markdown(text, most=30):
 def _cost(
     record,  # of provenance.json
 ):
-    "The images, the seeds, and what the target cost, in one sentence."
+    "The images, the seeds and the cost of a target, in one sentence."
     found = results_of(record, "")
     compute, seeds = found["compute"], ", ".join(map(str, found["seeds"]))
     images = "; ".join(f"{number} images of {name}" for name, number in found["images"].items()) or "single images"
@@ -47,7 +47,7 @@ def _cost(
 
 # %% ../../nbs/reproduce/08_index.ipynb #11264b61
 def _exhibits(target, profile, files, link):
-    "The image and the table of a target, as far as there are some."
+    "The image and the table of a target, if they exist."
     by_name, parts = {p.name: p for p in files}, []
     image = by_name.get(f"{target.name}.png") or next((p for p in files if p.suffix == ".png"), None)
     if image:
@@ -59,7 +59,7 @@ def _exhibits(target, profile, files, link):
 
 # %% ../../nbs/reproduce/08_index.ipynb #ba40cc09
 def _warnings(record, folder):
-    "What a reader must know of a result: other settings than the profile's, files that have changed since."
+    "Warnings about a result: other settings than the profile's, and files that have changed since."
     parts = []
     if record.get("changes"):
         settings = ", ".join(f"`{k} = {v}`" for k, v in record["changes"].items())
@@ -71,7 +71,7 @@ def _warnings(record, folder):
 
 # %% ../../nbs/reproduce/08_index.ipynb #1113e495
 def _entry(target, profile, root, place):
-    "What the index says of a target in a profile; `place` is the folder of the index."
+    "The index's entry of a target in a profile; `place` is the folder of the index."
     folder = root / "figures" / profile / target.name
     command = shlex.join(["rim", "reproduce", target.name, *(["--profile", profile] if profile != "toybox" else [])])
     title = f'<a id="{target.name}"></a>\n\n### {target.name}: {target.title}'
@@ -92,7 +92,7 @@ _INDEXED = ("toybox", "paper")  # the profiles of figures/README.md; any other h
 def _claims_section(
     root,  # of the clone
 ) -> list:  # of str, paragraphs
-    "The claims of the papers with their verdicts, where the clone has some."
+    "The claims of the papers with their verdicts, if the clone has them."
     if not (root / "claims.toml").exists():
         return []
     claims = Claims(root)

@@ -15,18 +15,18 @@ import rim
 class Target:
     "A table or figure of the paper and the notebook that makes it."
 
-    name: str  # as the paper numbers it: table2
-    title: str  # what it shows, one line
+    name: str  # by its number in the paper: table2
+    title: str  # one line
     notebook: str  # path inside nbs/
     minutes: float  # on two CPU cores, toybox profile, empty store
     needs: tuple = ()  # fields of Settings that name weights
     paper: dict = field(default_factory=dict)  # row -> the value that the paper reports
-    measured_on: str = ""  # what the paper's values were measured on
-    benchmarks: tuple = ()  # what it measures on outside the toybox; empty: the setting `benchmark`
-    tolerance: float = 1.0  # how far a value of the profile paper may lie from the paper's
-    variants: tuple = ()  # of dict: settings of the models that it compares, where they are there
-    profiles: tuple = ()  # that it is made for; empty: all but those that have targets of their own
-    besides: tuple = ()  # profiles with targets of their own that have it too; it takes the roles that a profile has
+    measured_on: str = ""  # benchmark of the paper's values
+    benchmarks: tuple = ()  # outside the toybox; empty: the setting `benchmark`
+    tolerance: float = 1.0  # largest difference of a value of the profile paper from the paper's
+    variants: tuple = ()  # of dict: settings of the models that it compares, where they are present
+    profiles: tuple = ()  # for which it is made; empty: all but those that have their own targets
+    besides: tuple = ()  # profiles with their own targets that have it too; it uses the roles of the profile
 
 # %% ../../nbs/reproduce/01_registry.ipynb #517f6b95
 _TABLE2 = Target(
@@ -268,7 +268,7 @@ TARGETS = {
 
 # %% ../../nbs/reproduce/01_registry.ipynb #94c1495e
 def targets_of(registry, profile):
-    "The targets that a profile has: its own, or else those that are no other profile's."
+    "The targets of a profile: its own, or else those of no other profile."
     own = {name: t for name, t in registry.items() if profile in (*t.profiles, *t.besides)}
     return own or {name: t for name, t in registry.items() if not t.profiles}
 
