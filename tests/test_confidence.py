@@ -13,15 +13,19 @@ from rim.measure.calibration import (
     _answers_of,
     calibration_error,
     collect,
+    error_interval,
+    fate_intervals,
     fates,
     fit_curve,
     half_lack,
     isotonic,
+    mean_interval,
     one_lacks,
     reliability,
     _risk_coverage,
     _without_classes,
 )
+from rim.measure.metrics import draw_weights
 from rim.measure.results import measure
 from rim.method.confidence import Curve, curves_of, margins, nearness, mark_unknown
 from rim.method.matcher import Matcher
@@ -106,6 +110,59 @@ def test_reliability_keeps_weight_confidence_and_hits(n, bins, seed):
     gap = abs(np.average(confidence, weights=weight) - np.average(right, weights=weight))
     assert gap - 1e-9 <= calibration_error(confidence, right, weight, bins) <= 1
     assert calibration_error(right, right, weight, bins) == 0
+
+
+def some_answers(n, images, lists, seed):
+    "Random answers of images that have several lists each."
+    rng = np.random.default_rng(seed)
+    image, number = rng.integers(0, images, n), rng.integers(0, lists, n)
+    right, weight, lacking = rng.integers(0, 2, n).astype(float), rng.uniform(0.1, 1, n), rng.uniform(0, 1, n)
+    ground = rng.uniform(size=n) < 0.5
+    own = Answers(rng.normal(size=n), np.zeros(n), ground, right, weight, lacking, image * lists + number, image)
+    return own, rng.uniform(0, 1, n)
+
+
+@budget(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 3), st.integers(0, 99))
+def test_intervals_are_those_of_samples_of_the_images_written_out(n, images, lists, seed):
+    answers, sure = some_answers(n, images, lists, seed)
+    names, weights = np.unique(answers.image), draw_weights(len(np.unique(answers.image)), 30, seed)
+    samples = [
+        np.concatenate([np.repeat(np.flatnonzero(answers.image == i), k) for i, k in zip(names, row)])
+        for row in weights
+    ]
+
+    def written_out(statistic, estimate):
+        low, high = np.percentile([statistic(some) for some in samples], [2.5, 97.5])
+        return min(low, estimate), estimate, max(high, estimate)
+
+    error = lambda some: calibration_error(sure[some], answers.right[some], answers.weight[some])
+    every = np.arange(n)
+    assert error_interval(sure, answers, 30, seed) == pytest.approx(written_out(error, error(every)))
+    mean = lambda some: np.average(answers.right[some], weights=answers.weight[some])
+    found = mean_interval(answers.right, answers.weight, answers.image, 30, seed)
+    assert found == pytest.approx(written_out(mean, mean(every)))
+    values = fates(answers, sure, 0.5)
+    for k, found in enumerate(fate_intervals(answers, sure, 0.5, 30, seed)):
+        part = [fates(answers_of(answers, answers.image == i), sure[answers.image == i], 0.5)[k] for i in names]
+        held = [len(np.unique(answers.number[answers.image == i])) for i in names]
+        drawn = [np.average(part, weights=held * row) for row in weights]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert found == pytest.approx((min(low, values[k]), values[k], max(high, values[k])))
+
+
+def answers_of(answers, where):
+    return Answers(*(getattr(answers, name)[where] for name in Answers.__dataclass_fields__))
+
+
+def test_intervals_of_nothing_and_of_one_image():
+    none, _ = some_answers(0, 1, 1, 0)
+    assert error_interval(np.zeros(0), none) == (0, 0, 0)
+    assert np.isnan(mean_interval(none.right, none.weight, none.image)).all()
+    assert all(np.isnan(span).all() for span in fate_intervals(none, np.zeros(0)))
+    one, sure = some_answers(30, 1, 2, 0)
+    low, error, high = error_interval(sure, one)
+    assert low == pytest.approx(error) == high, "one image can't vary"
 
 
 @given(st.integers(1, 40), st.integers(0, 99))
@@ -233,6 +290,7 @@ def test_lists_share_an_images_weight_and_name_as_their_banks_do():
     pixels, regions = collect(matcher, scenes, bank, one_lacks)
     held = [np.setdiff1d(np.unique(scenes[i][1]), [0, 255]).tolist() for i in range(2)]
     assert all(held) and len(np.unique(pixels.number)) == sum(map(len, held))
+    assert [len(np.unique(pixels.number[pixels.image == i])) for i in range(2)] == [len(some) for some in held]
     assert pixels.weight.sum() == pytest.approx(2) and regions.weight.sum() == pytest.approx(2)
     sure, numbers = pixels.confidence(matcher.curve), iter(range(9))
     shares = []

@@ -9,7 +9,7 @@ __all__ = []
 from dataclasses import dataclass, replace
 import numpy as np
 import torch
-from .metrics import ratio
+from .metrics import draw_weights, interval, ratio
 from ..method.confidence import Curve, margins, nearness
 from ..method.matcher import Matcher, present_labels, votes
 
@@ -76,6 +76,11 @@ class Answers:
     weight: np.ndarray  # float64 [n], share of the images
     lacking: np.ndarray  # float64 [n], share of the image's pixels with a class that the list lacks
     number: np.ndarray  # int64 [n], of the image and the list
+    image: np.ndarray = None  # int64 [n], of the image; None: each image has one list
+
+    def __post_init__(self):
+        if self.image is None:
+            object.__setattr__(self, "image", self.number)
 
     @classmethod
     def join(cls, parts):
@@ -180,7 +185,8 @@ def collect(
                 subsets[lacking] = bank.subset([n for n in vocabulary.names if vocabulary.index(n) not in lacking])
             own = subsets[lacking] if lacking else bank
             parts = _answers_of(matcher, regions, truth, own, vocabulary.background, lacking, len(found))
-            found.append([replace(a, weight=a.weight / len(some)) for a in parts])
+            image = [np.full(len(a.weight), i) for a in parts]
+            found.append([replace(a, weight=a.weight / len(some), image=own) for a, own in zip(parts, image)])
     return tuple(Answers.join(parts) for parts in zip(*found))
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608d21
@@ -196,18 +202,75 @@ def half_lack(held, vocabulary, number) -> list:  # of tuples of labels
     return [tuple(int(i) + first for i in sorted(drawn))]
 
 # %% ../../nbs/measure/18_calibration.ipynb #ec608d24
+def _fates_by_list(answers, confidence, below):
+    "Shares of what a list lacks that are background, misnamed, unknown -> float64 [3, m]; int64 [m], of the image."
+    lost, (_, first, index) = answers.lacking, np.unique(answers.number, return_index=True, return_inverse=True)
+    known = confidence >= below
+    kinds = known & answers.ground, known & ~answers.ground, ~known
+    total = np.bincount(index, lost)
+    shares = [np.bincount(index, lost * kind)[total > 0] / total[total > 0] for kind in kinds]
+    return np.stack(shares), answers.image[first][total > 0]
+
+
 def fates(
     answers: Answers,
     confidence,  # float [n], of these answers
     below=0.0,  # probability under which a label is unknown
 ) -> np.ndarray:  # float64 [3]: background, a wrong name, unknown; NaN where no list lacks a class of the image
     "The labels of lacking classes: shares of their pixels, mean over images and lists."
-    lost, index = answers.lacking, np.unique(answers.number, return_inverse=True)[1]
-    known = confidence >= below
-    kinds = known & answers.ground, known & ~answers.ground, ~known
-    total = np.bincount(index, lost)
-    shares = [np.bincount(index, lost * kind)[total > 0] / total[total > 0] for kind in kinds]
-    return np.mean(shares, 1) if (total > 0).any() else np.full(3, np.nan)
+    shares, _ = _fates_by_list(answers, confidence, below)
+    return np.mean(shares, 1) if shares.size else np.full(3, np.nan)
+
+# %% ../../nbs/measure/18_calibration.ipynb #5a1b0022
+def _resample(image, values, draws, seed):
+    "Sums of values [n, k] over samples of the images -> float64 [draws, k]."
+    if not len(values):
+        return np.zeros((draws, values.shape[1]))
+    index = np.unique(image, return_inverse=True)[1]
+    sums = np.stack([np.bincount(index, v) for v in values.T], 1)
+    return draw_weights(len(sums), draws, seed) @ sums
+
+
+def mean_interval(
+    values,  # float [n]
+    weight,  # float [n]
+    image,  # int [n], of the image
+    draws=1000,  # samples
+    seed=0,
+) -> tuple:  # (low, mean, high); NaN where nothing weighs
+    "A weighted mean with its 95 % interval over images."
+    if not np.sum(weight) > 0:
+        return (np.nan,) * 3
+    part, whole = _resample(image, np.stack([values * weight, weight], 1), draws, seed).T
+    return interval(ratio(part, whole), (values * weight).sum() / weight.sum())
+
+# %% ../../nbs/measure/18_calibration.ipynb #5a1b0023
+def error_interval(
+    confidence,  # float [n], of these answers
+    answers: Answers,
+    draws=1000,  # samples
+    seed=0,
+    bins=15,  # of equal width
+) -> tuple:  # (low, error, high), 0..1
+    "Expected calibration error with its 95 % interval over images."
+    confidence, weight = np.asarray(confidence, np.float64), answers.weight
+    inside = np.minimum((confidence * bins).astype(int), bins - 1)[:, None] == np.arange(bins)
+    values = np.concatenate([inside * ((confidence - answers.right) * weight)[:, None], weight[:, None]], 1)
+    sums = _resample(answers.image, values, draws, seed)
+    drawn = ratio(np.abs(sums[:, :-1]).sum(1), sums[:, -1])
+    return interval(drawn, calibration_error(confidence, answers.right, weight, bins))
+
+
+def fate_intervals(
+    answers: Answers,
+    confidence,  # float [n], of these answers
+    below=0.0,  # probability under which a label is unknown
+    draws=1000,  # samples
+    seed=0,
+) -> list:  # of three (low, share, high): background, a wrong name, unknown
+    "What becomes of things that nobody asked for, with 95 % intervals over images."
+    shares, image = _fates_by_list(answers, confidence, below)
+    return [mean_interval(share, np.ones(len(share)), image, draws, seed) for share in shares]
 
 # %% ../../nbs/measure/18_calibration.ipynb #26870737
 def fit_curve(
