@@ -268,7 +268,7 @@ def fate_intervals(
     draws=1000,  # samples
     seed=0,
 ) -> list:  # of three (low, share, high): background, a wrong name, unknown
-    "What becomes of things that nobody asked for, with 95 % intervals over images."
+    "The labels of lacking classes, as shares of their pixels, with 95 % intervals over images."
     shares, image = _fates_by_list(answers, confidence, below)
     return [mean_interval(share, np.ones(len(share)), image, draws, seed) for share in shares]
 
