@@ -24,10 +24,10 @@ from ..method.segmentation import from_rle, mask_box, surroundings
 # %% ../../nbs/apps/11_review.ipynb #16fac332
 @dataclass(frozen=True)
 class _Doubt:
-    "A region that a person should look at."
+    "A region that a person should check."
 
     image: str
-    at: tuple  # (x, y), a pixel where it is seen
+    at: tuple  # (x, y), a visible pixel
     name: str
     choices: tuple  # names, likeliest first
     confidence: float  # 0..1
@@ -36,7 +36,7 @@ class _Doubt:
 
     @property
     def doubt(self):
-        "Wrong pixels that are to be expected, as a share of the image."
+        "Expected wrong pixels, as a share of the image."
         return (1 - self.confidence) * self.visible
 
     def as_dict(self) -> dict:
@@ -47,7 +47,7 @@ class _Doubt:
 def _doubts_of(
     image: str,
     facts: dict,  # of the image's JSON
-    skipped=(),  # of [image, x, y]: what a person has passed over
+    skipped=(),  # of [image, x, y]: regions that a person skipped
 ) -> list:  # of Doubt, largest first
     "The regions of an image in the order of doubt."
     size, passed = facts["size"][0] * facts["size"][1], {tuple(s) for s in skipped}
@@ -69,7 +69,7 @@ def _doubts_of(
 # %% ../../nbs/apps/11_review.ipynb #77b7b661
 @patch
 def queue(self: Review) -> list:  # of Doubt
-    "All regions of all images, first those whose answer is worth most."
+    "All regions of all images, those with the most valuable answers first."
     found, areas = [], Counter()
     for file in self.session["images"]:
         name = file.rpartition(".")[0] or file
@@ -81,7 +81,7 @@ def queue(self: Review) -> list:  # of Doubt
 
 # %% ../../nbs/apps/11_review.ipynb #a2f9d53d
 @patch
-def doubtful_images(self: Review) -> list:  # of (image, doubt, number of regions to look at), largest doubt first
+def doubtful_images(self: Review) -> list:  # of (image, doubt, number of regions to check), largest doubt first
     "The images in the order of doubt."
     totals = {}
     for d in self.queue():
@@ -92,7 +92,7 @@ def doubtful_images(self: Review) -> list:  # of (image, doubt, number of region
 # %% ../../nbs/apps/11_review.ipynb #61573793
 @patch
 def skip(self: Review, doubt: _Doubt):
-    "Pass over a region: it doesn't come again."
+    "Skip a region from now on."
     self.skipped = [*self.skipped, [doubt.image, *doubt.at]]
     self.note()
 
@@ -114,7 +114,7 @@ def _row(doubt: _Doubt, cut) -> str:
 # %% ../../nbs/apps/11_review.ipynb #c046086a
 @patch
 def thumbnail(self: Review, doubt: _Doubt) -> np.ndarray:  # uint8 [h, w, 3]
-    "A region in its image, its surroundings dimmed; they are a third of the image at least."
+    "A region in its image, with dimmed surroundings of at least a third of the image."
     from rim.base.images import read_image
 
     picture = self.picture(doubt.image)
@@ -135,7 +135,7 @@ def write_page(
     names = "".join(f'<option value="{escape(n)}">' for n in self.vocabulary.labels)
     rows = "".join(_row(d, self.thumbnail(d)) for d in doubts)
     asked = json.dumps([str(self.folder.resolve()), len(self.corrections), [[d.image, *d.at] for d in doubts]])
-    key = json.dumps("rim " + hashlib.sha256(asked.encode()).hexdigest()[:16])  # a browser keeps answers by it
+    key = json.dumps("rim " + hashlib.sha256(asked.encode()).hexdigest()[:16])  # key of the answers in the browser
     parts = {"NAMES": names, "KEY": key, "ROWS": rows, "FOLDER": escape(self.folder.name)}
     return atomic_write(path, re.sub("NAMES|KEY|ROWS|FOLDER", lambda found: parts[found[0]], _PAGE))
 
@@ -145,7 +145,7 @@ def answer(
     self: Review,
     answers,  # of dict: image, at, name
 ) -> list:  # of Correction
-    "Write down many corrections."
+    "Record many corrections."
     made = []
     for a in answers:
         try:
@@ -159,7 +159,7 @@ def answer(
 @patch
 def ask(
     self: Review,
-    read=input,  # function of a text -> the person's line
+    read=input,  # function of a prompt -> the person's line
     say=print,
     most=0,  # regions; 0: until the end or q
 ) -> int:  # answers
@@ -183,7 +183,7 @@ def ask(
 
 # %% ../../nbs/apps/11_review.ipynb #032b0805
 def _line(read, say, text: str, choices: int) -> str:
-    "What a person answers; the end of the input is q."
+    "A person's answer; the end of the input is q."
     while True:
         try:
             line = read(text).strip()

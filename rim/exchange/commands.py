@@ -27,7 +27,7 @@ def _run_export(args):
 
 # %% ../../nbs/exchange/11_commands.ipynb #93ba0656
 def _run_import(args, vocabulary):
-    "rim import: what another tool exported, as a benchmark or as references."
+    "rim import: labels from another tool, as a benchmark or as references."
     from rim.exchange.handing import TARGETS, import_labels
     from rim.exchange.items import new_folder, clean
 
@@ -62,13 +62,13 @@ _IN, _AS, _LAYOUTS = _OUT[:-1], ("benchmark", "references"), ("transformers", "u
 
 # %% ../../nbs/exchange/11_commands.ipynb #5a37bf03
 def _add_results(command):
-    "What the two ways out begin with."
+    "The first argument of both exports."
     command.add_argument("results", metavar="RESULTS", help="folder that `rim segment --out` wrote")
     command.add_argument("--tolerance", type=float, default=0.0, metavar="PIXELS", help="of polygons; 0: exact")
 
 
 def _add_places(command, required=False):
-    "What all three end with: the folder of the images, and a new folder."
+    "The last options of all three: the folder of the images, and a new folder."
     where = "folder of the images" + "; by default where they lay" * (not required)
     command.add_argument("--images", required=required, metavar="DIR", help=where)
     command.add_argument("--out", required=True, metavar="DIR", help="new folder; appears when it is finished")

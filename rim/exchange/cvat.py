@@ -22,15 +22,15 @@ from ..method.vocabulary import Vocabulary
 def _box_runs(
     mask,  # bool [H, W], not empty
 ) -> tuple:  # (run lengths, (left, top, width, height))
-    "A mask as CVAT keeps it."
+    "A mask in CVAT's form."
     x0, y0, x1, y1 = mask_box(mask)
     flat = np.asarray(mask, bool)[y0:y1, x0:x1].ravel()
-    cuts = np.flatnonzero(np.diff(flat.astype(np.int8), prepend=0))  # the first run is of pixels beside the mask
+    cuts = np.flatnonzero(np.diff(flat.astype(np.int8), prepend=0))  # the first run is of pixels outside the mask
     return np.diff(np.r_[0, cuts, flat.size]).tolist(), (x0, y0, x1 - x0, y1 - y0)
 
 # %% ../../nbs/exchange/06_cvat.ipynb #82ac9bb9
 def _runs_mask(
-    runs,  # list of int, beside the mask, in it, beside it, ...
+    runs,  # list of int: outside, inside, outside, ...
     box,  # (left, top, width, height)
     size,  # (H, W)
     where: str,  # named in the error
@@ -64,7 +64,7 @@ def _task_labels(vocabulary: Vocabulary) -> list:
 # %% ../../nbs/exchange/06_cvat.ipynb #0ab4d4e5
 def _xml_of(
     annotations: Annotations,
-    copies,  # folder that the images are copied into; None: they are not
+    copies,  # folder for copies of the images; None: no copies
 ) -> ElementTree.Element:
     "The annotations as CVAT's XML."
     words, root = annotations.vocabulary, ElementTree.Element("annotations")
