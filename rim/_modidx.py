@@ -2132,6 +2132,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'rim.reproduce.provenance.write_provenance': ( 'reproduce/provenance.html#write_provenance',
                                                                                          'rim/reproduce/provenance.py')},
             'rim.reproduce.registry': { 'rim.reproduce.registry.Target': ('reproduce/registry.html#target', 'rim/reproduce/registry.py'),
+                                        'rim.reproduce.registry._target': ('reproduce/registry.html#_target', 'rim/reproduce/registry.py'),
                                         'rim.reproduce.registry.notebooks_root': ( 'reproduce/registry.html#notebooks_root',
                                                                                    'rim/reproduce/registry.py'),
                                         'rim.reproduce.registry.targets_of': ( 'reproduce/registry.html#targets_of',

@@ -28,13 +28,20 @@ class Target:
     profiles: tuple = ()  # for which it is made; empty: all but those that have their own targets
     besides: tuple = ()  # profiles with their own targets that have it too; it uses the roles of the profile
 
+# %% ../../nbs/reproduce/01_registry.ipynb #693c72b4
+_RIM = ("diffusion", "sam", "dino")
+
+
+def _target(name, title, minutes, **facts):
+    "A target whose notebook has its name."
+    return Target(name, title, f"paper/{name}.ipynb", minutes, **facts)
+
 # %% ../../nbs/reproduce/01_registry.ipynb #517f6b95
-_TABLE2 = Target(
+_TABLE2 = _target(
     "table2",
     "Ablation: from text matching to ranking distributions",
-    "paper/table2.ipynb",
     3,
-    needs=("diffusion", "sam", "dino", "clip"),
+    needs=(*_RIM, "clip"),
     measured_on="COCO-Object, mIoU",
     paper={
         "CLIP on crops": 26.7,
@@ -46,12 +53,11 @@ _TABLE2 = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #f4a8eea9
-_TABLE1 = Target(
+_TABLE1 = _target(
     "table1",
     "Comparison with existing methods on the benchmarks",
-    "paper/table1.ipynb",
     3,
-    needs=("diffusion", "sam", "dino", "clip"),
+    needs=(*_RIM, "clip"),
     benchmarks=("voc21", "context60", "coco-object"),
     measured_on="each row's benchmark, mIoU",
     paper={
@@ -62,12 +68,11 @@ _TABLE1 = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #7e82ecc4
-_TABLE3 = Target(
+_TABLE3 = _target(
     "table3",
     "Which features: CLIP, Stable Diffusion, MAE, DINOv2",
-    "paper/table3.ipynb",
     4,
-    needs=("diffusion", "sam", "dino", "clip", "mae"),
+    needs=(*_RIM, "clip", "mae"),
     measured_on="COCO-Object, mIoU",
     paper={
         "CLIP, eq. 9 as printed": 42.0,
@@ -78,66 +83,55 @@ _TABLE3 = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #458186bc
-_TABLE4 = Target(
+_TABLE4 = _target(
     "table4",
     "Which proposals: none, MaskFormer, SAM",
-    "paper/table4.ipynb",
     3,
-    needs=("diffusion", "sam", "dino", "maskformer"),
+    needs=(*_RIM, "maskformer"),
     benchmarks=("voc21",),
     measured_on="PASCAL VOC, mIoU",
     paper={"none, eq. 9 as printed": 42.0, "MaskFormer, eq. 9 as printed": 76.7, "SAM, eq. 9 as printed": 77.8},
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #2424b4f1
-_TABLE5 = Target(
+_TABLE5 = _target(
     "table5",
     "Which agents: drawn at random, or the nearest",
-    "paper/table5.ipynb",
     3,
-    needs=("diffusion", "sam", "dino"),
+    needs=_RIM,
     measured_on="COCO-Object, mIoU",
     paper={"Rand, eq. 9 as printed": 43.8, "Top-N, eq. 9 as printed": 44.5},
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #de91ecba
-_FIG1 = Target(
-    "fig1",
-    "Motivation: one region, named individually and by ranking",
-    "paper/fig1.ipynb",
-    3,
-    needs=("diffusion", "sam", "dino", "clip"),
-)
+_FIG1 = _target("fig1", "Motivation: one region, named individually and by ranking", 3, needs=(*_RIM, "clip"))
 
 
-_FIG3 = Target(
+_FIG3 = _target(
     "fig3",
     "Qualitative results on the benchmarks that are present",
-    "paper/fig3.ipynb",
     3,
     benchmarks=("voc21", "context60", "coco-object"),
-    needs=("diffusion", "sam", "dino"),
+    needs=_RIM,
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #f4a7e661
-_FIG4 = Target(
+_FIG4 = _target(
     "fig4",
     "Regions against pixels",
-    "paper/fig4.ipynb",
     3,
     benchmarks=("voc21",),
-    needs=("diffusion", "sam", "dino"),
+    needs=_RIM,
     measured_on="PASCAL VOC (Table 4), mIoU",
     paper={"Patches, eq. 9 as printed": 42.0, "Regions, eq. 9 as printed": 77.8},
 )
 
 
-_FIG5 = Target(
+_FIG5 = _target(
     "fig5",
     "Number of subcategories and threshold of the attention",
-    "paper/fig5.ipynb",
     4,
-    needs=("diffusion", "sam", "dino"),
+    needs=_RIM,
     measured_on="COCO-Object (Table 2), mIoU",
     paper={
         "T = 1, eq. 9 as printed": 43.1,
@@ -147,17 +141,16 @@ _FIG5 = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #8dba3736
-_FIG6 = Target(
+_FIG6 = _target(
     "fig6",
     "Regions with image references in DINOv2's space and text references in CLIP's",
-    "paper/fig6.ipynb",
     3,
-    needs=("diffusion", "sam", "dino", "clip"),
+    needs=(*_RIM, "clip"),
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #b0b752e1
 _STUDIES = tuple(
-    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("diffusion", "sam", "dino", *more))
+    _target(f"study_{name}", title, minutes, needs=(*_RIM, *more))
     for name, title, minutes, *more in (
         ("images_per_class", "Number of reference images per class", 3),
         ("agents", "Number of agents, from 1 to 10", 3),
@@ -168,7 +161,7 @@ _STUDIES = tuple(
     )
 )
 _LOOP = tuple(
-    Target(f"study_{name}", title, f"paper/study_{name}.ipynb", minutes, needs=("sam",), besides=("photo",))
+    _target(f"study_{name}", title, minutes, needs=("sam",), besides=("photo",))
     for name, title, minutes in (
         ("confidence", "How sure a name is: calibration, accuracy at coverage, things nobody asked for", 5),
         ("corrections", "What ten corrections are worth, chosen by doubt or at random", 5),
@@ -194,10 +187,9 @@ CALLED = dict(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #024dae45
-_TRIDENT_TABLE1 = Target(
+_TRIDENT_TABLE1 = _target(
     "trident_table1",
     "Trident on eight benchmarks, plain and engineered names",
-    "paper/trident_table1.ipynb",
     1,
     needs=("sam", "clip", "trident_dino"),
     benchmarks=tuple(_EIGHT),
@@ -214,46 +206,35 @@ _TRIDENT_TABLE1 = Target(
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #3aaff7bc
-_TRIDENT_ABLATION = Target(
-    "trident_ablation",
-    "Trident, step by step",
-    "paper/trident_ablation.ipynb",
-    1,
-    needs=("sam", "clip", "trident_dino"),
-)
+_TRIDENT_ABLATION = _target("trident_ablation", "Trident, step by step", 1, needs=("sam", "clip", "trident_dino"))
 
 
-_TRIDENT_VS_RIM = Target(
+_TRIDENT_VS_RIM = _target(
     "trident_vs_rim",
     "Trident and RIM: the same images, the same names",
-    "paper/trident_vs_rim.ipynb",
     3,
-    needs=("diffusion", "sam", "dino", "clip", "trident_dino"),
+    needs=(*_RIM, "clip", "trident_dino"),
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #17a6e0f1
-_PEERS = Target(
+_PEERS = _target(
     "peers",
     "All methods in one harness: quality, time, memory, plain and engineered names",
-    "paper/peers.ipynb",
     15,
-    needs=("diffusion", "sam", "dino", "clip", "trident_dino", "groupvit", "efficientnet"),
+    needs=(*_RIM, "clip", "trident_dino", "groupvit", "efficientnet"),
     besides=("photo",),
 )
 
 # %% ../../nbs/reproduce/01_registry.ipynb #9408aa02
 _PHOTOS = tuple(
-    Target(name, title, f"paper/{notebook}.ipynb", minutes, needs=("sam", "efficientnet"), profiles=("photo",))
+    Target(
+        f"photo_{name}", title, f"paper/{notebook}.ipynb", minutes, needs=("sam", "efficientnet"), profiles=("photo",)
+    )
     for name, notebook, minutes, title in (
-        ("photo_table", "photo_table", 20, "Photographs: eq. 9, cosine and matcher by source of the references"),
-        ("photo_matching", "study_matching", 10, "Photographs: oracles of each stage, and the matcher step by step"),
-        (
-            "photo_speed",
-            "photo_speed",
-            30,
-            "Photographs: side of the encoder, points and threads, against accuracy and time",
-        ),
-        ("photo_pictures", "photo_pictures", 2, "Photographs that packages carry, and their overlays"),
+        ("table", "photo_table", 20, "Photographs: eq. 9, cosine and matcher by source of the references"),
+        ("matching", "study_matching", 10, "Photographs: oracles of each stage, and the matcher step by step"),
+        ("speed", "photo_speed", 30, "Photographs: side of the encoder, points and threads, against accuracy and time"),
+        ("pictures", "photo_pictures", 2, "Photographs that packages carry, and their overlays"),
     )
 )
 
