@@ -429,6 +429,16 @@ def test_shards_leave_their_results_in_the_store(capsys, tmp_path, bright):
     assert code == 0 and "no image" in out
 
 
+def test_of_a_part_of_a_bank_the_whole_is_said():
+    from rim.method.shipped import read_shipped
+
+    bank = read_shipped("common")
+    n, sources = len(bank.owner), bank.record["sources"]
+    assert sum(sources.values()) == n and cli_segment.describe_bank(bank).split(" (")[0].endswith(f" {n} references")
+    part = bank.subset(bank.names[:3])
+    assert f"3 classes, {len(part.owner)} references, of {n} (" in cli_segment.describe_bank(part)
+
+
 def test_evaluate_measures_with_the_bank_that_is_named(capsys, tmp_path, monkeypatch):
     from dataclasses import replace
     from rim.measure import evaluation

@@ -49,8 +49,9 @@ def describe_bank(
 ) -> str:
     "A bank's digest, its size and the sources of its references."
     sources = bank.record.get("sources") or {bank.record.get("source"): len(bank.owner)}
-    come = ", ".join(f"{n} from {source}" for source, n in sources.items())
-    return f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references ({come})"
+    come, total = ", ".join(f"{n} from {source}" for source, n in sources.items()), sum(sources.values())
+    whole = f", of {total}" * (total > len(bank.owner))  # of a part, only its bank's sources are known
+    return f"bank {bank.digest[:12]}: {len(bank)} classes, {len(bank.owner)} references{whole} ({come})"
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #5f6db643
 def _announce_generation(rim, vocabulary, say):
