@@ -41,7 +41,7 @@ def _byte_alphabet():
 
 # %% ../../nbs/toybox/09_tokenizer.ipynb #b494351c
 def write_tokenizer(folder, words=_WORDS):
-    "Write vocab.json, merges.txt and the configuration of a CLIPTokenizer that knows `words` -> the tokenizer."
+    "Write vocab.json, merges.txt and the configuration of a CLIPTokenizer of `words` -> the tokenizer."
     folder, ranks = Path(folder), {}
     folder.mkdir(parents=True, exist_ok=True)
     for word in words:

@@ -195,7 +195,7 @@ class _Placement:
     label: int  # value in the label map: index of the name + 1
     box: tuple  # visible pixels, (x0, y0, x1, y1), exclusive end
     area: int  # visible pixels
-    shape: int  # seed of its lasting shape
+    shape: int  # seed of its permanent shape
 
 # %% ../../nbs/toybox/03_world.ipynb #21961c31
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Scene:
     image: np.ndarray  # uint8 [H, W, 3]
     labels: np.ndarray  # uint8 [H, W], 0 background, i + 1 = World.names[i]
     instances: np.ndarray  # uint8 [H, W], 0 none, k = objects[k - 1]
-    objects: tuple  # of Placed
+    objects: tuple  # of _Placement
     caption: str
     background: str
     seed: int
@@ -232,7 +232,7 @@ SPLIT_SIZE = 1_000_000  # seeds from 9 000 000 on belong to no split
 
 # %% ../../nbs/toybox/03_world.ipynb #101cb89c
 class World:
-    "The toybox: every image a function of its seed."
+    "The toybox: every image is a function of its seed."
 
     names, backgrounds = tuple(THINGS), PLACES
 
@@ -285,7 +285,7 @@ def scene(
 # %% ../../nbs/toybox/03_world.ipynb #3fcf2099
 @patch
 def _spot(self: World, rgba, instances, whole, look):
-    "A place for the thing where no earlier one is left with less than 55 % of its pixels; None after 12 tries."
+    "A location for the thing that leaves every earlier one at least 55 % of its pixels; None after 12 tries."
     h, w = rgba.shape[:2]
     for _ in range(12):
         x, y = look.randint(-w // 12, self.size - w + w // 12), look.randint(-h // 12, self.size - h + h // 12)
@@ -318,7 +318,7 @@ def _finish(self: World, seed, place, picture, instances, kept):
 # %% ../../nbs/toybox/03_world.ipynb #71f3f3c3
 @patch
 def place(self: World, place, seed, size=64):
-    "A place with nothing in it, uint8 [size, size, 3]."
+    "An empty place, uint8 [size, size, 3]."
     if place not in PLACES:
         raise ValueError(f"the toybox has the places {', '.join(PLACES)}; it has no {place!r}")
     return _backdrop(place, size, random.Random(seed * 2 + 1))
@@ -330,7 +330,7 @@ def portrait(
     name: str,  # class name
     seed: int,  # any integer >= 0
     size: int = 64,  # side in pixels
-    shape: int = None,  # seed of the lasting shape, the image's own if None
+    shape: int = None,  # seed of the permanent shape, the image's own if None
 ) -> Portrait:
     "One thing, centred, 80 to 95 % of the frame."
     if name not in THINGS:
@@ -360,7 +360,7 @@ class _Pair:
 
 # %% ../../nbs/toybox/03_world.ipynb #6e272d50
 def pair(names, seed, size=64):
-    "Two things `names`, one on each side, in either order; the caption's order says nothing of the sides -> `_Pair`."
+    "Two things `names`, one on each side; the caption's order is independent of the sides -> `_Pair`."
     look = random.Random(seed * 2 + 1_000_003)
     picture, masks = _backdrop(look.choice(PLACES), size, look), [None, None]
     sides = look.choice(((0, 1), (1, 0)))
