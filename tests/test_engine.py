@@ -31,7 +31,11 @@ def ray():
     "One cluster of our own for all tests, as `run` starts it; where Ray is installed, it has to start."
     if not find_spec("ray"):
         pytest.skip("Ray is not installed: pip install -e '.[ray]'")
-    Ray(int, Engine("ray", workers=2))
+    try:
+        Ray(int, Engine("ray", workers=2))
+    except OSError:  # it waits for its own processes for half a minute, too short beside much other work
+        sys.modules["ray"].shutdown()
+        Ray(int, Engine("ray", workers=2))
     import ray  # not before: Ray reads how it is to be protected when it is imported
 
     yield ray

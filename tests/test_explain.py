@@ -115,7 +115,7 @@ def test_plain_cosine_is_explained_too(rim, image, result):
     assert (
         not e.agents
         and e.distributions is None
-        and e.text.startswith("The cosine says")
+        and e.text.startswith("The cosine puts")
         and e.scores[e.name] == pytest.approx(e.cosines[e.name])
     )
 
