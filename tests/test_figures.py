@@ -1,5 +1,7 @@
 """Figures: stamped with their profile, saved as png and vector pdf, the same bytes for the same numbers."""
 
+import io
+from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,6 +11,8 @@ import pytest
 from PIL import Image
 from rim.measure import figures, grids, style
 from rim.base.settings import Settings
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +42,40 @@ def test_stamp_says_which_profile_on_what(profile, words):
 def test_one_image_and_many_seeds():
     line = style.profile_line(Settings.from_profile("toybox"), 1, [1, 2])
     assert "1 image ·" in line and "seeds 1, 2" in line
+
+
+def test_images_are_written_with_64_shades_that_nobody_tells_from_256(tmp_path):
+    rng, style_of = np.random.default_rng(0), dict(format="png", bbox_inches="tight", metadata={"Software": None})
+    photo = np.cumsum(rng.normal(0, 2, (300, 300, 3)), 1).clip(-100, 155).astype(np.int16) + 100
+    fig = figures.overlay_grid([[photo.astype(np.uint8)] * 2], columns=["a", "b"])
+    png, pdf = style.save(fig, tmp_path, "photo")
+    with plt.style.context(style._HOUSE):
+        fig.savefig(buffer := io.BytesIO(), **style_of)
+        fig.savefig(plain := io.BytesIO(), format="pdf", bbox_inches="tight")
+    before, after = (np.asarray(Image.open(f).convert("RGB")).astype(int) for f in (buffer, png))
+    assert before.shape == after.shape and np.abs(before - after).max() <= 2 and (after[before == 255] == 255).all()
+    assert png.stat().st_size < 0.75 * len(buffer.getvalue()) and pdf.stat().st_size < 0.8 * len(plain.getvalue())
+    assert style.save(fig, tmp_path / "again", "photo")[1].read_bytes() == pdf.read_bytes()
+
+
+def test_charts_keep_every_colour():
+    with plt.style.context(style._HOUSE):
+        example().savefig(buffer := io.BytesIO(), format="png", bbox_inches="tight")
+    light = style.light_png(buffer.getvalue())
+    before, after = (np.asarray(Image.open(f).convert("RGB")) for f in (buffer, io.BytesIO(light)))
+    assert (before == after).all() and len(light) < len(buffer.getvalue())
+    seethrough = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 8, 4), "RGBA").save(seethrough, "PNG")
+    assert (
+        np.asarray(Image.open(io.BytesIO(style.light_png(seethrough.getvalue())))) == np.arange(256).reshape(8, 8, 4)
+    ).all()
+
+
+def test_results_are_small_enough_to_be_cloned():
+    "A figure or table has at most 1 MB; an executed notebook, which holds all its figures, 2 MB."
+    most = lambda path: 2_000_000 if path.suffix == ".ipynb" else 1_000_000
+    found = [p for p in (ROOT / "figures").rglob("*") if p.is_file()]
+    assert found and [p.relative_to(ROOT).as_posix() for p in found if p.stat().st_size > most(p)] == []
 
 
 def test_saved_as_png_and_vector_pdf(tmp_path):

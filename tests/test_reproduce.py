@@ -168,6 +168,25 @@ def test_parameters_get_their_types(project):
     assert bound == dict(profile="toybox", factor=7, loud=True, overrides={"shipped": "", "agents": "3"}, folder="here")
 
 
+def test_the_figures_in_an_executed_notebook_are_light(tmp_path):
+    import base64, io
+    import numpy as np
+    from PIL import Image
+    from types import SimpleNamespace
+    from rim.reproduce.running import _tidy
+
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 80, 4), np.uint8)
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    shown = nbformat.v4.new_output("display_data", {"image/png": base64.encodebytes(buffer.getvalue()).decode()})
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("draw()", outputs=[shown])])
+    job = SimpleNamespace(settings=Settings.from_profile("paper"), changes={}, folder=tmp_path / "figures/paper/tiny")
+    (out,) = nbformat.reads(_tidy(book, tmp_path, job), 4).cells[0].outputs
+    light = base64.b64decode(out.data["image/png"])
+    assert len(light) < 0.8 * len(buffer.getvalue())
+    assert np.abs(np.asarray(Image.open(io.BytesIO(light))).astype(int) - pixels[..., :3]).max() == 2
+
+
 @pytest.mark.parametrize("parameters, words", [("a = 1", "name: type = value"), ("print(1)", "name: type = value")])
 def test_an_untyped_parameter_is_refused(tmp_path, parameters, words):
     with pytest.raises(ValueError, match=words):

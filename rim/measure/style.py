@@ -7,13 +7,16 @@ __all__ = []
 
 # %% ../../nbs/measure/10_style.ipynb #02297be2
 import csv, io, warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from ..base.settings import MatchingSettings, Settings, TridentSettings, departures
 from ..base.files import atomic_write
 from ..base.tables import markdown_table
@@ -133,6 +136,45 @@ def _legend_below(fig, *entries, **how):
     legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)
     return legend
 
+# %% ../../nbs/measure/10_style.ipynb #5a1b0031
+_SHADES = np.array([min(255, (value + 2) // 4 * 4) for value in range(256)], np.uint8)  # 64 of each colour, and white
+_MANY = 4096  # colours: more has a figure only where it shows images
+
+
+def light_png(
+    data: bytes,  # of a PNG
+) -> bytes:
+    "The PNG in fewer bytes: without an empty alpha channel; with many colours, in 64 shades of each."
+    image = Image.open(io.BytesIO(data))
+    if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
+        image = image.convert("RGB")
+    if image.mode == "RGB" and image.getcolors(_MANY) is None:
+        image = image.point(_SHADES.tolist() * 3)
+    image.info.clear()
+    image.save(buffer := io.BytesIO(), "PNG", optimize=True)
+    return min(data, buffer.getvalue(), key=len)
+
+# %% ../../nbs/measure/10_style.ipynb #5a1b0033
+@contextmanager
+def _fewer_shades(fig):
+    "Draw the images of a figure in 64 shades of each colour."
+    images = [image for image in fig.findobj(AxesImage) if np.ndim(image.get_array()) == 3]
+
+    def lighter(make):
+        def made(*args, **kwargs):
+            pixels, *where = make(*args, **kwargs)
+            return _SHADES[pixels] if pixels is not None else None, *where
+
+        return made
+
+    for image in images:
+        image.make_image = lighter(image.make_image)
+    try:
+        yield
+    finally:
+        for image in images:
+            del image.make_image
+
 # %% ../../nbs/measure/10_style.ipynb #7cb40586
 def save(
     fig: Figure,
@@ -146,10 +188,10 @@ def save(
         ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
     ):
         buffer, path = io.BytesIO(), Path(folder) / f"{name}.{kind}"
-        with plt.style.context(_HOUSE):
+        with plt.style.context(_HOUSE), _fewer_shades(fig) if kind == "pdf" else nullcontext():
             fig.savefig(buffer, format=kind, metadata=metadata, bbox_inches="tight")
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, buffer.getvalue())
+        atomic_write(path, light_png(buffer.getvalue()) if kind == "png" else buffer.getvalue())
         paths.append(path)
     return paths
 

@@ -67,8 +67,9 @@ def world(settings):
 
 # %% ../../nbs/reproduce/03_running.ipynb #e04d0296
 def _tidy(notebook, root, job):
-    "An executed notebook as text: labelled, without papermill's clock and this machine's paths."
-    import nbformat
+    "An executed notebook as text: labelled, its figures light, without papermill's clock and this machine's paths."
+    import base64, nbformat
+    from rim.measure.style import light_png
 
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
@@ -76,6 +77,8 @@ def _tidy(notebook, root, job):
         for data in (out.get("data", {}) for out in cell.get("outputs", ())):
             if "image/jpeg" in data:
                 data.pop("image/png", None)
+            elif "image/png" in data:
+                data["image/png"] = base64.b64encode(light_png(base64.b64decode(data["image/png"]))).decode()
     if job.settings.profile != "paper" or job.changes:
         label = nbformat.v4.new_markdown_cell(
             f"> **{world(job.settings)}**{describe_changes(job)}. Made by `{job.command}`.", id="label"
