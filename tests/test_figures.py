@@ -72,8 +72,8 @@ def test_charts_keep_every_colour():
 
 
 def test_results_are_small_enough_to_be_cloned():
-    "A figure or table has at most 1 MB; an executed notebook, which holds all its figures, 2 MB."
-    most = lambda path: 2_000_000 if path.suffix == ".ipynb" else 1_000_000
+    "A figure or table has at most 1 MiB; an executed notebook, which holds all its figures, 2 MiB."
+    most = lambda path: 2**21 if path.suffix == ".ipynb" else 2**20
     found = [p for p in (ROOT / "figures").rglob("*") if p.is_file()]
     assert found and [p.relative_to(ROOT).as_posix() for p in found if p.stat().st_size > most(p)] == []
 
