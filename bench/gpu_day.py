@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TFLOPS = 790  # an H200's measured rate of matrix products in bfloat16
-# How many times its floor a step may take. Measured on an H200: generation, most of it all, 2.3 when compiled; an
+# The multiple of its floor that a step may take. Measured on an H200: generation, most of it all, 2.3 when compiled; an
 # image's regions 13.
 LIKELY = 3
 ROW = 0.02  # seconds of a CPU core for one image of one row of a table: reading, matching, label map, confusion

@@ -40,7 +40,7 @@ _DIVIDED = {  # modules that became several: where their other names are
 
 
 def __getattr__(name):
-    "The main classes are imported when first asked for: `import rim` stays light."
+    "The main classes are imported at first access: `import rim` stays light."
     if name not in _HOMES:
         raise AttributeError(f"module 'rim' has no attribute {name!r}")
     return getattr(import_module(f"rim.{_HOMES[name]}"), name)

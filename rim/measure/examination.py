@@ -194,7 +194,7 @@ def confusions(
     where,  # bool [R]
     k=8,
 ):
-    "The `k` most frequent wrong names -> list of (truth, said, count, share of the ground truth's regions)."
+    "The `k` most frequent wrong names -> list of (true name, given name, count, share of the true name's regions)."
     wrong = where & (table.named[name] != table.truth) & (table.named[name] >= 0)
     pairs, counts = np.unique(np.stack([table.truth[wrong], table.named[name][wrong]], 1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:k]

@@ -25,7 +25,7 @@ class Benchmark(Protocol):
 
     def __len__(self): ...
     def __getitem__(self, i):
-        "(image uint8 [H, W, 3], truth uint8 [H, W], key str)"
+        "(image uint8 [H, W, 3], ground truth uint8 [H, W], key str)"
 
     def check(self):
         "Raise ValueError or FileNotFoundError where an item can't be used; called before any model runs."

@@ -158,7 +158,7 @@ Report._repr_markdown_ = Report.markdown
 def class_rows(
     self: Report,
     method: str,
-) -> list:  # of dict per label: label; IoU, low, high in % (None if absent); scored, images; truth, predicted in pixels
+) -> list:  # of dict per label: label; IoU, low, high in % or None; scored, images; `truth`, predicted in pixels
     "Each class with its interval and its numbers of images and pixels."
     matrices = np.asarray(self.confusions[method])
     inside, true, said = np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
