@@ -138,7 +138,7 @@ def _legend_below(fig, *entries, **how):
 
 # %% ../../nbs/measure/10_style.ipynb #5a1b0031
 _SHADES = np.array([min(255, (value + 2) // 4 * 4) for value in range(256)], np.uint8)  # 64 of each colour, and white
-_MANY = 4096  # colours: more has a figure only where it shows images
+_MANY = 4096  # colours: a figure has more only if it contains images
 
 
 def light_png(
