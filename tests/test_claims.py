@@ -166,7 +166,7 @@ def test_a_result_that_is_gone_is_no_error(copy):
     (copy / "figures/toybox/table5/results.json").unlink()
     claims = Claims(copy)
     row = next(c for c in claims.claims if c.where == "Table 5; section 4.4")
-    assert row.shown(claims.tables) == ABSENT and "1 not measured here yet" in sentence(claims)
+    assert row.current_verdict(claims.tables) == ABSENT and "1 not measured here yet" in sentence(claims)
     assert _fill(row.why, claims.tables) == "Not measured here yet: `rim reproduce table5` measures it."
     assert not any("table5" in problem for problem in claims.problems())
 

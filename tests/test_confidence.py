@@ -385,4 +385,4 @@ def test_a_region_that_is_hidden_is_seen_nowhere():
     mask = np.ones((2, 2), bool)
     regions = tuple(Region(mask, (0, 0, 2, 2), 1, "a", 0.5, confidence=c) for c in (0.2, 0.9))
     result = Segmentation(np.zeros((2, 2, 3), np.uint8), np.ones((2, 2), int), Vocabulary(("a",)), regions, below=0.5)
-    assert result.seen() == [{"visible": 0, "unknown": True}, {"visible": 4, "at": [0, 1]}]
+    assert result.visible_pixels() == [{"visible": 0, "unknown": True}, {"visible": 4, "at": [0, 1]}]

@@ -95,7 +95,7 @@ def test_a_pointed_region_is_the_one_that_is_seen_and_wins_in_its_image(seed, pi
         return
     c = point_at(result, [(x, y)], "THING 1", "a.jpg")
     assert c.name == "thing 1" and c.was == WORDS.labels[result.labels[y, x]]
-    mended = result.corrected([c])
+    mended = result.apply_corrections([c])
     assert (mended.labels[c.mask] == 2).all() and (mended.labels == result.labels)[~c.mask].all()
     assert (mended.confidence[c.mask] == 1).all() and mended.region_map[y, x] == len(mended.regions) - 1
     assert Correction.of(json.loads(json.dumps(c.as_dict()))).as_dict() == c.as_dict()
@@ -237,7 +237,7 @@ def test_what_a_person_said_decides_in_its_image(results, capsys):
     review = Review(results)
     for n, (doubt, name) in enumerate(zip(review.queue()[:2], ("lantern", "background"))):
         picture, (x, y) = review.picture(doubt.image), doubt.at
-        before = review.kept(picture)
+        before = review.stored_result(picture)
         said = review.correct(doubt.image, [doubt.at], name)
         decided = review.decision(picture, x, y)
         assert (decided.name, decided.unknown, decided.confidence, len(decided.references)) == (name, False, 1, 1)
@@ -333,7 +333,7 @@ def test_a_name_without_a_reference_shifts_no_label(results, monkeypatch):
     assert review.bank().names == tuple(n for n in review.names if n != "speck")
     review.again()
     for doubt, name in zip(doubts, ("speck", "lantern")):
-        kept = review.kept(review.picture(doubt.image))
+        kept = review.stored_result(review.picture(doubt.image))
         assert kept.vocabulary.labels[kept.labels[doubt.at[1], doubt.at[0]]] == name
         assert {kept.vocabulary.labels[r.label] == r.name for r in kept.regions} == {True}
 
@@ -355,7 +355,7 @@ def test_a_widget_draws_with_points_and_takes_back(results):
 
     review = Review(results)
     first = review.queue()[0]
-    shown = CorrectWidget(review.kept(review.picture(first.image)), review.corrector(first.image), first.at)
+    shown = CorrectWidget(review.stored_result(review.picture(first.image)), review.corrector(first.image), first.at)
     assert shown.draws and not CorrectWidget(shown.segmentation, lambda at, name: shown.segmentation).draws
     shown.said = ["lantern", *first.at, 1, [list(first.at)]]
     (made,) = Review(results).corrections

@@ -77,7 +77,7 @@ def explicit(query, key, rule):
     return out
 
 
-@pytest.mark.parametrize("rule, attend", [("clearclip", dense._query_query), ("sclip", dense._both_alike)])
+@pytest.mark.parametrize("rule, attend", [("clearclip", dense._query_query), ("sclip", dense._summed_attention)])
 def test_an_attention_is_its_explicit_form(rule, attend):
     query, key = pixels(2, 6).double()
     query, key = query[:2], key[:2]  # two heads of six tokens

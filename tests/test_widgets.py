@@ -152,7 +152,7 @@ def test_a_name_that_is_typed_goes_to_the_function_and_its_result_is_shown(label
 
     first = labels.first
     x, y = _typical_pixel(first)
-    widget = CorrectWidget(first, lambda at, name: first.corrected([point_at(first, [at], name)]))
+    widget = CorrectWidget(first, lambda at, name: first.apply_corrections([point_at(first, [at], name)]))
     before = widget.stage
     assert widget.names == list(first.vocabulary.labels)
     other = next(n for n in first.vocabulary.labels if n != first.vocabulary.labels[first.labels[y, x]])

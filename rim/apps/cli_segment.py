@@ -116,7 +116,7 @@ def _segment(args):
     vocabulary = vocabulary or Vocabulary.of(segmenter.bank.names)
     if odd := [name for name in vocabulary.names if typeset(name, 13)[0] != name]:
         print(f"rim: no font here has all letters of {', '.join(odd)}: overlays show their numbers", file=sys.stderr)
-    _tell_of_toybox(args, vocabulary)
+    _warn_of_toybox(args, vocabulary)
     if args.method != "trident":
         _announce_bank(segmenter, vocabulary)
     outcomes = list(_report_outcomes(segmenter, vocabulary, pictures, folder, args))
@@ -140,7 +140,7 @@ def _conclude(segmenter, vocabulary, outcomes, folder, args):
     return int(bool(faults))
 
 # %% ../../nbs/apps/06_cli_segment.ipynb #ad19a1e6
-def _tell_of_toybox(args, vocabulary):
+def _warn_of_toybox(args, vocabulary):
     "A line on standard error where the toybox's models don't know a name."
     from rim.toybox.world import World
 

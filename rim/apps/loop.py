@@ -26,7 +26,7 @@ from ..method.shipped import find_bank, shipped_bank, shipped_names
 from ..method.vocabulary import BACKGROUND, UNKNOWN_NAME, Vocabulary, unknown_label
 
 # %% ../../nbs/apps/10_loop.ipynb #18bc5385
-class _TellingStore(Store):
+class _WarningStore(Store):
     "A store that warns once if it lacks regions of earlier results."
 
     def __init__(self, root, review):
@@ -96,7 +96,7 @@ def segmenter(self: Review) -> Matcher:
                 "folder with the results can be told"
             )
         bank = find_bank(name if name in shipped_names() else self.folder / name) if name else None
-        self.loaded = Matcher(settings, bank=bank, store=_TellingStore(settings.store, self), keep=True)
+        self.loaded = Matcher(settings, bank=bank, store=_WarningStore(settings.store, self), keep=True)
     return self.loaded
 
 # %% ../../nbs/apps/10_loop.ipynb #3165efff
@@ -189,11 +189,11 @@ def result(
     found = self.segmenter.predict(image, self.segmenter.analyse(image), self.words(bank), bank)
     found = renumber_labels(found, self.vocabulary)
     own = [c for c in self.corrections if c.image == picture.file]
-    return found.corrected([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
+    return found.apply_corrections([replace(c, mask=enlarge(c.mask, image.shape[:2])) for c in own])
 
 # %% ../../nbs/apps/10_loop.ipynb #71bea692
 @patch
-def kept(self: Review, picture: Picture) -> Segmentation:
+def stored_result(self: Review, picture: Picture) -> Segmentation:
     "The result in an image's files; no model is needed. Unknown pixels have the name of their smallest region."
     facts, labels = self.facts(picture), read_labels(self.folder / picture.results[0]).astype(np.int32)
     vocabulary = Vocabulary(tuple(facts["names"][self.session["background"] :]), {}, self.session["background"])
@@ -289,7 +289,7 @@ def correct(
     picture = self.picture(image)
     proposer = self.segmenter.tools.proposer if draw else None
     name = known_name(name, self.vocabulary)
-    c = point_at(self.kept(picture), points, name, picture.file, proposer)
+    c = point_at(self.stored_result(picture), points, name, picture.file, proposer)
     if c.name == c.was and not draw:
         c = replace(c, how="confirmed")
     same = lambda o: o.image == c.image and (o.mask & c.mask).sum() > 0.8 * (o.mask | c.mask).sum()
@@ -360,6 +360,6 @@ def corrector(
         else:
             self.forget(image, at)
         self.again()
-        return self.kept(self.picture(image))
+        return self.stored_result(self.picture(image))
 
     return correct

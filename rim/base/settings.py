@@ -236,7 +236,7 @@ class Settings(
             if rule := _broken_rule(key, value):
                 raise ValueError(f"setting {key} must be {rule}, got {value!r}")
 
-    def _say(self, keys):
+    def _mark_explicit(self, keys):
         object.__setattr__(self, "said", frozenset(keys))
         return self
 
@@ -250,7 +250,7 @@ def as_dict(self: Settings):
 @patch
 def replace(self: Settings, **changes):
     "A copy with some fields changed; values may be text."
-    return dataclasses.replace(self, **_convert(changes))._say(self.said.union(changes))
+    return dataclasses.replace(self, **_convert(changes))._mark_explicit(self.said.union(changes))
 
 
 @patch
@@ -312,7 +312,7 @@ def from_profile(
         )
     environment = {key: os.environ[variable] for variable, key in ENVIRONMENT.items() if os.environ.get(variable)}
     values = {**ini[name], **environment, **overrides, "profile": name}
-    return cls(**_convert(values))._say(overrides)
+    return cls(**_convert(values))._mark_explicit(overrides)
 
 # %% ../../nbs/base/02_settings.ipynb #6bf6a640
 _SECTIONS = dict(

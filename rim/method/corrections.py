@@ -94,7 +94,7 @@ def known_name(
 
 # %% ../../nbs/method/26_corrections.ipynb #8ce93b6a
 @patch
-def corrected(
+def apply_corrections(
     self: Segmentation,
     corrections,  # of Correction, of this image, in their order
 ) -> Segmentation:

@@ -195,7 +195,7 @@ def _make_elsewhere(batches, tools, store, engine, progress):
         raise Undone(message, aside)
 
 # %% ../../nbs/method/07_references.ipynb #0f4a6585
-def _kept(batch, tools, store) -> bool:
+def _is_stored(batch, tools, store) -> bool:
     "Whether the store has every reference of a batch."
     return bool(store) and all(store.path("reference", reference_key(item, tools)).exists() for item in batch)
 
@@ -210,7 +210,7 @@ def make_references(
     "Every reference of a vocabulary, resumable."
     engine, store = Engine(engine) if isinstance(engine, str) else engine, tools.keepable(store)
     batches, made = plan(vocabulary, tools.settings), []
-    if lacking := [batch for batch in batches if not _kept(batch, tools, store)]:
+    if lacking := [batch for batch in batches if not _is_stored(batch, tools, store)]:
         if store:
             store.check()
         _check_words(vocabulary, tools)

@@ -326,7 +326,7 @@ def png_bytes(
 
 # %% ../../nbs/method/16_segmentation.ipynb #9699042d
 @patch
-def seen(
+def visible_pixels(
     self: Segmentation,
 ) -> list:  # of dict, one per region
     "Of each region, the number of its visible pixels, one of them, and whether it is unknown."
@@ -348,7 +348,7 @@ def _facts(self: Segmentation) -> dict:
         "size": list(self.labels.shape),
         "names": list(self.vocabulary.labels),
         "legend": [{"label": i, "class": n, "share": s} for i, n, s in self.legend],
-        "regions": [_describe(r) | seen for r, seen in zip(self.regions, self.seen())],
+        "regions": [_describe(r) | seen for r, seen in zip(self.regions, self.visible_pixels())],
         "record": self.record,
     }
     if self.below:

@@ -93,7 +93,7 @@ def __enter__(self: AttentionCapture):
         ]
     for layer in self.layers.values():
         if self.fused and fusible(layer):
-            self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._hear, self._marks)
+            self.processors[layer], layer.processor = layer.processor, CapturingProcessor(self._record, self._marks)
         else:
             self.handles.append(layer.register_forward_hook(self._attend, with_kwargs=True))
     return self
@@ -133,7 +133,7 @@ def _marks(self: AttentionCapture, context):
 
 # %% ../../nbs/method/02_synthesis.ipynb #3195f108
 @patch
-def _hear(self: AttentionCapture, layer, marked):
+def _record(self: AttentionCapture, layer, marked):
     self.heard.append((layer, marked.detach()[-len(self.tokens) :]))
 
 
@@ -141,7 +141,7 @@ def _hear(self: AttentionCapture, layer, marked):
 @torch.no_grad()
 def _attend(self: AttentionCapture, layer, args, kwargs, output):
     hidden, context = (x[-len(self.tokens) :] for x in (args[0], kwargs["encoder_hidden_states"]))
-    self._hear(layer, (_token_attention(layer, hidden, context) * self._marks(context)[:, None]).sum(-1))
+    self._record(layer, (_token_attention(layer, hidden, context) * self._marks(context)[:, None]).sum(-1))
 
 
 @patch

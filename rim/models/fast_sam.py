@@ -149,7 +149,7 @@ def _scores(self: PointDecoder, own, other, tokens, heads, placed):
 
 
 @patch
-def _ask(self: PointDecoder, attention, tokens, placed, locations):
+def _attend_locations(self: PointDecoder, attention, tokens, placed, locations):
     return _read_locations(
         attention,
         self._scores(attention.q_proj, attention.k_proj, tokens, attention.num_heads, placed).softmax(2),
@@ -170,7 +170,9 @@ def later_layer(
     layer = self.net.transformer.layers[number]
     back = layer.cross_attn_image_to_token
     tokens = layer.norm1(tokens + layer.self_attn(tokens + points, tokens + points, tokens))
-    tokens = layer.norm2(tokens + self._ask(layer.cross_attn_token_to_image, tokens + points, placed, locations))
+    tokens = layer.norm2(
+        tokens + self._attend_locations(layer.cross_attn_token_to_image, tokens + points, placed, locations)
+    )
     tokens = layer.norm3(tokens + layer.mlp(tokens))
     weights = (
         self._scores(back.k_proj, back.q_proj, tokens + points, back.num_heads, placed)
@@ -205,7 +207,7 @@ def tokens(
     tokens, locations, placed = self.first_layer(points)
     for number in range(1, len(last.layers)):
         tokens, locations, placed = self.later_layer(number, points, tokens, locations, placed)
-    found = self._ask(last.final_attn_token_to_image, tokens + points, placed, locations)
+    found = self._attend_locations(last.final_attn_token_to_image, tokens + points, placed, locations)
     return last.norm_final_attn(tokens + found), locations
 
 # %% ../../nbs/models/06_fast_sam.ipynb #7fa2fecd

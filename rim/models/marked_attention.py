@@ -57,14 +57,14 @@ class CapturingProcessor:
         if torch.compiler.is_compiling():  # compiled code keeps nothing from pass to pass
             words = prompt()
         else:
-            words = self._kept(encoder_hidden_states, prompt)
+            words = self._prompt_states(encoder_hidden_states, prompt)
         out, marked = _marked_attention(heads(layer.to_q(hidden_states)), *words)
         self.hear(layer, marked)
         return layer.to_out[1](layer.to_out[0](out.transpose(1, 2).flatten(2)))
 
 # %% ../../nbs/models/11_marked_attention.ipynb #6244bc17
 @patch
-def _kept(self: CapturingProcessor, context, prompt):
+def _prompt_states(self: CapturingProcessor, context, prompt):
     state = context, None if context.is_inference() else context._version
     if self.context is None or state[0] is not self.context[0] or state[1] != self.context[1]:
         self.context, self.prompt = state, prompt()

@@ -243,4 +243,4 @@ def predict(
     prob = merge_names(name_probabilities(low, image.shape[:2], s.peer_scale), owner, len(vocabulary))
     labels = coarse_labels(prob, s.peer_threshold if vocabulary.background else 0).cpu().numpy()
     record = {"names": len(owner), "regions": len(np.unique(drawn[drawn > 0])), "grid": list(low.shape[1:])}
-    return self.labelled(image, prob, vocabulary, record, labels=vote(labels, drawn))
+    return self.to_segmentation(image, prob, vocabulary, record, labels=vote(labels, drawn))

@@ -13,7 +13,7 @@ from .peer import READ, SHARED, Peer
 from ..trident.windows import clip_hidden
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee5020007
-def _alike(
+def _self_attention(
     x,  # float [..., N, d], queries or keys
 ) -> torch.Tensor:  # float [..., N, N], rows sum to 1
     "Attention of tokens to tokens of similar queries, or keys."
@@ -22,12 +22,12 @@ def _alike(
 
 def _query_query(query, key):
     "ClearCLIP's attention [..., N, N]."
-    return _alike(query)
+    return _self_attention(query)
 
 
-def _both_alike(query, key):
+def _summed_attention(query, key):
     "SCLIP's attention [..., N, N], rows sum to 2."
-    return _alike(query) + _alike(key)
+    return _self_attention(query) + _self_attention(key)
 
 # %% ../../nbs/peers/02_dense_clip.ipynb #bee5020009
 @torch.no_grad()
@@ -61,7 +61,7 @@ class _DenseCLIP(Peer):
         windows, boxes, size = self.windows(image)
         clip, side = self.clip[0], windows.shape[-1] // self.patch
         see = lambda some: _last_block(clip, clip_hidden(clip, some), self.attend, self.rest)
-        return self.named(self.look(see, windows).transpose(1, 2).unflatten(2, (side, side)), text, boxes, size)
+        return self.name_scores(self.look(see, windows).transpose(1, 2).unflatten(2, (side, side)), text, boxes, size)
 
 
 def _dense(name):
@@ -83,7 +83,7 @@ class MaskCLIPValues(_DenseCLIP):
 class SCLIP(_DenseCLIP):
     "Wang et al. 2023: queries with queries plus keys with keys; the rest of the block stays."
 
-    name, stage, attend, rest = "sclip", _dense("sclip"), staticmethod(_both_alike), True
+    name, stage, attend, rest = "sclip", _dense("sclip"), staticmethod(_summed_attention), True
 
 
 class ClearCLIP(_DenseCLIP):

@@ -117,7 +117,7 @@ class DiffSegmenter(ImagePeer):
 
 # %% ../../nbs/peers/14_diffsegmenter.ipynb #5b59c36a
 @patch
-def noised(
+def add_noise(
     self: DiffSegmenter,
     image,  # uint8 [H, W, 3]
 ):  # (float [1, c, h, w], int64 [1])
@@ -138,7 +138,7 @@ def maps(
     prompts,  # of Vocabulary.prompts: (number, prompt, word)
 ) -> torch.Tensor:  # float32 [n, h, w], 0..1
     "The map of each prompt's word, on the grid of the latents."
-    pipeline, (latents, step) = self.rim.tools.pipeline, self.noised(image)
+    pipeline, (latents, step) = self.rim.tools.pipeline, self.add_noise(image)
     weights, length = _level_weights(self.settings), prompt_length(pipeline)
 
     def read(some):

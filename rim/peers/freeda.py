@@ -105,7 +105,7 @@ def predict(
     bank,  # ReferenceBank of the vocabulary
 ) -> Segmentation:
     "Label every pixel of an image."
-    index, known = _superpixels(image, self.settings), self.remembered(bank, vocabulary, self.prototypes)
+    index, known = _superpixels(image, self.settings), self.memoise(bank, vocabulary, self.prototypes)
     local = F.normalize(_superpixel_features(grid, index), dim=1) @ known.T
     scores = _freeda_scores(local, self.whole_cosine(image, vocabulary), self.settings.freeda_local)
     best, labels = scores.max(1)

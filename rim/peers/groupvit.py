@@ -142,4 +142,4 @@ def predict(
     low = splice(torch.stack(scores), np.asarray(boxes) * self.patch, pixels)
     prob = F.interpolate(low[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
     record = {"names": len(owner), "windows": len(windows)}
-    return self.labelled(image, prob, vocabulary, record, labels=prob.argmax(0))
+    return self.to_segmentation(image, prob, vocabulary, record, labels=prob.argmax(0))

@@ -95,7 +95,7 @@ def from_profile(cls: ImagePeer, name="toybox", bank=None, **overrides):
 
 # %% ../../nbs/peers/11_images.ipynb #f99d9265
 @patch
-def remembered(
+def memoise(
     self: ImagePeer,
     bank,
     vocabulary,

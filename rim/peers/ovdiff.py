@@ -161,7 +161,7 @@ def predict(
     def make(vocabulary, bank):
         return _ovdiff_prototypes(bank, self.parts(vocabulary, bank), vocabulary.background)
 
-    vectors, owner = self.remembered(bank, vocabulary, make)
+    vectors, owner = self.memoise(bank, vocabulary, make)
     present = self.present(image, vocabulary)
     scores = _highest_cosine(grid.flatten(1).T, vectors, owner, len(vocabulary)).masked_fill(~present, -torch.inf)
     labels, best = pixel_labels(scores.T.reshape(-1, *grid.shape[1:]), image.shape[:2])

@@ -113,7 +113,7 @@ def windows(
 
 # %% ../../nbs/peers/01_peer.ipynb #bee5010011
 @patch
-def named(
+def name_scores(
     self: Peer,
     features,  # float [n, D, h, w], of the windows, before CLIP's last norm
     text,  # float [Q, E]
@@ -157,11 +157,11 @@ def predict(
     text, owner = self.queries(vocabulary, background)
     low = self.cosines(image, text)
     prob = merge_names(name_probabilities(low, image.shape[:2], self.settings.peer_scale), owner, len(vocabulary))
-    return self.labelled(image, prob, vocabulary, {"names": len(owner), "grid": list(low.shape[1:])})
+    return self.to_segmentation(image, prob, vocabulary, {"names": len(owner), "grid": list(low.shape[1:])})
 
 # %% ../../nbs/peers/01_peer.ipynb #6a9973d8
 @patch
-def labelled(
+def to_segmentation(
     self: Peer,
     image,  # uint8 [H, W, 3]
     prob,  # float [C, H, W]

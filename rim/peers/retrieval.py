@@ -68,7 +68,7 @@ def predict(
     bank: ReferenceBank,
 ) -> Segmentation:
     "Label every pixel of an image."
-    known = self.remembered(bank, vocabulary, lambda vocabulary, bank: reference_regions(bank))
+    known = self.memoise(bank, vocabulary, lambda vocabulary, bank: reference_regions(bank))
     mixed = retrieved(regions.features, known, self.settings.retrieval_nearest, self.settings.retrieval_own)
     return self.rim.predict(
         image, replace(regions, features=mixed), vocabulary, bank, **VARIANTS["foreground references"]

@@ -58,7 +58,7 @@ def outcome(self: _Claim, tables: Tables) -> str:  # holds, fails, open, not mea
 
 
 @patch
-def shown(self: _Claim, tables: Tables) -> str:  # a key of VERDICTS
+def current_verdict(self: _Claim, tables: Tables) -> str:  # a key of VERDICTS
     "The verdict, as far as the results are present."
     return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 
@@ -152,8 +152,8 @@ class Claims:
 @patch(as_prop=True)
 def counts(self: Claims) -> Counter:
     "Number of claims of each verdict; those decided at a smaller scale also by outcome."
-    found = Counter(c.shown(self.tables) for c in self.claims)
-    found.update(("toy", c.outcome(self.tables)) for c in self.claims if c.shown(self.tables) == "toy")
+    found = Counter(c.current_verdict(self.tables) for c in self.claims)
+    found.update(("toy", c.outcome(self.tables)) for c in self.claims if c.current_verdict(self.tables) == "toy")
     return found
 
 # %% ../../nbs/reproduce/07_claims.ipynb #17ce5054
@@ -216,7 +216,7 @@ def table(
     head = "paper", "where", "claim", "verdict", "scale", "why"
     rows = []
     for c in claims.claims:
-        shown = c.shown(claims.tables)
+        shown = c.current_verdict(claims.tables)
         verdict = f"toy, {c.outcome(claims.tables)}" if shown == "toy" else shown
         scale = "–" if c.verdict == "not attempted" else c.scale
         rows.append((c.paper, c.where, c.says, verdict, scale, _fill(c.why, claims.tables, figures)))

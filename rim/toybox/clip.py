@@ -191,8 +191,8 @@ def loss(self: _ClipTask, seeds, generator):
     )
     words = self.texts([_PHRASES[torch.randint(len(_PHRASES), (), generator=generator)].format(w) for w in self.words])
     for pixels, present in (
-        self.pictured([self.world.scene(s) for s in seeds(self.scenes)]),
-        self.pictured([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
+        self.scene_batch([self.world.scene(s) for s in seeds(self.scenes)]),
+        self.scene_batch([self.world.portrait(self.world.names[s % 16], s) for s in seeds(self.portraits)]),
     ):
         inside, somewhere = _words_loss(
             _patch_embeddings(self.modules["clip"], pixels.to(self.device)), words, present.to(self.device)
@@ -202,7 +202,7 @@ def loss(self: _ClipTask, seeds, generator):
 
 # %% ../../nbs/toybox/13_clip.ipynb #c16b6381
 @patch
-def pictured(self: _ClipTask, shots):
+def scene_batch(self: _ClipTask, shots):
     "Scenes or portraits at half size [n, 3, S / 2, S / 2], and the words of their full captions [n, q]."
     held = [
         {shot.background, *([shot.name] if hasattr(shot, "name") else [thing.name for thing in shot.objects])}
@@ -223,11 +223,11 @@ def validate(self: _ClipTask):
         for s in self.world.seeds("validation", 16)
     ]
     best = (self.images(np.stack([i for i, _ in shots])) @ words.T).argmax(1).cpu()
-    return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.named_patches())
+    return dict(zero_shot=(best == torch.tensor([c for _, c in shots])).float().mean(), **self.patch_accuracy())
 
 # %% ../../nbs/toybox/13_clip.ipynb #af614cc9
 @patch
-def named_patches(self: _ClipTask, n=100):
+def patch_accuracy(self: _ClipTask, n=100):
     "Share of pure patches that their best word names right, for things and places, in `n` validation scenes."
     scenes = [self.world.scene(s) for s in self.world.seeds("validation", n)]
     words = self.texts([_PHRASES[0].format(w) for w in self.words])

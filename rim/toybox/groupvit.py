@@ -133,7 +133,7 @@ class _GroupViTTask(Task):
                 part.forward = MethodType(_fused_attention, part)
 
     @cached_property
-    def shown(self):
+    def validation_scenes(self):
         "The scenes of `validate`."
         return [self.world.scene(s) for s in self.world.seeds("validation", 100)]
 
@@ -186,7 +186,7 @@ def loss(self: _GroupViTTask, seeds, generator):
 @patch
 def validate(self: _GroupViTTask):
     "Share of pure patches that their group's best word names right, and the number of groups that an image uses."
-    scenes, words, best, used = self.shown, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
+    scenes, words, best, used = self.validation_scenes, self.texts([_PHRASES[0].format(w) for w in self.words]), [], []
     for at in range(0, len(scenes), 25):
         pixels = to_input(np.stack([s.image for s in scenes[at : at + 25]])).to(self.device)
         _, groups, shares = self.see(pixels)

@@ -36,7 +36,7 @@ CELLS = """from rim.apps.review import Review
 from rim.apps.correct_widget import CorrectWidget
 review = Review(FOLDER)
 first = review.picture(review.queue()[0].image)
-CorrectWidget(review.kept(first), review.corrector(first.file), review.queue()[0].at)"""
+CorrectWidget(review.stored_result(first), review.corrector(first.file), review.queue()[0].at)"""
 
 
 def test_a_click_and_a_name_in_jupyterlab_correct_a_folder(results, browser, tmp_path, root):
@@ -44,7 +44,7 @@ def test_a_click_and_a_name_in_jupyterlab_correct_a_folder(results, browser, tmp
     started = {"lab": start_lab(tmp_path / "lab", tmp_path / "home", root, "JupyterLab Light", cells)}
     before, page = Review(results), browser.new_page()
     doubt = before.queue()[0]
-    kept = before.kept(before.picture(doubt.image))
+    kept = before.stored_result(before.picture(doubt.image))
     height, width = kept.labels.shape
     region = kept.regions[doubt.index].mask & (kept.region_map == doubt.index)
     y, x = np.argwhere(region)[len(np.argwhere(region)) // 2].tolist()
