@@ -1,4 +1,4 @@
-"""Render docs/calibration.md, both worlds on one page, from the results of study_confidence.
+"""Render docs/calibration.md, toybox and photographs on one page, from the results of study_confidence.
 
 Every number is a cell of a table in figures/."""
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORLDS = {"toybox": "Toybox", "photo": "Photographs"}
-INTRODUCTION = """# How sure a name is, in both worlds
+INTRODUCTION = """# Calibration of the confidence
 
-A confidence is a probability if of all that is said with .8, 80 % is right. The curves were fitted on validation
-images, once per profile ([Confidence](../nbs/method/21_confidence.ipynb),
-[Calibration](../nbs/measure/18_calibration.ipynb)); everything on this page was measured on images that had no part in
-it, the toybox's test scenes and photographs of COCO's val part with the 20 classes of VOC. *A class lacking*: each
-image is named without each of the classes that it shows, in turn; *half of the names lacking*: without half of all
-names, drawn anew for each image. The executed notebooks:
+A confidence of .8 is calibrated if 80 % of the labels with it are right. The curves were fitted on validation images,
+once per profile ([Confidence](../nbs/method/21_confidence.ipynb),
+[Calibration](../nbs/measure/18_calibration.ipynb)); everything on this page was measured on other images, the
+toybox's test scenes and photographs of COCO's val part with the 20 classes of VOC. *A class lacking*: each image is
+segmented without each of its classes, in turn; *half of the names lacking*: without half of all names, drawn
+separately for each image. The executed notebooks:
 
 {notebooks}"""
 SECTIONS = {
@@ -22,19 +22,19 @@ SECTIONS = {
         "reliability.png",
     ),
     "Expected calibration error": (
-        "In %, over 15 bins. Isotonic regression and the softmax stand beside the curves to compare.",
+        "In %, over 15 bins. Isotonic regression and the softmax are included for comparison.",
         "study_confidence.md",
     ),
     "Accuracy at coverage": (
-        "If the least sure pixels are unknown, how many of the others are right, and what *unknown* costs.",
+        "The accuracy of the other pixels when the least certain ones are unknown.",
         "coverage.png",
     ),
     "What unknown costs": (
         "With all names. The last column counts an unknown pixel as missed, in the mean IoU of all pixels.",
         "unknown.md",
     ),
-    "A thing that nobody asked for": (
-        "What becomes of the pixels of a class that the list lacks. They should be background or unknown.",
+    "Classes that the list lacks": (
+        "The labels of their pixels, which should be background or unknown.",
         "missing.md",
     ),
 }

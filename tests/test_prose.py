@@ -73,6 +73,8 @@ BANNED_IN_NOTEBOOKS = {
     r"told": "receives, is called with, or reported",
     r"in the place of": "instead of",
     r"asked for": "requested, or in the vocabulary",
+    r"whatever": "any, or independently of",
+    r"says": "has, or returns",
 }  # and in their modules; the executed copies of the paper's notebooks hold the text that they had
 QUOTED = re.compile(r"^```.*?^```|`[^`\n]*(?:\n[^`\n]+)?`|\]\([^)]*\)|\$[^$\n]+\$|<[^>\n]+>|https?:\S+", re.S | re.M)
 ALLOWED = {"nbs/apps/15_promises.ipynb", "CHANGELOG.md"}  # names of tests; what was written at the time

@@ -70,7 +70,7 @@ def _pixel_of(
 
 # %% ../../nbs/apps/03_demo.ipynb #1d8504b7
 def load_gradio():
-    "The library, with its analytics off; ImportError says how to get it."
+    "The library, with its analytics off; ImportError has the command that installs it."
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio

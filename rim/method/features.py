@@ -63,7 +63,7 @@ class PatchEncoder:
         self,
         model,
         side: int,  # long side of the input, pixels
-        patch: int = None,  # pixels; None: as the model's configuration says
+        patch: int = None,  # pixels; None: that of the model's configuration
         dim: int = None,  # D; None likewise
     ):
         self.model, self.side = model, side

@@ -241,7 +241,7 @@ class Proposer:
         self,
         sam: Sam,  # float32
         settings,
-        dtype: torch.dtype = None,  # of the automatic generation; None: as the settings say
+        dtype: torch.dtype = None,  # of the automatic generation; None: that of the settings
     ):
         self.settings, self.predictor = settings, SamPredictor(sam)
         grid = settings.points_per_side, settings.points_per_batch
