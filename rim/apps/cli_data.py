@@ -105,7 +105,7 @@ def _add_toybox(commands):
     both = commands.add_parser("toybox", help="the embedded world and its models").add_subparsers(
         required=True, metavar="scene|train"
     )
-    scene = both.add_parser("scene", help="render a scene with its truth")
+    scene = both.add_parser("scene", help="render a scene with its ground truth")
     scene.add_argument("--seed", type=int, required=True, help="any integer from 0 on")
     scene.add_argument("--size", type=int, default=128, help="side in pixels (128)")
     scene.add_argument("--out", required=True, metavar="DIR")

@@ -191,10 +191,10 @@ def _add_evaluation(commands):
     command = commands.add_parser(
         "evaluate",
         help="measure methods on a benchmark",
-        description="Measure methods on a benchmark. What is measured is kept: the same command goes on from there.",
+        description="Measure methods on a benchmark. Results are stored: the same command continues from there.",
     )
     _add_measured(_with_engine(with_settings(command)))
-    command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: as the profile says")
+    command.add_argument("--limit", type=int, default=0, metavar="N", help="the first N images; 0: the profile's")
     command.add_argument(
         "--shard",
         metavar="i/n",

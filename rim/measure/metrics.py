@@ -35,7 +35,7 @@ def confusion(
     "int64 [C, C]: pixels by true class (rows) and predicted class (columns)."
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:
-        raise ValueError(f"prediction and truth must have one shape, got {prediction.shape} and {truth.shape}")
+        raise ValueError(f"prediction and ground truth must have one shape, got {prediction.shape} and {truth.shape}")
     if ignore == 255 < classes:  # the usual value, and a class
         raise ValueError(f"the label that does not count must be none of the classes 0..{classes - 1}, got {ignore}")
     check_labels(prediction, classes, "prediction")

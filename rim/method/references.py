@@ -190,7 +190,7 @@ def _make_elsewhere(batches, tools, store, engine, progress):
         named += [f"and {len(aside) - 3} more"] * (len(aside) > 3)
         message = (
             f"{len(aside)} of {len(batches)} batches of references could not be made and "
-            f"{'was' if len(aside) == 1 else 'were'} set aside ({'; '.join(named)}); what is made is kept."
+            f"{'was' if len(aside) == 1 else 'were'} excluded ({'; '.join(named)}); what is made is kept."
         )
         raise Undone(message, aside)
 

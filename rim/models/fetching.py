@@ -280,7 +280,7 @@ def _fetch_checkpoint(name: str, settings, local: Path | None, say: Callable) ->
         address = shlex.split(fetch_command(name, settings))[-1]
         with _temporary_folder(home) as folder:
             command = ["--fail", "--location", "--silent", "--show-error", "--continue-at", "-", "--output", str(half)]
-            say(f"curl brings {name}")
+            say(f"curl fetches {name}")
             _run_client([*_program("curl"), *command, address], folder, name, say)
     try:
         _check_sha256(half, SAM_FILES[name])
@@ -294,7 +294,7 @@ def _fetch_checkpoint(name: str, settings, local: Path | None, say: Callable) ->
 def _fetch_hub(name: str, settings, say: Callable) -> Path:
     _, *words = shlex.split(fetch_command(name, settings))
     home = models_folder(settings)
-    say(f"hf brings {name}")
+    say(f"hf fetches {name}")
     with _temporary_folder(home) as folder:
         _run_client([*_program("hf"), *words], folder, name, say)
     return intact(resolve(name, settings))

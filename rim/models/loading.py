@@ -118,7 +118,7 @@ def _explain_errors(path: Path):
     ) as e:
         said = " ".join(str(e).split()) or type(e).__name__
         raise ValueError(
-            f"Weights must be whole and of the architecture that is asked for; {path} can't be read: {said[:300]}"
+            f"Weights must be complete and of the requested architecture; {path} can't be read: {said[:300]}"
         ) from None
 
 # %% ../../nbs/models/04_loading.ipynb #034bda82
