@@ -125,6 +125,7 @@ def test_ranking_agrees_with_enumeration():
     assert float(row.agreement.split()[0]) < 1e-5
 
 
+@pytest.mark.slow  # the compiler
 @torch.no_grad()
 def test_a_compiled_form_is_compared_and_timed():
     from bench import compiled

@@ -611,6 +611,18 @@ def test_the_store_is_listed_verified_and_pruned(capsys, tmp_path):
         assert code == 2 and named in err and len(err.strip().splitlines()) == 1
 
 
+def test_an_engine_reaches_the_evaluation(capsys, tmp_path, monkeypatch):
+    from rim.measure import evaluation
+
+    def elsewhere(methods, benchmark, store, engine, progress):
+        raise ValueError(f"the engine is {engine.name} with {engine.workers} workers")
+
+    monkeypatch.setattr(evaluation, "_measure_elsewhere", elsewhere)
+    words = "evaluate", "toybox", "--limit", 1, "--engine", "processes", "--workers", 3, "--out", tmp_path
+    assert run(capsys, *words)[::2] == (2, "rim: the engine is processes with 3 workers\n")
+
+
+@pytest.mark.slow  # two processes load Trident; test_engine compares engines with lighter work
 def test_an_engine_evaluates_what_one_process_would(capsys, tmp_path):
     words = ["evaluate", "toybox", "--method", "trident", "--limit", 1, "--worst", 0]
     for engine in ("serial", "processes"):

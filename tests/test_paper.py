@@ -1,7 +1,7 @@
 """The paper's notebooks: each is registered, says what it was given, and runs to its end on tiny random models, with
 three images and with next to nothing."""
 
-import csv, json, re
+import csv, json, os, re
 import matplotlib, matplotlib.figure
 
 matplotlib.use("Agg")
@@ -74,7 +74,9 @@ def test_a_notebook_reads_like_a_section(name):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("shared"))
+    "One for all processes of the tests, so that references are made once."
+    base = tmp_path_factory.getbasetemp()
+    return str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "papers")
 
 
 def lay_out(figure, target, **how):

@@ -102,7 +102,7 @@ def test_the_toyboxs_masks_equal_the_stock_generators():
     own = Settings.from_profile("toybox")
     sam, world = load_sam(own), World()
     fast, stock = Proposer(sam, own), Proposer(sam, own.replace(mask_generator="stock"))
-    for seed in range(2_000_000, 2_000_004):
+    for seed in range(2_000_000, 2_000_003):
         image = world.scene(seed).image[: 128 - 9 * (seed % 3)]  # not only squares
         a, b = fast.proposals(image), stock.proposals(image)
         assert (
