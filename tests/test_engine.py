@@ -42,12 +42,10 @@ def ray():
     ray.shutdown()
 
 
-SLOW_RAY = pytest.param(
-    "ray", marks=pytest.mark.slow
-)  # Ray needs two or three seconds of a core for every worker that it replaces
+SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)  # to start Ray takes fifteen seconds
 
 
-@pytest.fixture(params=["serial", "processes", "ray"])
+@pytest.fixture(params=["serial", "processes", SLOW_RAY])
 def engine(request):
     if request.param == "ray":
         request.getfixturevalue("ray")
@@ -247,6 +245,7 @@ def test_ray_is_told_to_be_quiet_and_alone():
     assert there["address"] == "there:1" and "num_cpus" not in there
 
 
+@pytest.mark.slow
 @pytest.mark.promise(16)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ray_listens_on_this_machine_alone_and_wants_its_token(ray):

@@ -51,10 +51,10 @@ class Card:
         return self.tools().proposer.predictor.model
 
 
-HALF = pytest.param("float16", marks=pytest.mark.slow)  # as bfloat16, which numpy lacks
+OTHERS = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16")]  # numpy has both
 
 
-@pytest.fixture(scope="module", params=["float32", HALF, "bfloat16"])
+@pytest.fixture(scope="module", params=["bfloat16", *OTHERS])
 def held(request):
     return Card(request.param)
 

@@ -129,7 +129,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         "import sys, time\n"
         "from rim.toybox.ahead import Ahead\n"
         "if __name__ == '__main__':\n"
-        "    ahead = Ahead(sum, 2)\n"
+        "    ahead = Ahead(sum, 1)\n"
         "    ahead(range(4))\n"
         "    print(*ahead.pool._processes, flush=True)\n"
         "    time.sleep(100)\n"
