@@ -347,6 +347,7 @@ def test_an_image_that_kills_is_set_aside_and_listed(tmp_path):
         evaluate({"m": lambda image: image[..., 0]}, benchmark, settings, None, False, engine=two("processes"))
 
 
+@pytest.mark.slow  # a worker imports all libraries of the models
 def test_a_bank_is_the_serial_one(tmp_path):
     from rim.method.bank import ReferenceBank
     from rim.base.settings import Settings

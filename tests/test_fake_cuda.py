@@ -208,7 +208,10 @@ def test_the_photo_profile(card):
     assert not card.mode.waits  # vectors are compared on the CPU
 
 
-@pytest.mark.parametrize("clip", ["openai/clip-vit-base-patch16", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"])
+LARGE = pytest.param("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("clip", ["openai/clip-vit-base-patch16", LARGE])
 def test_trident(card, clip):
     if "H-14" in clip and card.dtype != "bfloat16":
         pytest.skip("the large tower is tried in one precision")

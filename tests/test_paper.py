@@ -45,6 +45,7 @@ FEWER = dict(
     study_confidence=dict(validation=2, levels=[0.5]),
     study_corrections=dict(steps=[0, 1], draws=1, images=2),
     study_choices=dict(images=3, fewer=1),
+    peers=dict(timed=1),
     study_background=dict(numbers=[1, 2], words="sky, water", images=1),
 )  # of the settings that a notebook tries
 

@@ -1,6 +1,7 @@
 """Prose and lines: at most 120 characters, and the words of the glossary."""
 
 import ast, io, json, re, tokenize
+from functools import cache
 import pytest
 from conftest import ROOT
 
@@ -16,6 +17,7 @@ def relative(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
 def cells(path):
     return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
