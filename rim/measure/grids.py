@@ -59,8 +59,10 @@ def overlay_grid(
 ):
     "A grid of images -> Figure."
     across = max(map(len, pictures))
-    size = side * across, side * len(pictures) + 0.5
-    fig, axes = plt.subplots(len(pictures), across, figsize=size, squeeze=False, layout="constrained")
+    heights = [max(np.shape(picture)[0] / np.shape(picture)[1] for picture in row) for row in pictures]  # of the width
+    size = side * across, side * sum(heights) + 0.5
+    grid = dict(figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(len(pictures), across, **grid)
     for ax in axes.flat:
         ax.axis("off")
     for line, row in zip(axes, pictures):
