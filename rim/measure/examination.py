@@ -263,7 +263,7 @@ _METHODS = {
 
 # %% ../../nbs/measure/14_examination.ipynb #7bfd15dc
 def _methods_of(
-    names,  # keys of METHODS
+    names,  # keys of `_METHODS`
     rim,  # RIM, whose proposals all methods share
     benchmark,  # Benchmark
 ):
@@ -275,7 +275,7 @@ def _methods_of(
 
 # %% ../../nbs/measure/14_examination.ipynb #161a2cac
 def make_methods(
-    names,  # keys of METHODS
+    names,  # keys of `_METHODS`
     settings,
     benchmark,  # Benchmark
     bank=None,  # ReferenceBank of the benchmark's classes; None: shipped or generated references

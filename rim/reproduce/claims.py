@@ -40,8 +40,8 @@ class _Claim:
     paper: str  # RIM or Trident
     where: str  # location in the paper
     says: str  # in a few words
-    scale: str  # a key of SCALES
-    verdict: str  # a key of VERDICTS, where the results are present
+    scale: str  # a key of `_SCALES`
+    verdict: str  # a key of `_VERDICTS`, where the results are present
     why: str  # one sentence with gaps
     number: float | None = None  # the paper's value
     tests: tuple = ()  # comparisons, all of which the claim needs
@@ -58,7 +58,7 @@ def outcome(self: _Claim, tables: Tables) -> str:  # holds, fails, open, not mea
 
 
 @patch
-def current_verdict(self: _Claim, tables: Tables) -> str:  # a key of VERDICTS
+def current_verdict(self: _Claim, tables: Tables) -> str:  # a key of `_VERDICTS`
     "The verdict, as far as the results are present."
     return ABSENT if self.outcome(tables) == ABSENT else self.verdict
 

@@ -17,7 +17,7 @@ from .training import Task, save_pretrained_half
 from .world import World
 
 # %% ../../nbs/toybox/15_maskformer.ipynb #21ad9574
-_SIDE = 4  # queries: SIDE x SIDE
+_SIDE = 4  # queries: `_SIDE` x `_SIDE`
 _LABELS = {0: "thing", 1: "place"}
 
 
